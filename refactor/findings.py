@@ -40,7 +40,9 @@ class Finding:
     applicability: Applicability
     message: str
     region: str  # module:qualname
-    chain: tuple[str, ...] = ()  # how the region reaches the place: ("Model.forward", "Block.forward", "rope")
+    chain: tuple[
+        str, ...
+    ] = ()  # how the region reaches the place: ("Model.forward", "Block.forward", "rope")
     start: int = 0  # byte range in the file
     end: int = 0
 
