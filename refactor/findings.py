@@ -26,8 +26,11 @@ class Applicability(str, Enum):
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """One hazard at one place. Lines and columns count from 1, columns in code points; ``end_line`` is
-    inclusive and ``end_column`` exclusive. The span is one expression or one statement header."""
+    """One hazard at one place.
+
+    Lines and columns count from 1, columns in code points; ``end_line`` is inclusive and ``end_column``
+    exclusive. The span is one expression or one statement header.
+    """
 
     file: str  # relative to the working directory, with forward slashes
     line: int

@@ -1,7 +1,7 @@
-"""A source file as bytes, text and positions: the one place where columns become byte offsets.
+r"""A source file as bytes, text and positions: the one place where columns become byte offsets.
 
 ``ast`` counts columns in UTF-8 bytes of the decoded text, people and JSON in code points, edits in bytes of
-the file as it is on disk. Lines end at ``\\n``, ``\\r\\n`` and ``\\r`` and nowhere else (not at form feeds).
+the file as it is on disk. Lines end at ``\n``, ``\r\n`` and ``\r`` and nowhere else (not at form feeds).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Source:
 
     @cached_property
     def newline(self) -> str:
-        """The line end of the first line that has one, else ``"\\n"``: what inserted lines end with."""
+        """The line end of the first line that has one, else a line feed: what inserted lines end with."""
         match = _LINE_END.search(self.text)
         return match.group() if match else "\n"
 
@@ -99,7 +99,8 @@ def load(path: Path, data: bytes | None = None) -> Source:
         text = raw[len(bom) :].decode(encoding)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        message = f"is not {encoding}: byte {raw[len(bom) + error.start]:#04x}; declare the encoding in line 1 or 2 (PEP 263)"
+        byte = raw[len(bom) + error.start]
+        message = f"is not {encoding}: byte {byte:#04x}; declare the encoding in line 1 or 2 (PEP 263)"
         raise SourceError(path, line, message) from None
     return Source(path, raw, text, encoding, bom)
 
