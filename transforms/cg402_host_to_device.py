@@ -1,0 +1,54 @@
+"""CG402: a tensor made on the CPU and moved to the device inside a region."""
+
+from __future__ import annotations
+
+from refactor.transforms.wording import hits, quote
+
+from refactor.analysis.model import Event, EventKind, Facts
+from refactor.findings import Applicability, Severity
+from refactor.rule import Example, Rule
+
+
+def _message(facts: Facts, event: Event) -> str:
+    return f"{quote(facts, event.subject)} was made on the CPU and is copied to the device at every call"
+
+
+RULE = Rule(
+    code="CG402",
+    name="host-to-device",
+    summary="a tensor made on the CPU and moved to the device",
+    severity=Severity.BREAKS,
+    applicability=Applicability.VERIFY,
+    detect=hits(EventKind.HOST_TO_DEVICE, message=_message),
+    what="Reports tensors made on the CPU in a region, or kept there as a plain attribute, that are moved to the device in the region.",
+    why="The copy starts from unpinned memory, which capture refuses, and it repeats at every call.",
+    instead="Make it on the device (`device=x.device`), register it as a buffer, or keep it as a `constant(...)`.",
+    error="Cannot copy between CPU and CUDA tensors during CUDA graph capture unless the CPU tensor is pinned",
+    valid=(
+        Example(
+            """\
+import torch
+import torch.nn as nn
+
+class Positions(nn.Module):
+    def forward(self, x):
+        steps = torch.arange(x.shape[1], device=x.device)
+        return x + steps.to(x.dtype)
+""",
+            "made on the device; a change of dtype copies nothing from the host",
+        ),
+    ),
+    invalid=(
+        Example(
+            """\
+import torch
+import torch.nn as nn
+
+class Positions(nn.Module):
+    def forward(self, x):
+        steps = torch.arange(x.shape[1])
+        return x + steps.to(x.device)  # !
+"""
+        ),
+    ),
+)
