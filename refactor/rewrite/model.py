@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
 from refactor.findings import Outcome
 from refactor.source import Source
 
-Build = Callable[[Any], "cst.CSTNode | cst.FlattenSentinel[Any] | cst.RemovalSentinel"]
-"""Gets the libcst node of `Change.node` with all inner changes already made, returns its replacement."""
+if TYPE_CHECKING:
+    from refactor.rule import Hit
+
+Build = Callable[[Any], "cst.CSTNode | cst.FlattenSentinel[Any] | cst.RemovalSentinel | Refusal"]
+"""Gets the libcst node of `Change.node` with all inner changes already made, returns its replacement, or why
+there is none after all (then the whole proposal is dropped and the rest is made without it)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +26,7 @@ class Change:
 
     node: ast.AST
     build: Build
+    line: bool = False  # the node is a simple statement: `build` gets the line it stands on
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +36,19 @@ class Proposal:
     changes: tuple[Change, ...]
     note: str  # what is done and what has to be verified, one sentence
     runtime: frozenset[str] = frozenset()  # names used from the vendored cuda_graphs: {"graphed", "segment"}
-    imports: frozenset[str] = frozenset()  # other statements needed at the top: {"import torch"}
+    imports: frozenset[str] = frozenset()  # modules that must be imported: {"torch"}
     group: str = ""  # rewrites with the same non-empty group stand or fall together
+    joint: Joint | None = None  # not None: the changes depend on which hits are accepted together
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """A rewrite planned for several hits at once, as when the branches of a function share segments."""
+
+    owner: Hashable  # hits whose proposals have equal owners are planned together
+    plan: Callable[[Sequence[Hit], Collection[ast.AST]], Mapping[Hit, Proposal | Refusal]]
+    """Gets the accepted hits by place and the event nodes that other rewrites take care of. A proposal that
+    several hits share is one object."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +77,10 @@ class Patch:
     outcomes: tuple[Outcome, ...]
     runtime: frozenset[str] = frozenset()  # not empty: the file needs the vendored runtime
     regions: tuple[str, ...] = field(default=())  # qualnames that were edited
+
+
+@dataclass(frozen=True)
+class RuntimeImport:
+    """How the edited file imports the vendored runtime: ``from {module} import graphed``."""
+
+    module: str  # "cuda_graphs", "package.cuda_graphs", or relative: "...cuda_graphs"

@@ -1,0 +1,291 @@
+"""From accepted hits to a patch: proposals are collected, conflicts settled openly, libcst run once a chunk.
+
+Every finding gets an outcome. A rewrite that turns out not to work (no matching libcst node, a build that
+refuses, a result that does not parse or loses a comment) is dropped with its reason and the rest is made
+without it, until what is left holds together.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import libcst as cst
+
+from refactor.analysis.model import Facts
+from refactor.findings import Finding, Outcome
+from refactor.rewrite.chunk import Chunk, chunk_of, parse_chunk
+from refactor.rewrite.imports import Imports, settle
+from refactor.rewrite.model import Change, Edit, Patch, Proposal, Refusal, RuntimeImport
+from refactor.rewrite.names import PLACEHOLDER
+from refactor.rule import Hit, Rule
+from refactor.source import Source
+
+Accepted = tuple[Rule, Hit, Finding]
+
+
+def make_patch(facts: Facts, accepted: Sequence[Accepted], runtime: RuntimeImport) -> Patch:
+    """Rewrite what the accepted findings allow; every one of them gets an outcome, in the given order."""
+    answers = _propose(facts, accepted)
+    proposals = _in_order(answers, accepted)
+    dropped = _conflicts(facts.source, proposals)
+    while True:
+        active = [p for p in proposals if p not in dropped]
+        result = _attempt(facts, active, runtime)
+        if isinstance(result, _Result):
+            break
+        dropped.update(result)
+        dropped.update(_fallen_with(proposals, dropped))
+    outcomes: list[Outcome] = []
+    regions: dict[str, None] = {}
+    for _, hit, finding in accepted:
+        answer = answers[finding]
+        if isinstance(answer, Proposal) and answer in dropped:
+            answer = dropped[answer]
+        if isinstance(answer, Refusal):
+            outcomes.append(Outcome(finding, "refused", answer.reason))
+        else:
+            regions.setdefault(hit.event.region.qualname)
+            outcomes.append(Outcome(finding, "applied", note=answer.note))
+    needed = frozenset(name for p in active for name in p.runtime)
+    return Patch(facts.source, result.edits, result.new, tuple(outcomes), needed, tuple(regions))
+
+
+# -- proposals -----------------------------------------------------------------------------------------------
+
+
+def _propose(facts: Facts, accepted: Sequence[Accepted]) -> dict[Finding, Proposal | Refusal]:
+    answers: dict[Finding, Proposal | Refusal] = {}
+    joint: dict[Any, list[tuple[Finding, Hit, Proposal]]] = {}
+    for rule, hit, finding in accepted:
+        if rule.propose is None:
+            first = rule.instead.partition("\n")[0]
+            answers[finding] = Refusal(f"{rule.code} is explained, not rewritten. Use instead: {first}")
+            continue
+        answer = rule.propose(facts, hit)
+        if isinstance(answer, Proposal) and answer.joint is not None:
+            joint.setdefault(answer.joint.owner, []).append((finding, hit, answer))
+        else:
+            answers[finding] = answer
+    settled = [hit.event.node for _, hit, finding in accepted if isinstance(answers.get(finding), Proposal)]
+    for members in joint.values():
+        answers.update(_plan_jointly(members, settled))
+    return answers
+
+
+def _plan_jointly(
+    members: Sequence[tuple[Finding, Hit, Proposal]], settled: Collection[ast.AST]
+) -> Mapping[Finding, Proposal | Refusal]:
+    joint = members[0][2].joint
+    assert joint is not None
+    planned = joint.plan([hit for _, hit, _ in members], settled)
+    return {finding: planned[hit] for finding, hit, _ in members}
+
+
+def _in_order(answers: Mapping[Finding, Proposal | Refusal], accepted: Sequence[Accepted]) -> list[Proposal]:
+    found: dict[Proposal, None] = {}
+    for _, _, finding in accepted:
+        answer = answers[finding]
+        if isinstance(answer, Proposal):
+            found.setdefault(answer)
+    return list(found)
+
+
+def _conflicts(source: Source, proposals: Sequence[Proposal]) -> dict[Proposal, Refusal]:
+    """Of two rewrites of the same node the first one stays."""
+    taken: dict[ast.AST, Proposal] = {}
+    dropped: dict[Proposal, Refusal] = {}
+    for proposal in proposals:
+        clash = next((c.node for c in proposal.changes if taken.get(c.node, proposal) is not proposal), None)
+        if clash is not None:
+            line: int = clash.lineno  # type: ignore[attr-defined]
+            dropped[proposal] = Refusal(
+                f"another rewrite changes the same code in line {line}; apply again after verifying that one"
+            )
+            continue
+        for change in proposal.changes:
+            taken[change.node] = proposal
+    dropped.update(_fallen_with(proposals, dropped))
+    return dropped
+
+
+def _fallen_with(
+    proposals: Sequence[Proposal], dropped: Mapping[Proposal, Refusal]
+) -> dict[Proposal, Refusal]:
+    """Proposals of a group of which another one was dropped."""
+    groups = {proposal.group: reason for proposal, reason in dropped.items() if proposal.group}
+    return {
+        proposal: Refusal(f"it belongs to a rewrite that was refused: {groups[proposal.group].reason}")
+        for proposal in proposals
+        if proposal.group in groups and proposal not in dropped
+    }
+
+
+# -- one attempt ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Result:
+    edits: tuple[Edit, ...]
+    new: bytes
+
+
+def _attempt(
+    facts: Facts, active: Sequence[Proposal], runtime: RuntimeImport
+) -> _Result | dict[Proposal, Refusal]:
+    """All edits of the active proposals, or those that have to be dropped."""
+    source = facts.source
+    if not active:
+        return _Result((), source.data)
+    if PLACEHOLDER.search(source.text):
+        reason = "the file contains names reserved for this tool; was it written by an interrupted run?"
+        return dict.fromkeys(active, Refusal(reason))
+    needed = {name for p in active for name in (*p.runtime, *p.imports)}
+    imports = settle(source, facts.tree, runtime, needed)
+    if isinstance(imports, Refusal):
+        return dict.fromkeys((p for p in active if p.runtime or p.imports), imports)
+    chunks: dict[Chunk, list[tuple[Proposal, Change]]] = {}
+    for proposal in active:
+        for change in proposal.changes:
+            chunks.setdefault(chunk_of(source, facts.tree, change.node), []).append((proposal, change))
+    edits = list(imports.edits)
+    failed: dict[Proposal, Refusal] = {}
+    for chunk, members in chunks.items():
+        text = _rewrite(source, chunk, members, imports)
+        if isinstance(text, dict):
+            failed.update(text)
+        else:
+            edits.append(_trimmed(source, chunk, text))
+    if failed:
+        return failed
+    edits.sort(key=lambda edit: (edit.start, edit.end))
+    new = _apply(source.data, edits)
+    reason = _unsound(source, new)
+    return dict.fromkeys(active, Refusal(reason)) if reason else _Result(tuple(edits), new)
+
+
+def _rewrite(
+    source: Source, chunk: Chunk, members: Sequence[tuple[Proposal, Change]], imports: Imports
+) -> str | dict[Proposal, Refusal]:
+    """The new text of a chunk, or the proposals that cannot be made."""
+    owner = {change: proposal for proposal, change in members}
+    parsed = parse_chunk(source, chunk, list(owner))
+    if isinstance(parsed, Refusal):
+        return dict.fromkeys(owner.values(), parsed)
+    lost = [change for change in owner if change not in parsed.nodes]
+    if lost:
+        reason = "the place was not found again when rewriting; put each statement on a line of its own"
+        return {owner[change]: Refusal(reason) for change in lost}
+    transformer = _Replace({node: change for change, node in parsed.nodes.items()})
+    module = parsed.module.visit(transformer)
+    failed = {owner[change]: refusal for change, refusal in transformer.refused.items()}
+    failed.update({owner[change]: _LOST for change in transformer.vanished(module)})
+    if failed:
+        return failed
+    text = PLACEHOLDER.sub(lambda match: imports.names[match.group(1)], module.code)
+    text = text.replace("\n", "\r") if parsed.carriage_returns else text
+    if not _parses(text) or _comments(chunk.text) - _comments(text):
+        reason = "the rewritten code would not parse or would lose a comment; please report this statement"
+        return dict.fromkeys(owner.values(), Refusal(reason))
+    return text
+
+
+_LOST = Refusal("another rewrite replaces the code around it; apply again after verifying that one")
+
+
+class _Replace(cst.CSTTransformer):
+    """Applies each change when its original node is left, so that it sees all inner changes made."""
+
+    def __init__(self, changes: Mapping[cst.CSTNode, Change]) -> None:
+        super().__init__()
+        self.changes = changes
+        self.refused: dict[Change, Refusal] = {}
+        self.made: dict[Change, tuple[cst.CSTNode, ...]] = {}
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        return True
+
+    def on_leave(self, original_node: Any, updated_node: Any) -> Any:
+        change = self.changes.get(original_node)
+        if change is None:
+            return updated_node
+        result = change.build(updated_node)
+        if isinstance(result, Refusal):
+            self.refused[change] = result
+            return updated_node
+        if isinstance(result, cst.CSTNode):
+            self.made[change] = (result,)
+        elif isinstance(result, cst.FlattenSentinel):
+            self.made[change] = tuple(result)
+        return result
+
+    def vanished(self, module: cst.Module) -> list[Change]:
+        """Changes whose result an outer change threw away."""
+        inner = {change: nodes for change, nodes in self.made.items() if nodes}
+        if len(inner) < 2:
+            return []
+        kept: set[int] = set()
+        stack: list[cst.CSTNode] = [module]
+        while stack:
+            node = stack.pop()
+            kept.add(id(node))
+            stack += node.children
+        return [change for change, nodes in inner.items() if not any(id(node) in kept for node in nodes)]
+
+
+def _trimmed(source: Source, chunk: Chunk, text: str) -> Edit:
+    """The edit without the lines at both ends that stay as they are."""
+    old, new = chunk.text.splitlines(keepends=True), text.splitlines(keepends=True)
+    head = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False)))
+    rest = zip(reversed(old[head:]), reversed(new[head:]), strict=False)
+    tail = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], rest))
+    encoding = source.encoding
+    start = chunk.start + len("".join(old[:head]).encode(encoding))
+    end = chunk.end - len("".join(old[len(old) - tail :]).encode(encoding))
+    return Edit(start, end, "".join(new[head : len(new) - tail]).encode(encoding))
+
+
+def _apply(data: bytes, edits: Sequence[Edit]) -> bytes:
+    pieces: list[bytes] = []
+    position = 0
+    for edit in edits:
+        pieces += [data[position : edit.start], edit.new]
+        position = edit.end
+    return b"".join([*pieces, data[position:]])
+
+
+# -- checks --------------------------------------------------------------------------------------------------
+
+
+def _unsound(source: Source, new: bytes) -> str:
+    """Why the new file is not fit to be written; empty if it is."""
+    text = new[len(source.bom) :].decode(source.encoding)
+    if not _parses(text):
+        return "the rewritten file would not parse; please report this file"
+    if _comments(source.text) - _comments(text):
+        return "the rewritten file would lose a comment; please report this file"
+    return ""
+
+
+def _parses(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _comments(text: str) -> Counter[str]:
+    reader = io.StringIO(text, newline=None).readline  # as the interpreter reads line ends
+    try:
+        tokens = list(tokenize.generate_tokens(reader))
+    except (tokenize.TokenError, SyntaxError):
+        return Counter()
+    return Counter(token.string.rstrip() for token in tokens if token.type == tokenize.COMMENT)
+
