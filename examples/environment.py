@@ -36,9 +36,7 @@ def main() -> int:
         return 2
     if importlib.util.find_spec("torch") is None:
         print(f"{sys.executable} has no torch: where one is needed, pip downloads {PIN} and what it needs")
-        print(
-            "(a CUDA build takes several gigabytes). To use one you have: make PYTHON=/path/to/its/python …"
-        )
+        print("(a CUDA build takes several gigabytes). To use one you have: make PYTHON=/path/to/its/python")
         return 0
     version = importlib.metadata.version("torch")
     print(f"Using torch {version} of {sys.executable}; nothing of it is copied or changed")
