@@ -1,6 +1,6 @@
 """The generated parts of README.md: the diff of an example and the table of rules.
 
-``python tests/docs/readme.py --write`` writes them anew; without ``--write`` it says whether they are current.
+``python tests/docs/readme.py --write`` writes them anew; without ``--write`` it says if they are current.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The golden trees: what `refactor apply` makes of each example.
 
-``python tests/examples/golden.py --write`` writes ``examples/*/after`` anew. Read the diff before you commit it.
+``python tests/examples/golden.py --write`` writes ``examples/*/after`` anew. Read the diff first.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ def test_a_project_with_our_names_is_checked_rewritten_and_verified(tmp_path: Pa
     assert applied.returncode == 0, applied.stdout + applied.stderr
     assert "constant(" in (project / "model.py").read_text()
     verified = refactor(
-        "verify", "--before", str(before), "--after", ".", "--targets", "targets.toml", "--device", "emulated",
-        "--python", sys.executable, "--examples", "5", "--json", "-",
+        "verify", "--before", str(before), "--after", ".", "--targets", "targets.toml",
+        "--device", "emulated", "--python", sys.executable, "--examples", "5", "--json", "-",
     )  # fmt: skip
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert [t["verdict"] for t in json.loads(verified.stdout)["targets"]] == ["pass"]
@@ -94,9 +94,10 @@ def test_a_project_with_our_names_is_checked_rewritten_and_verified(tmp_path: Pa
 
 def test_the_wheel_owns_one_import_name() -> None:
     program = (
-        "import importlib.metadata as m;"
-        "print(sorted(n for n, ds in m.packages_distributions().items() if 'cudagraph-refactor' in ds))"
+        "import importlib.metadata as m, json;"
+        "owned = m.packages_distributions().items();"
+        "print(json.dumps(sorted(n for n, ds in owned if 'cudagraph-refactor' in ds)))"
     )
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
-    names = [n for n in eval(done.stdout) if not n.startswith("__editable__")]
+    names = [n for n in json.loads(done.stdout) if not n.startswith("__editable__")]
     assert names == ["refactor"]
