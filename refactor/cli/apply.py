@@ -1,0 +1,163 @@
+"""``refactor apply``: rewrite files, or print what would be rewritten."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from refactor.cli.session import Session, baseline_of, options, run, settings_for, show
+from refactor.cli.streams import Unusable, count, emit, emit_bytes, say, say_errors
+from refactor.discovery import display, find_files
+from refactor.engine import Result, Task
+from refactor.findings import FileError, Outcome
+from refactor.journal import JournalError, Replacement, write
+from refactor.report import rendered
+from refactor.report.diff import to_diff
+from refactor.vendor import needs_write, runtime
+
+
+@click.command(short_help="Rewrite files, or print the diff.")
+@options
+@click.option("--diff", is_flag=True, help="Print a patch for `git apply` and write nothing.")
+@click.option("--interactive", "-i", is_flag=True, help="Ask about every rewrite.")
+@click.option("--safe-only", is_flag=True, help="Only rewrites that are right by construction.")
+@click.pass_context
+def apply(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    select: tuple[str, ...],
+    extend_select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    form: str,
+    baseline: str | None,
+    show_settings: bool,
+    jobs: int | None,
+    debug: bool,
+    diff: bool,
+    interactive: bool,
+    safe_only: bool,
+) -> None:
+    """Rewrite the files in PATHS (default: the working directory) so that their hot paths run as CUDA graphs.
+
+    Rewrites are unverified until `refactor verify` has passed; `refactor undo` takes them back. Exit code: 0
+    done, 2 usage, configuration or a file that could not be read or written (the others are); with --diff 1
+    if the patch is not empty.
+    """
+    if diff and form != "concise":
+        raise click.UsageError("--diff prints the patch alone: leave out --output-format")
+    if "-" in paths:
+        raise click.UsageError("apply rewrites files; `refactor check -` reads standard input")
+    cwd = Path.cwd()
+    settings = settings_for(cwd, select, extend_select, ignore)
+    found = find_files(paths, settings, cwd)
+    if show_settings:
+        emit(show(settings, found, cwd))
+        return
+    task = Task(settings, cwd, rewrite=True, safe_only=safe_only)
+    session = run(task, found, baseline=baseline_of(settings, baseline, cwd), jobs=jobs, debug=debug)
+    if interactive:
+        from refactor.cli.review import reviewed
+
+        session = reviewed(session)
+    if diff:
+        code = _print_diff(session)
+    else:
+        session = _write(session)
+        emit(rendered(session.listing(outcomes=True), form))
+        code = 0
+    say_errors(session.errors)
+    _sum_up(session, written=not diff)
+    raise SystemExit(2 if session.errors else code)
+
+
+def edited(session: Session) -> list[Result]:
+    """Results whose file changes."""
+    return [r for r in session.results if r.patch and r.patch.new != r.patch.source.data]
+
+
+def replacements(session: Session) -> list[Replacement]:
+    """Everything that has to be written, runtimes first: no file may import one that is not there."""
+    runtimes: dict[Path, Replacement] = {}
+    for result in session.results:
+        needed = result.site.path if result.patch and result.patch.runtime and result.site else None
+        path = result.copy.path if result.copy and result.copy.is_outdated else needed
+        if path and needs_write(path):
+            runtimes[path] = Replacement(path, path.read_bytes() if path.exists() else None, runtime())
+    files = []
+    for result in edited(session):
+        assert result.patch is not None
+        site = result.site.path if result.site and result.patch.runtime else None
+        files.append(Replacement(result.job.path, result.patch.source.data, result.patch.new, needs=site))
+    return [*(runtimes[path] for path in sorted(runtimes)), *files]
+
+
+def _print_diff(session: Session) -> int:
+    outcomes = {result.job.path: result.outcomes for result in session.results}
+    parts = [
+        to_diff(display(item.path, session.task.cwd), item.before, item.after, outcomes.get(item.path, ()))
+        for item in replacements(session)
+    ]
+    emit_bytes(b"".join(parts))
+    return 1 if any(parts) else 0
+
+
+def _write(session: Session) -> Session:
+    """The session with what really happened: rewrites of files that could not be written are refused."""
+    from refactor.draft import update_targets
+
+    root = session.task.settings.root
+    try:
+        written = write(root, replacements(session))
+    except JournalError as error:
+        raise Unusable(str(error)) from None
+    failed = dict(written.failed)
+    errors = {FileError(display(path, session.task.cwd), 1, reason) for path, reason in failed.items()}
+    results = tuple(_unwritten(r, failed[r.job.path]) if r.job.path in failed else r for r in session.results)
+    update_targets(root, [draft for result in results for draft in result.drafts])
+    return replace(session, results=results, errors=tuple(sorted({*session.errors, *errors})))
+
+
+def _unwritten(result: Result, reason: str) -> Result:
+    patch = result.patch
+    if patch is None:
+        return result
+    rows = tuple(
+        Outcome(row.finding, "refused", f"the file {reason}") if row.status == "applied" else row
+        for row in patch.outcomes
+    )
+    source = patch.source
+    return replace(
+        result, patch=replace(patch, edits=(), new=source.data, outcomes=rows, regions=()), drafts=()
+    )
+
+
+def _sum_up(session: Session, *, written: bool) -> None:
+    outcomes = [row for result in session.results for row in result.outcomes]
+    applied = [row for row in outcomes if row.status == "applied"]
+    refused = [row for row in outcomes if row.status == "refused"]
+    files = edited(session)
+    regions = {row.finding.region for row in applied}
+    done = "rewrote" if written else "would rewrite"
+    if applied:
+        places = f"{count(len(regions), 'region')} of {count(len(files), 'file')}"
+        say(f"{done} {places}: {count(len(applied), 'finding')}")
+        for (code, name), number in sorted(
+            Counter((r.finding.code, r.finding.name) for r in applied).items()
+        ):
+            say(f"  {code} {name}: {number}")
+    else:
+        say(f"nothing to rewrite in {count(len(session.results), 'file')}")
+    if refused:
+        say(f"left alone: {count(len(refused), 'finding')}")
+        for reason, number in Counter(row.reason for row in refused).most_common():
+            say(f"  {number} × {reason}")
+    quiet = sum(row.status == "suppressed" for row in outcomes)
+    if quiet:
+        say(f"suppressed: {count(quiet, 'finding')}")
+    if applied and written:
+        say("next: `refactor verify` proves that the results are the same; `refactor undo` takes this back")
+    elif applied:
+        say("next: `refactor apply` writes this")

@@ -1,0 +1,130 @@
+"""What `check` and `apply` share: options, settings, files, and one examined result for each file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from refactor.baseline import load_baseline
+from refactor.cli.streams import progress, say
+from refactor.config import Settings, check_codes, load_settings, overridden
+from refactor.discovery import Found, display
+from refactor.engine import Job, Result, Task, catalogue
+from refactor.findings import FileError, Finding
+from refactor.pool import examine
+from refactor.report import FORMATS, Listing
+from refactor.rule import Rule
+from refactor.selection import Selection
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _codes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(code.strip() for given in value for code in given.split(",") if code.strip())
+
+
+def _selector(name: str, text: str) -> Callable[[Command], Command]:
+    return click.option(name, metavar="CODES", multiple=True, callback=_codes, help=text)
+
+
+def options(command: Command) -> Command:
+    """The options `check` and `apply` have in common."""
+    for option in reversed(
+        (
+            click.argument("paths", nargs=-1, type=click.Path()),
+            _selector("--select", "Only these rules: codes, prefixes or names, with commas."),
+            _selector("--extend-select", "These rules too."),
+            _selector("--ignore", "Not these rules."),
+            click.option(
+                "--output-format", "form", type=click.Choice(FORMATS), default="concise", show_default=True
+            ),
+            click.option("--baseline", type=click.Path(), help="Leave out the findings this file knows."),
+            click.option("--show-settings", is_flag=True, help="Print the resolved configuration and files."),
+            click.option(
+                "--jobs", "-j", type=click.IntRange(1), help="Worker processes (default: one per CPU)."
+            ),
+            click.option("--debug", is_flag=True, help="Show the traceback of an internal error."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Session:
+    """One examined set of files."""
+
+    task: Task
+    results: tuple[Result, ...]
+    errors: tuple[FileError, ...]
+    rules: tuple[Rule, ...]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings, by file and place."""
+        return [finding for result in self.results for finding in result.findings]
+
+    def listing(self, *, outcomes: bool) -> Listing:
+        """What there is to report."""
+        rows = [row for result in self.results for row in result.outcomes] if outcomes else None
+        sources = {r.job.file: r.job.data for r in self.results if r.job.data is not None}
+        return Listing(self.findings, self.errors, rows, self.rules, sources)
+
+
+def settings_for(cwd: Path, select: Sequence[str], extend: Sequence[str], ignore: Sequence[str]) -> Settings:
+    """The configuration with the selection of the command line.
+
+    Raises:
+        ConfigError: the configuration cannot be used, or a selector names no rule.
+    """
+    settings = overridden(load_settings(cwd), select=select, extend_select=extend, ignore=ignore)
+    check_codes(settings, [(rule.code, rule.name) for rule in catalogue()])
+    return settings
+
+
+def show(settings: Settings, found: Found, cwd: Path) -> str:
+    """The settings and the files they lead to."""
+    rows = [f"# file: {display(path, cwd)}" for path in found.files]
+    return settings.shown() + "".join(f"{row}\n" for row in rows)
+
+
+def baseline_of(settings: Settings, given: str | None, cwd: Path) -> Path | None:
+    """Path of the baseline file, from the command line or the configuration."""
+    if given:
+        return cwd / given
+    return settings.root / settings.baseline if settings.baseline else None
+
+
+def run(
+    task: Task,
+    found: Found,
+    *,
+    baseline: Path | None,
+    jobs: int | None,
+    debug: bool,
+    data: Mapping[Path, bytes] = {},
+) -> Session:
+    """Examine the files that were found.
+
+    Raises:
+        ConfigError: the baseline cannot be read.
+    """
+    known = load_baseline(baseline) if baseline else {}
+    root, cwd = task.settings.root, task.cwd
+    work = [
+        Job(path, display(path, cwd), (data or {}).get(path), known.get(display(path, root), {}))
+        for path in found.files
+    ]
+    with progress(len(work)) as advance:
+        results = examine(work, task, jobs, advance)
+    for result in results:
+        if debug and result.crash:
+            say(result.crash)
+    for folder in found.empty:
+        say(f"warning: no Python files in {folder}")
+    errors = sorted({*found.errors, *(error for result in results for error in result.errors)})
+    return Session(task, tuple(results), tuple(errors), Selection(task.settings, catalogue()).rules)

@@ -1,0 +1,71 @@
+"""What the commands print: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from refactor.findings import FileError
+
+_SHOWN = 200
+"""With this many files or more a terminal shows progress."""
+
+
+class Unusable(click.ClickException):
+    """The command cannot run: configuration or journal. Exit code 2."""
+
+    exit_code = 2
+
+
+def emit(text: str) -> None:
+    """Write a result to standard output. File names that are not UTF-8 are shown with escapes."""
+    emit_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def emit_bytes(data: bytes) -> None:
+    """Write bytes to standard output as they are."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def say(text: str) -> None:
+    """Write a line to standard error."""
+    sys.stderr.flush()
+    sys.stderr.buffer.write(f"{text}\n".encode("utf-8", "backslashreplace"))
+    sys.stderr.buffer.flush()
+
+
+def say_errors(errors: Iterable[FileError]) -> None:
+    """One ``file:line: message`` line for each."""
+    for error in errors:
+        say(f"{error.file}:{error.line}: {error.message}")
+
+
+def count(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, if that is a terminal and there is enough to do."""
+    if total < _SHOWN or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # No refresh thread: worker processes are forked from this one.
+    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+        task = bar.add_task("examining", total=total)
+
+        def advance(done: int) -> None:
+            bar.advance(task, done)
+            bar.refresh()
+
+        yield advance

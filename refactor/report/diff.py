@@ -1,0 +1,112 @@
+"""Unified diffs that ``git apply`` and ``patch -p1`` accept, in the bytes of the files they change.
+
+The headers are those of a plain patch (no ``diff --git`` line): ``git apply`` takes the names in one as
+relative to the working directory, as they are meant, also in a subfolder of a repository.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from refactor.findings import Outcome
+
+_CONTEXT = 3
+_NO_NEWLINE = b"\n\\ No newline at end of file\n"
+_PLAIN = frozenset(range(0x20, 0x7F)) - frozenset(b'"\\')
+_ESCAPES = {
+    0x07: b"\\a",
+    0x08: b"\\b",
+    0x09: b"\\t",
+    0x0A: b"\\n",
+    0x0B: b"\\v",
+    0x0C: b"\\f",
+    0x0D: b"\\r",
+    0x22: b'\\"',
+    0x5C: b"\\\\",
+}
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """One changed stretch with its context; ``start`` and ``end`` are lines of the old file, from 1."""
+
+    start: int
+    end: int
+    new_start: int
+    old: tuple[bytes, ...]
+    new: tuple[bytes, ...]
+    body: tuple[bytes, ...]
+    """Lines with their ``" "``, ``"-"`` or ``"+"``, line ends kept."""
+
+    def rendered(self, heading: str = "") -> bytes:
+        """The hunk as it stands in a patch."""
+        old, new = _range(self.start, len(self.old)), _range(self.new_start, len(self.new))
+        head = f"@@ -{old} +{new} @@{f' {heading}' if heading else ''}\n".encode("utf-8", "replace")
+        return head + b"".join(
+            line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n" for line in self.body
+        )
+
+
+def _range(start: int, length: int) -> str:
+    return f"{start if length else start - 1},{length}" if length != 1 else str(start)
+
+
+def hunks(before: bytes, after: bytes) -> Iterator[Hunk]:
+    """The hunks between two versions of a file; only line feeds end a line, as in git."""
+    a, b = _lines(before), _lines(after)
+    for group in difflib.SequenceMatcher(None, a, b, autojunk=False).get_grouped_opcodes(_CONTEXT):
+        body: list[bytes] = []
+        for tag, i, j, k, m in group:
+            if tag == "equal":
+                body += [b" " + line for line in a[i:j]]
+            else:
+                body += [b"-" + line for line in a[i:j]]
+                body += [b"+" + line for line in b[k:m]]
+        start, end, new_start, new_end = group[0][1], group[-1][2], group[0][3], group[-1][4]
+        old, new = tuple(a[start:end]), tuple(b[new_start:new_end])
+        yield Hunk(start + 1, end, new_start + 1, old, new, tuple(body))
+
+
+def _lines(data: bytes) -> list[bytes]:
+    *whole, last = data.split(b"\n")
+    return [line + b"\n" for line in whole] + ([last] if last else [])
+
+
+def to_diff(file: str, before: bytes | None, after: bytes, outcomes: Sequence[Outcome] = ()) -> bytes:
+    """The patch of one file; each hunk is headed by the rules it follows.
+
+    Args:
+        file: name relative to the working directory, with forward slashes.
+        before: None for a file that is created.
+        after: what it becomes.
+        outcomes: of the file's findings.
+    """
+    parts = [
+        b"--- " + (b"/dev/null" if before is None else _name("a/" + file)) + b"\n",
+        b"+++ " + _name("b/" + file) + b"\n",
+    ]
+    parts += [hunk.rendered(_heading(hunk, outcomes)) for hunk in hunks(before or b"", after)]
+    return b"".join(parts) if len(parts) > 2 else b""
+
+
+def _heading(hunk: Hunk, outcomes: Sequence[Outcome]) -> str:
+    applied = [row.finding for row in outcomes if row.status == "applied"]
+    inside = [f for f in applied if f.line <= hunk.end and f.end_line >= hunk.start]
+    return ", ".join(dict.fromkeys(f"{f.code} {f.name}" for f in inside))
+
+
+def _name(path: str) -> bytes:
+    """As git quotes names; one with a space is ended by a tab."""
+    raw = os.fsencode(path)
+    if all(byte in _PLAIN for byte in raw):
+        return raw + (b"\t" if b" " in raw else b"")
+    return b'"' + b"".join(map(_quoted, raw)) + b'"'
+
+
+def _quoted(byte: int) -> bytes:
+    if byte in _PLAIN:
+        return bytes([byte])
+    return _ESCAPES.get(byte) or b"\\%03o" % byte
