@@ -6,6 +6,7 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
+from refactor.rewrite.constants import propose_index
 from refactor.rule import Example, Rule
 
 
@@ -49,4 +50,5 @@ class Corners(nn.Module):
 """
         ),
     ),
+    propose=propose_index,
 )

@@ -135,9 +135,7 @@ def _newline(source: Source, bare: bool) -> Any:
     return "\n" if bare else source.newline
 
 
-def _range(
-    node: cst.CSTNode, place: CodeRange, positions: Mapping[cst.CSTNode, CodeRange]
-) -> _Range:
+def _range(node: cst.CSTNode, place: CodeRange, positions: Mapping[cst.CSTNode, CodeRange]) -> _Range:
     start, end = place.start, place.end
     if isinstance(node, cst.Tuple | cst.GeneratorExp) and node.lpar:
         start, end = positions[node.lpar[-1]].start, positions[node.rpar[0]].end

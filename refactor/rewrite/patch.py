@@ -288,4 +288,3 @@ def _comments(text: str) -> Counter[str]:
     except (tokenize.TokenError, SyntaxError):
         return Counter()
     return Counter(token.string.rstrip() for token in tokens if token.type == tokenize.COMMENT)
-
