@@ -6,6 +6,7 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
+from refactor.rewrite.temporaries import propose_temporary
 from refactor.rule import Example, Rule
 
 
@@ -51,4 +52,5 @@ class Block(nn.Module):
 """
         ),
     ),
+    propose=propose_temporary,
 )

@@ -26,6 +26,13 @@ def fate(facts: Facts, node: ast.expr) -> Fate:
     return _Walk(facts).value(node)
 
 
+def aliases(facts: Facts, node: ast.expr) -> frozenset[str]:
+    """Names of the function that may share memory with the value of ``node``."""
+    walk = _Walk(facts)
+    walk.value(node)
+    return frozenset(name for _, name in walk.names)
+
+
 def _writes_only_itself(method: str) -> bool:
     return method.endswith("_") and not method.endswith("__") and method not in ("set_", "swap_")
 

@@ -185,7 +185,7 @@ def _rewrite(
     transformer = _Replace({node: change for change, node in parsed.nodes.items()})
     module = parsed.module.visit(transformer)
     failed = {owner[change]: refusal for change, refusal in transformer.refused.items()}
-    failed.update({owner[change]: _LOST for change in transformer.vanished(module)})
+    failed.update({owner[change]: _LOST for change in transformer.vanished(module, owner)})
     if failed:
         return failed
     text = PLACEHOLDER.sub(lambda match: imports.names[match.group(1)], module.code)
@@ -225,10 +225,9 @@ class _Replace(cst.CSTTransformer):
             self.made[change] = tuple(result)
         return result
 
-    def vanished(self, module: cst.Module) -> list[Change]:
-        """Changes whose result an outer change threw away."""
-        inner = {change: nodes for change, nodes in self.made.items() if nodes}
-        if len(inner) < 2:
+    def vanished(self, module: cst.Module, owner: Mapping[Change, Proposal]) -> list[Change]:
+        """Changes whose result an outer change of another proposal threw away."""
+        if len(set(owner.values())) < 2:
             return []
         kept: set[int] = set()
         stack: list[cst.CSTNode] = [module]
@@ -236,7 +235,18 @@ class _Replace(cst.CSTTransformer):
             node = stack.pop()
             kept.add(id(node))
             stack += node.children
-        return [change for change, nodes in inner.items() if not any(id(node) in kept for node in nodes)]
+        lost = [c for c, nodes in self.made.items() if nodes and not any(id(node) in kept for node in nodes)]
+        return [
+            c
+            for c in lost
+            if not any(
+                owner[o] is owner[c]
+                and o is not c
+                and o not in lost
+                and any(n is c.node for n in ast.walk(o.node))
+                for o in self.made
+            )
+        ]
 
 
 def _trimmed(source: Source, chunk: Chunk, text: str) -> Edit:
