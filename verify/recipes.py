@@ -1,0 +1,156 @@
+"""Strategies for sequences of steps. Only recipes are drawn here, never data, so shrinking is quick.
+
+Every strategy draws a list of steps that do not refer to one another, so that hypothesis can drop any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from .spec import Bound, DictSpec, ListSpec, ScalarSpec, Spec, TensorSpec
+from .targets import Target, every_tensor, tensor_names
+
+Json = dict[str, Any]
+Dims = Mapping[str, int]
+
+PLAIN_FILLS: tuple[Json, ...] = (
+    {"k": "normal"}, {"k": "normal", "s": 3.0}, {"k": "uniform"}, {"k": "normal", "s": 0.1},
+)  # fmt: skip
+SHIFTED_FILLS: tuple[Json, ...] = (
+    {"k": "normal", "m": 2.0}, {"k": "normal", "m": -2.0}, {"k": "normal", "s": 10.0}, {"k": "normal", "s": 0.01},
+    {"k": "normal", "m": 30.0}, {"k": "normal", "m": -30.0}, {"k": "const", "s": 1.5}, {"k": "const", "s": -1.5},
+    {"k": "negative"}, {"k": "ties"}, {"k": "sorted"}, {"k": "zeros"}, {"k": "ones"}, {"k": "spike"},
+)  # fmt: skip
+EXTREME_FILLS: tuple[Json, ...] = ({"k": "nan"}, {"k": "inf"}, {"k": "huge"}, {"k": "tiny"})
+POISON_FILLS: tuple[Json, ...] = ({"k": "nan"}, {"k": "inf"}, {"k": "huge"}, {"k": "const", "s": 1e30})
+SEEDS = st.integers(0, 999)
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What earlier runs have shown: fills that take a branch to its other side."""
+
+    fills: tuple[Json, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One named way to drive a target; ``steps`` draws a whole sequence."""
+
+    name: str
+    steps: SearchStrategy[list[Json]]
+    weight: float = 1.0
+    note_only: bool = field(default=False)
+
+
+def boundaries(low: int, high: int) -> list[int]:
+    """Sizes around which programs change their mind: the ends, and powers of two with their neighbours."""
+    found = {low, high, min(low + 1, high), max(high - 1, low)}
+    power = 1
+    while power <= high * 2:
+        found |= {n for n in (power - 1, power, power + 1, power * 3 // 2) if low <= n <= high}
+        power *= 2
+    return sorted(found)
+
+
+def dims_of(target: Target) -> SearchStrategy[dict[str, int]]:
+    """Values for every named dimension, mostly at boundaries."""
+    return st.fixed_dictionaries(
+        {
+            name: st.one_of(st.sampled_from(boundaries(low, high)), st.integers(low, high))
+            for name, (low, high) in target.dims
+        }
+    )
+
+
+class Calls:
+    """Recipes of calls of one target."""
+
+    def __init__(self, target: Target, hints: Hints) -> None:
+        self.target = target
+        self.hints = hints
+        self.inputs = target.inputs
+        self.train = target.mode == "train"
+
+    def value(self, draw: DrawFn, spec: Spec, dims: Dims, fill: Json, seed: int) -> Json:
+        if isinstance(spec, DictSpec):
+            return {"dict": {k: self.value(draw, s, dims, fill, seed + i) for i, (k, s) in enumerate(spec.items)}}
+        if isinstance(spec, ListSpec):
+            return {"list": [self.value(draw, s, dims, fill, seed + i) for i, s in enumerate(spec.items)]}
+        if isinstance(spec, ScalarSpec):
+            return {"v": draw(scalar(spec, dims))}
+        recipe: Json = {"t": spec.dtype, "shape": shape(spec, dims), "fill": dict(fill), "seed": seed}
+        low, high = resolve(spec.low, dims), resolve(spec.high, dims)
+        if low is not None:
+            recipe["lo"] = low
+        if high is not None:
+            recipe["hi"] = max(high, low) if low is not None else high
+        return recipe
+
+    def arguments(self, draw: DrawFn, dims: Dims, fills: tuple[Json, ...] = PLAIN_FILLS) -> Json:
+        fill = draw(st.sampled_from((*self.hints.fills, *fills) if self.hints.fills and fills is not POISON_FILLS else fills))
+        seed = draw(SEEDS)
+        made: Json = {}
+        for position, (name, spec) in enumerate(self.inputs):
+            made[name] = self.value(draw, spec, dims, fill, seed + 31 * position)
+        return made
+
+    def step(self, draw: DrawFn, arguments: Json, instance: int = 0) -> Json:
+        made: Json = {"op": "call", "i": instance, "a": arguments}
+        if self.train:
+            made["backward"] = True
+            made["sgd"] = draw(st.booleans())
+            zero = draw(st.sampled_from(("", "none", "", "zeros")))
+            if zero:
+                made["zero"] = zero
+        return made
+
+    def call(self, draw: DrawFn, dims: Dims, fills: tuple[Json, ...] = PLAIN_FILLS, instance: int = 0) -> Json:
+        return self.step(draw, self.arguments(draw, dims, fills), instance)
+
+
+def shape(spec: TensorSpec, dims: Dims) -> list[int]:
+    return [d if isinstance(d, int) else dims[d] for d in spec.dims]
+
+
+def resolve(bound: Bound, dims: Dims) -> float | int | None:
+    return dims[bound] if isinstance(bound, str) else bound
+
+
+def scalar(spec: ScalarSpec, dims: Dims) -> SearchStrategy[Any]:
+    """Values of a scalar argument, its ends included."""
+    low, high = resolve(spec.low, dims), resolve(spec.high, dims)
+    if spec.kind == "bool":
+        return st.booleans()
+    if spec.kind == "none":
+        return st.none()
+    if spec.kind == "str":
+        return st.sampled_from(spec.choices)
+    if spec.kind == "int":
+        start, stop = int(low if low is not None else 0), int(high if high is not None else 8)
+        return st.integers(start, max(start, stop))
+    first = float(low if low is not None else -2.0)
+    last = max(first, float(high if high is not None else 2.0))
+    quarters = st.integers(0, 20).map(lambda n: first + (last - first) * n / 20)
+    return quarters
+
+
+def cheap(target: Target, dims: Dims, limit: int = 1 << 24) -> bool:
+    """Whether one call's tensors stay below ``limit`` elements."""
+    total = 0
+    for _, spec in target.inputs:
+        for t in every_tensor(spec):
+            size = 1
+            for n in shape(t, dims):
+                size *= n
+            total += size
+    return total <= limit
+
+
+def tensors(target: Target) -> list[tuple[str, TensorSpec]]:
+    return tensor_names(target.inputs)

@@ -1,0 +1,243 @@
+"""Two workers in step: the same sequence in both trees, judged by the worker of the original."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .process import NO_TORCH, Worker, WorkerDied
+from .targets import Target
+
+START_TIMEOUT_S = 300.0  # importing torch and the user's code on a cold, busy machine
+JUDGE_TIMEOUT_S = 300.0
+
+Json = dict[str, Any]
+
+
+class SetupError(Exception):
+    """The target cannot be run at all; the message is the reason of the verdict."""
+
+    def __init__(self, verdict: str, reason: str, check: str = "load") -> None:
+        super().__init__(reason)
+        self.verdict, self.reason, self.check = verdict, reason, check
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one sequence ended. ``status`` is equal, differs or error (the original's fault)."""
+
+    status: str
+    text: str = ""
+    step: int | None = None
+    group: str = ""
+    notes: tuple[str, ...] = ()
+    unmeasured: str = ""
+    largest: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trees:
+    """The two trees of a verification, their import roots and the files that differ."""
+
+    before: Path
+    after: Path
+    before_roots: tuple[str, ...]
+    after_roots: tuple[str, ...]
+    differing: frozenset[str]
+
+
+@dataclass
+class Tally:
+    """What the runs of one target have shown so far."""
+
+    sequences: int = 0
+    calls: int = 0
+    captures: int = 0
+    replays: int = 0
+    branches: dict[str, list[bool]] = field(default_factory=dict)
+    one_sided: dict[str, bool] = field(default_factory=dict)
+    insensitive: bool = False
+    largest: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    unmeasured: str = ""
+
+
+class Pair:
+    """The two workers of one target. Restarted when one of them dies."""
+
+    def __init__(self, target: Target, trees: Trees, python: str, device: str, timeout: float) -> None:
+        self.target, self.trees, self.python, self.device = target, trees, python, device
+        self.timeout = timeout
+        shared = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        self._folder = tempfile.TemporaryDirectory(prefix="refactor-verify-", dir=shared)
+        self.folder = Path(self._folder.name)
+        self.workers: dict[str, Worker] = {}
+        self.hello: Json = {}
+        self.is_module = False
+        self.tally = Tally()
+        self._number = 0
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.stop(kill=True)
+        self._folder.cleanup()
+
+    # -- start ----------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Start both workers, import both trees, give both the same state. Raises SetupError."""
+        for worker in self.workers.values():
+            worker.stop(kill=True)
+        for side, root in (("before", self.trees.before), ("after", self.trees.after)):
+            try:
+                self.workers[side] = Worker(side, self.python, root)
+            except OSError as error:
+                raise SetupError("error", f"cannot start the interpreter {self.python}: {error.strerror}") from error
+        hello = self._both({"op": "hello", "device": self.device, "needs_cuda": self.target.device == "cuda"})
+        for answer in hello.values():
+            if "error" in answer:
+                raise SetupError("error", answer["error"])
+        self.hello = hello["before"]
+        loads = {side: self._load_request(side) for side in self.workers}
+        answers = self._both(loads["before"], loads["after"])
+        self._check_loaded(answers)
+        self.is_module = bool(answers["before"]["is_module"])
+        if self.is_module and answers["after"]["is_module"]:
+            adopted = self._one("after", {"op": "adopt", "state": str(self.folder / "state.pt")})
+            if "keys" in adopted:
+                raise SetupError("fail", _keys_text(adopted["keys"]), "state")
+
+    def _load_request(self, side: str) -> Json:
+        before = side == "before"
+        return {
+            "op": "load",
+            "side": side,
+            "root": str(self.trees.before if before else self.trees.after),
+            "roots": list(self.trees.before_roots if before else self.trees.after_roots),
+            "harness": self.target.harness,
+            "target": self.target.wire(),
+            "differing": sorted(self.trees.differing),
+            "state": str(self.folder / "state.pt") if before else None,
+        }
+
+    def _check_loaded(self, answers: dict[str, Json]) -> None:
+        place = f"{self.target.place}: " if self.target.place else ""
+        if "error" in answers["before"]:
+            raise SetupError("error", f"{place}before: {answers['before']['error']}")
+        if "error" in answers["after"]:
+            raise SetupError("fail", f"only the rewrite cannot be built: {answers['after']['error']}")
+        for side, answer in answers.items():
+            if answer["strangers"]:
+                raise SetupError("error", f"{side}: a module of the tree was loaded from elsewhere: {answer['strangers'][0]}")
+        loaded = set(answers["before"]["modules"]) | set(answers["after"]["modules"])
+        if not loaded & self.trees.differing:
+            raise SetupError("inconclusive", "nothing to compare: no module that was loaded differs between the trees")
+
+    def _both(self, request: Json, other: Json | None = None) -> dict[str, Json]:
+        """Ask both at the same time; a dead worker is a SetupError here."""
+        self.workers["before"].begin(request)
+        self.workers["after"].begin(other or request)
+        return {side: self._one(side, None) for side in ("before", "after")}
+
+    def _one(self, side: str, request: Json | None) -> Json:
+        worker = self.workers[side]
+        try:
+            if request is not None:
+                worker.begin(request)
+            answer = worker.finish(START_TIMEOUT_S)
+        except WorkerDied as died:
+            if died.args and died.args[-1] == NO_TORCH:
+                text = f"{self.python} cannot import torch; name another interpreter with --python, or install torch there"
+                raise SetupError("error", text) from died
+            verdict = "fail" if side == "after" else "error"
+            raise SetupError(verdict, f"the {side} worker {died} while loading {self.target.entry}") from died
+        if "broken" in answer:
+            raise SetupError("error", f"{side}: {answer['broken']}")
+        return answer
+
+    # -- sequences ------------------------------------------------------------------------------------------
+    def request(self, steps: list[Json], seed: int, **more: Any) -> Json:
+        self._number += 1
+        common = {"id": self._number, "steps": steps, "seed": seed, "gradients": list(self.target.grad)}
+        return {"op": "run", **common, "strides": "strides" in self.target.vary, **more}
+
+    def run(self, steps: list[Json], seed: int, captured: bool = False) -> tuple[Outcome, Json]:
+        """One sequence in both trees, compared; the after worker's answer comes with the outcome."""
+        request = self.request(steps, seed)
+        written = self.folder / "after.pt"
+        more = {"write": str(written), "captured": captured}
+        dead: dict[str, WorkerDied] = {}
+        answers: dict[str, Json] = {}
+        for side in ("before", "after"):
+            try:
+                self.workers[side].begin(request if side == "before" else {**request, **more})
+            except WorkerDied as died:
+                dead[side] = died
+        for side in ("before", "after"):
+            if side not in dead:
+                try:
+                    answers[side] = self.workers[side].finish(self.timeout)
+                except WorkerDied as died:
+                    dead[side] = died
+        if dead:
+            return self._after_death(dead), answers.get("after", {})
+        before, after = answers["before"], answers["after"]
+        self._count(steps, before, after)
+        for side, answer in answers.items():
+            trouble = answer.get("broken") or answer.get("error")
+            if trouble:
+                status = "differs" if side == "after" and "error" in answer else "error"
+                return Outcome(status, f"{side}: {trouble}", group="load"), after
+        if "blocked" in after:
+            return Outcome("equal"), after
+        judged = self._judge(request, written)
+        if any(answer.get("poisoned") for answer in answers.values()):
+            self.start()
+        return judged, after
+
+    def _judge(self, request: Json, written: Path) -> Outcome:
+        try:
+            judged = self.workers["before"].ask({**request, "op": "judge", "other": str(written)}, JUDGE_TIMEOUT_S)
+        except WorkerDied as died:
+            self.start()
+            return Outcome("error", f"the judge {died}")
+        if "broken" in judged:
+            return Outcome("error", f"the judge failed: {judged['broken']}")
+        self.tally.largest = max(self.tally.largest, float(judged["largest"]))
+        self.tally.notes += [n for n in judged["notes"] if n not in self.tally.notes]
+        self.tally.unmeasured = self.tally.unmeasured or judged.get("unmeasured", "")
+        if judged["equal"]:
+            return Outcome("equal")
+        difference = judged["difference"]
+        text = f"{difference['path']}: {difference['text']}"
+        return Outcome("differs", text, difference["step"], difference["group"])
+
+    def _after_death(self, dead: dict[str, WorkerDied]) -> Outcome:
+        """Only the rewrite dying is a difference; the workers are started again."""
+        self.start()
+        if "before" in dead:
+            return Outcome("error", f"the original's worker {dead['before']}", dead["before"].step, "worker")
+        died = dead["after"]
+        return Outcome("differs", f"the rewrite's worker {died}, the original goes on", died.step, "worker")
+
+    def _count(self, steps: list[Json], before: Json, after: Json) -> None:
+        tally = self.tally
+        tally.sequences += 1
+        tally.calls += sum(1 for s in steps if s["op"] == "call")
+        tally.captures += int(after.get("captures", 0))
+        tally.replays += int(after.get("replays", 0))
+        for site, outcomes in (before.get("branches") or {}).items():
+            tally.branches[site] = sorted(set(tally.branches.get(site, [])) | set(outcomes))
+        tally.one_sided = {s: v for s, v in (before.get("one_sided") or {}).items() if len(tally.branches.get(s, [])) < 2}
+        tally.insensitive = bool(before.get("insensitive", False))
+
+
+def _keys_text(keys: Json) -> str:
+    if keys.get("shape"):
+        return f"state_dict differs: {keys['shape']}"
+    if keys["missing"]:
+        return f"state_dict of the rewrite lacks {', '.join(keys['missing'][:5])}"
+    if keys["extra"]:
+        return f"state_dict of the rewrite has other keys: {', '.join(keys['extra'][:5])}"
+    return "state_dict has its keys in another order"

@@ -1,0 +1,58 @@
+"""The two trees: import roots, the files that differ, and an original rebuilt from git or from saved bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from .session import Trees
+
+SKIP = {"__pycache__", ".git", ".hg", ".venv", "venv", "node_modules", ".refactor", ".tox", ".mypy_cache", "site-packages"}
+
+
+def roots(root: Path, src: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Import roots of a tree, most important first: the configured ones, else ``src`` if present, and the root."""
+    found = [root / s for s in src] if src else [root / "src"]
+    return tuple(str(p) for p in (*(f for f in found if f.is_dir()), root))
+
+
+def python_files(root: Path) -> Iterator[str]:
+    """Python files below a root, relative with forward slashes, environments and caches left out."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if f not in SKIP and not (Path(folder) / f / "pyvenv.cfg").is_file())
+        for file in sorted(files):
+            if file.endswith(".py"):
+                yield (Path(folder) / file).relative_to(root).as_posix()
+
+
+def pair(before: Path, after: Path, src: tuple[str, ...] = ()) -> Trees:
+    """Two trees and which of their Python files differ."""
+    before, after = before.resolve(), after.resolve()
+    first, second = set(python_files(before)), set(python_files(after))
+    same = {f for f in first & second if (before / f).read_bytes() == (after / f).read_bytes()}
+    return Trees(before, after, roots(before, src), roots(after, src), frozenset((first | second) - same))
+
+
+def overlay(working: Path, originals: Mapping[str, bytes | None], into: Path) -> Path:
+    """A tree like ``working`` with some files replaced (None: absent). Everything else is linked, not copied."""
+    working = working.resolve()
+    into.mkdir(parents=True, exist_ok=True)
+    _link(working, into, "", set(originals))
+    for file, content in originals.items():
+        if content is not None:
+            (into / file).parent.mkdir(parents=True, exist_ok=True)
+            (into / file).write_bytes(content)
+    return into
+
+
+def _link(source: Path, into: Path, prefix: str, replaced: set[str]) -> None:
+    for entry in os.scandir(source):
+        relative = f"{prefix}{entry.name}"
+        if relative in replaced or entry.name in (".git", ".refactor"):
+            continue
+        if entry.is_dir(follow_symlinks=False) and any(r.startswith(relative + "/") for r in replaced):
+            (into / entry.name).mkdir()
+            _link(Path(entry.path), into / entry.name, relative + "/", replaced)
+        else:
+            (into / entry.name).symlink_to(entry.path, target_is_directory=entry.is_dir())

@@ -1,0 +1,371 @@
+"""Run one sequence of steps against one tree, and observe everything after each."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import io
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import observe
+from .inputs import Builder, laid_out, tensor
+from .trees import Subject, seed_everything
+
+Step = dict[str, Any]
+KEPT = 12  # results kept alive, and looked at again at the end
+
+
+@dataclass
+class Call:
+    """One call: what it got and gave."""
+
+    step: int
+    arguments: dict[str, Any]
+    result: Any = None
+    error: BaseException | None = None
+    text: str = ""
+
+
+@dataclass
+class Plan:
+    """Settings of one episode."""
+
+    device: str
+    mode: str
+    gradients: tuple[str, ...] = ()
+    strides: bool = False
+    perturb: int = 0  # seed of a relative disturbance of the inputs by a few units in the last place
+    double: bool = False
+    wrap: Callable[[Subject], Callable[..., Any]] | None = None
+    on_step: Callable[[int], None] = lambda index: None
+    contexts: list[Callable[[], contextlib.AbstractContextManager[Any]]] = field(default_factory=list)
+
+
+class Episode:
+    """State of one sequence. ``make(i)`` builds instance number i."""
+
+    def __init__(self, make: Callable[[int], Subject], plan: Plan) -> None:
+        self.plan, self.make = plan, make
+        self.recorder = observe.Recorder()
+        self.subjects: dict[int, Subject] = {}
+        self.callables: dict[int, Callable[..., Any]] = {}
+        self.optimizers: dict[int, torch.optim.Optimizer] = {}
+        self.builders: dict[int, Builder] = {}
+        self.calls: list[Call] = []
+        self.observed: list[dict[str, Any]] = []
+        self.grad_mode: bool | None = None
+        self.autocast: str | None = None
+
+    def run(self, steps: list[Step], seed: int) -> None:
+        """Run every step; observations are in ``observed``, their tensors in ``recorder.tensors``."""
+        seed_everything(seed)
+        for index in sorted({int(s.get("i", 0)) for s in steps} | {0}):
+            self._subject(index)
+        seed_everything(seed)
+        with contextlib.ExitStack() as stack:
+            for context in self.plan.contexts:
+                stack.enter_context(context())
+            for number, step in enumerate(steps):
+                self.plan.on_step(number)
+                getattr(self, "_" + step["op"])(number, step)
+            self._finish(len(steps))
+
+    # -- subjects -------------------------------------------------------------------------------------------
+    def _subject(self, index: int) -> Subject:
+        if index not in self.subjects:
+            subject = self.make(index)
+            self._adopt(index, subject)
+        return self.subjects[index]
+
+    def _adopt(self, index: int, subject: Subject) -> None:
+        if self.plan.double and subject.network is not None:
+            subject.network.double()
+        if self.plan.perturb and subject.network is not None:
+            with torch.no_grad():
+                for p in subject.network.parameters():
+                    p.copy_(disturbed(p, self.plan.perturb))
+        self.subjects[index] = subject
+        self.callables[index] = self.plan.wrap(subject) if self.plan.wrap else subject.call
+        self.builders.setdefault(index, Builder(self.plan.device, self.plan.gradients))
+
+    def _mode(self) -> contextlib.AbstractContextManager[Any]:
+        stack = contextlib.ExitStack()
+        if self.grad_mode is not None:
+            stack.enter_context(torch.set_grad_enabled(self.grad_mode))
+        elif self.plan.mode == "inference":
+            stack.enter_context(torch.inference_mode())
+        if self.autocast is not None:
+            device = self.plan.device.partition(":")[0]
+            stack.enter_context(torch.autocast(device, dtype=getattr(torch, self.autocast)))
+        return stack
+
+    # -- steps ----------------------------------------------------------------------------------------------
+    def _call(self, number: int, step: Step) -> None:
+        index = int(step.get("i", 0))
+        subject = self._subject(index)
+        self._zero(subject, step)
+        with self._mode():
+            call = Call(number, self._arguments(index, step))
+            before = {name: list(observe.tensors_of(v, name)) for name, v in call.arguments.items()}
+            self._invoke(index, call)
+            if step.get("backward") and call.error is None:
+                self._backward(index, call, step)
+        self.calls.append(call)
+        given = [pair for pairs in before.values() for pair in pairs]
+        self._observe(number, index, call, given, step)
+        self.builders[index].last_tensors = [t for _, t in observe.tensors_of(call.result)]
+        for old in self.calls[:-KEPT]:
+            old.result = None
+
+    def _arguments(self, index: int, step: Step) -> dict[str, Any]:
+        made = self.builders[index].arguments(step["a"])
+        if self.plan.perturb or self.plan.double:
+            made = {name: self._converted(value) for name, value in made.items()}
+            self.builders[index].last_arguments = made
+        return made
+
+    def _converted(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: self._converted(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._converted(v) for v in value]
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        if self.plan.double:
+            return value if value.dtype == torch.float64 else value.detach().double().requires_grad_(value.requires_grad)
+        return disturbed(value.detach(), self.plan.perturb).requires_grad_(value.requires_grad)
+
+    def _invoke(self, index: int, call: Call) -> None:
+        positional = sorted((n for n in call.arguments if n[0] == "_" and n[1:].isdigit()), key=lambda n: int(n[1:]))
+        keywords = {k: v for k, v in call.arguments.items() if k not in positional}
+        out = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(out), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = self.callables[index](*(call.arguments[n] for n in positional), **keywords)
+                if isinstance(result, Iterator):
+                    result = list(result)
+                call.result = result
+        except (Exception, SystemExit) as error:
+            call.error = error
+        call.text = out.getvalue()
+
+    def _zero(self, subject: Subject, step: Step) -> None:
+        if step.get("zero") and subject.network is not None:
+            subject.network.zero_grad(set_to_none=step["zero"] == "none")
+
+    def _backward(self, index: int, call: Call, step: Step) -> None:
+        """Differentiate a weighted sum of the outputs, and step when the step says so."""
+        outputs = [t for _, t in observe.tensors_of(call.result) if t.requires_grad and t.is_floating_point()]
+        if not outputs:
+            return
+        try:
+            total = None
+            for k, output in enumerate(outputs):
+                weights = torch.rand(output.shape, generator=torch.Generator().manual_seed(k + 1)) + 0.5
+                part = (output * weights.to(output.device, output.dtype)).sum() / max(1, output.numel())
+                total = part if total is None else total + part
+            assert total is not None
+            total.backward()  # type: ignore[no-untyped-call]
+            network = self.subjects[index].network
+            if step.get("sgd") and network is not None and not owns_optimizer(network):
+                if index not in self.optimizers:
+                    self.optimizers[index] = torch.optim.SGD(network.parameters(), lr=0.01)
+                self.optimizers[index].step()
+        except Exception as error:
+            call.error = error
+
+    def _write_out(self, number: int, step: Step) -> None:
+        """Write into every tensor the last call returned, as its owner may."""
+        for call in self.calls[-1:]:
+            for _, t in observe.tensors_of(call.result):
+                with contextlib.suppress(Exception), torch.no_grad(), self._mode():
+                    t.fill_(7)
+
+    def _refill(self, number: int, step: Step) -> None:
+        """Write new values into the tensors the last call was given."""
+        index = int(step.get("i", 0))
+        last = self.builders[index].last_arguments if index in self.builders else {}
+        for name, recipe in step["a"].items():
+            held = last.get(name)
+            if isinstance(held, Tensor) and "t" in recipe and list(held.shape) == list(recipe["shape"]):
+                with contextlib.suppress(Exception), self._mode(), torch.no_grad():
+                    held.copy_(self._converted(tensor(recipe)).to(held.device))
+
+    def _mode_switch(self, number: int, step: Step) -> None:
+        network = self._subject(int(step.get("i", 0))).network
+        if network is not None:
+            network.train(bool(step["train"]))
+
+    def _rebind(self, number: int, step: Step) -> None:
+        """Give the module other parameters, in one of the ways programs do."""
+        network = self._subject(int(step.get("i", 0))).network
+        if network is None:
+            return
+        generator = torch.Generator().manual_seed(int(step.get("seed", 1)))
+        how = step["how"]
+        if how == "to":
+            network.to("cpu").to(self.plan.device)
+            return
+        if how in ("assign", "load"):
+            new = {k: renewed(v, generator) for k, v in network.state_dict().items()}
+            network.load_state_dict(new, assign=how == "assign")
+            return
+        with torch.no_grad():
+            for p in network.parameters():
+                value = renewed(p, generator)
+                if how == "data":
+                    p.data = value
+                else:
+                    p.copy_(value)
+
+    def _seed(self, number: int, step: Step) -> None:
+        seed_everything(int(step["seed"]))
+
+    def _churn(self, number: int, step: Step) -> None:
+        """Free what nobody holds, then fill the allocator's free memory with other values."""
+        for call in self.calls[:-2]:
+            call.result, call.arguments = None, {}
+        gc.collect()
+        sizes = (16, 64, 256, 1024, 4096, 16384)
+        made = [torch.full((n,), 7.0e8, device=self.plan.device) for n in sizes for _ in range(4)]
+        del made
+
+    def _grad(self, number: int, step: Step) -> None:
+        self.grad_mode = step["enabled"]
+
+    def _autocast(self, number: int, step: Step) -> None:
+        self.autocast = step["dtype"]
+
+    def _deepcopy(self, number: int, step: Step) -> None:
+        """Go on with a deep copy of the module."""
+        index = int(step.get("i", 0))
+        subject = self._subject(index)
+        if subject.network is None or subject.call is not subject.owner:
+            return
+        try:
+            owner = copy.deepcopy(subject.owner)
+        except Exception as error:
+            self._observe(number, index, Call(number, {}, error=error), [], step)
+            return
+        self._adopt(index, Subject(owner, owner, subject.module))
+
+    def _threads(self, number: int, step: Step) -> None:
+        """Several calls at the same time, each in its own thread."""
+        index = int(step.get("i", 0))
+        self._subject(index)
+        calls = []
+        with self._mode():
+            for inner in step["calls"]:
+                calls.append(Call(number, self._arguments(index, inner)))
+        barrier = threading.Barrier(len(calls))
+
+        def work(call: Call) -> None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                barrier.wait(10)
+            with self._mode(), _entered(self.plan.contexts):
+                for _ in range(int(step.get("times", 1))):
+                    self._invoke_quietly(index, call)
+
+        workers = [threading.Thread(target=work, args=(call,), daemon=True) for call in calls]
+        for thread in workers:
+            thread.start()
+        for thread in workers:
+            thread.join()
+        for call in calls:
+            self.calls.append(call)
+            given = [pair for n, v in call.arguments.items() for pair in observe.tensors_of(v, n)]
+            self._observe(number, index, call, given, step)
+
+    def _invoke_quietly(self, index: int, call: Call) -> None:
+        """As _invoke, without the redirection of stdout, which belongs to the whole process."""
+        positional = sorted((n for n in call.arguments if n[0] == "_" and n[1:].isdigit()), key=lambda n: int(n[1:]))
+        keywords = {k: v for k, v in call.arguments.items() if k not in positional}
+        try:
+            call.result = self.callables[index](*(call.arguments[n] for n in positional), **keywords)
+        except (Exception, SystemExit) as error:
+            call.error = error
+
+    # -- observations ---------------------------------------------------------------------------------------
+    def _observe(
+        self, number: int, index: int, call: Call, given: list[tuple[str, Tensor]], step: Step
+    ) -> None:
+        subject, recorder = self.subjects[index], self.recorder
+        groups: dict[str, Any] = {}
+        if call.error is not None:
+            groups["exception"] = {"type": type(call.error).__qualname__, "message": str(call.error)[:400]}
+        else:
+            groups["result"] = recorder.leaves(call.result, "result")
+            kept = [
+                (f"result of step {c.step}: {p}", t)
+                for c in self.calls[-4:]
+                if c is not call and c.result is not None
+                for p, t in observe.tensors_of(c.result)
+            ]
+            named = [(f"state {k}", v) for k, v in observe.state_tensors(subject).items()]
+            groups["aliasing"] = observe.aliases(call.result, [*((f"input {p}", t) for p, t in given), *kept, *named])
+        groups["inputs"] = [leaf for path, t in given for leaf in recorder.leaves(t, path)]
+        groups["input gradients"] = [
+            leaf for path, t in given if t.requires_grad for leaf in recorder.leaves(t.grad, f"{path}.grad")
+        ]
+        if observe.state_size(subject) <= observe.STATE_LIMIT:
+            groups["state"] = observe.state(subject, recorder, index)
+            groups["gradients"] = observe.gradients(subject, recorder, index)
+        groups["attributes"] = observe.attributes(subject, recorder, index)
+        groups["printed"] = observe.printed(call.text)
+        groups["random"] = observe.random_state(self.plan.device)
+        self.observed.append({"step": number, "outside": bool(step.get("outside")), "groups": groups})
+
+    def _finish(self, number: int) -> None:
+        """Look again at everything that was kept."""
+        groups: dict[str, Any] = {"kept": [], "state": [], "gradients": []}
+        for call in self.calls[-KEPT:]:
+            if call.result is not None:
+                groups["kept"] += self.recorder.leaves(call.result, f"result of step {call.step}")
+            for name, value in call.arguments.items():
+                for path, t in observe.tensors_of(value, f"{name} of step {call.step}"):
+                    groups["kept"] += self.recorder.leaves(t, path)
+        for index, subject in self.subjects.items():
+            groups["state"] += observe.state(subject, self.recorder, index)
+            groups["gradients"] += observe.gradients(subject, self.recorder, index)
+        self.observed.append({"step": number, "outside": False, "groups": groups})
+
+
+@contextlib.contextmanager
+def _entered(makers: list[Callable[[], contextlib.AbstractContextManager[Any]]]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for make in makers:
+            stack.enter_context(make())
+        yield
+
+
+def owns_optimizer(network: nn.Module) -> bool:
+    """Whether some object reachable as an attribute of the module is an optimizer."""
+    return any(isinstance(v, torch.optim.Optimizer) for m in network.modules() for v in vars(m).values())
+
+
+def disturbed(t: Tensor, seed: int) -> Tensor:
+    """The same values up to a few units in the last place."""
+    if not t.is_floating_point():
+        return t
+    noise = torch.randn(t.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    return (t.double() * (1 + 2 * torch.finfo(t.dtype).eps * noise.to(t.device).double())).to(t.dtype)
+
+
+def renewed(t: Tensor, generator: torch.Generator) -> Tensor:
+    """Other values of the same size: floats are scaled and moved a little, the rest is copied."""
+    if not t.is_floating_point():
+        return t.detach().clone()
+    noise = torch.rand(t.shape, generator=generator, dtype=torch.float32).to(t.device, t.dtype)
+    return (t.detach() * (0.5 + noise) + 0.01).contiguous()
+
+
+__all__ = ["Call", "Episode", "Plan", "Step", "laid_out"]

@@ -1,0 +1,167 @@
+"""Recipes to values: the same recipe makes the same tensors in every process.
+
+A recipe is JSON. ``{"t": "float32", "shape": [2, 3], "fill": {"k": "normal"}, "seed": 7}`` is a tensor,
+``{"v": 0.5}`` a plain value, ``{"dict": {...}}`` and ``{"list": [...]}`` containers; ``{"same": NAME}`` is the
+object given for another argument, ``{"view": NAME}`` a view of it, ``{"again": NAME}`` the object the last call got,
+``{"out": K, "else": RECIPE}`` the K-th tensor of the last result where shape and dtype fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The torch dtype called ``name``; raises ValueError for anything else."""
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"torch has no dtype {name!r}")
+    return found
+
+
+def _floats(shape: list[int], fill: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+    kind, scale, shift = fill["k"], float(fill.get("s", 1.0)), float(fill.get("m", 0.0))
+    data = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if kind == "uniform":
+        data = torch.rand(shape, generator=generator, dtype=torch.float64)
+    elif kind == "const":
+        data = torch.ones(shape, dtype=torch.float64)
+    elif kind == "negative":
+        data = -data.abs() - 1e-3
+    elif kind == "ties":
+        data = (data * 2).round() / 2
+    elif kind == "sorted":
+        data = data.flatten().sort().values.reshape(shape)
+    elif kind == "tiny":
+        data = data * 1e-39
+    elif kind == "huge":
+        data = data * 1e30
+    data = data * scale + shift
+    if kind in ("nan", "inf", "spike") and data.numel():
+        flat = data.view(-1)
+        places = torch.randint(0, flat.numel(), (1 + flat.numel() // 8,), generator=generator)
+        signs = torch.where(torch.rand(places.shape, generator=generator) < 0.5, -1.0, 1.0).double()
+        flat[places] = {"nan": float("nan"), "inf": float("inf"), "spike": 1e4}[kind] * signs
+    return data
+
+
+def _bounded(data: Tensor, fill: Mapping[str, Any], low: float | None, high: float | None) -> Tensor:
+    """Move floats into the declared bounds; data that already lies inside stays as it is."""
+    if low is None and high is None:
+        return data
+    if low is not None and high is not None and fill["k"] not in ("const", "negative"):
+        return low + (high - low) * torch.sigmoid(torch.nan_to_num(data, nan=0.0))
+    return torch.nan_to_num(data, nan=0.0).clamp(low, high)
+
+
+def _integers(
+    shape: list[int], fill: Mapping[str, Any], generator: torch.Generator, low: int, high: int
+) -> Tensor:
+    kind = fill["k"]
+    data = torch.randint(low, high + 1, shape, generator=generator, dtype=torch.int64)
+    if kind in ("zeros", "tiny", "negative") or (kind == "const" and float(fill.get("s", 1.0)) <= 0):
+        return torch.full(shape, low if kind == "negative" or not low <= 0 <= high else 0, dtype=torch.int64)
+    if kind in ("ones", "huge", "const"):
+        return torch.full(shape, high, dtype=torch.int64)
+    if kind in ("nan", "inf", "spike"):  # the ends of the declared range
+        return torch.where(data * 2 > low + high, high, low)
+    if kind == "ties":
+        return torch.where(data * 2 > low + high, high, data)
+    if kind == "sorted":
+        return data.flatten().sort().values.reshape(shape)
+    return data
+
+
+def tensor(recipe: Mapping[str, Any]) -> Tensor:
+    """A contiguous tensor on the CPU, as the recipe says."""
+    dtype, shape = dtype_of(recipe["t"]), list(recipe["shape"])
+    fill: Mapping[str, Any] = recipe.get("fill") or {"k": "normal"}
+    generator = torch.Generator().manual_seed(int(recipe.get("seed", 0)))
+    low, high = recipe.get("lo"), recipe.get("hi")
+    if dtype == torch.bool:
+        p = {"zeros": 0.0, "negative": 0.0, "tiny": 0.05, "ones": 1.0, "huge": 1.0, "const": 1.0}.get(fill["k"], 0.5)
+        return torch.rand(shape, generator=generator) < p
+    if dtype.is_complex:
+        real, imaginary = (_floats(shape, fill, generator) for _ in range(2))
+        return torch.complex(real, imaginary).to(dtype)
+    if dtype.is_floating_point:
+        kind = fill["k"]
+        if kind in ("zeros", "ones"):
+            data = torch.full(shape, float(kind == "ones"), dtype=torch.float64)
+            return _bounded(data, {"k": "const"}, low, high).to(dtype)
+        return _bounded(_floats(shape, fill, generator), fill, low, high).to(dtype)
+    return _integers(shape, fill, generator, int(low if low is not None else 0), int(high if high is not None else 7)).to(
+        dtype
+    )
+
+
+def laid_out(data: Tensor, layout: str) -> Tensor:
+    """The same values in another memory layout: a shape and its numbers never change, strides and offset do."""
+    if layout == "offset":
+        base = torch.zeros(data.numel() + 3, dtype=data.dtype, device=data.device)
+        view = base[3:].view(data.shape)
+        return view.copy_(data)
+    if layout == "transposed" and data.dim() >= 2:
+        return data.transpose(0, -1).contiguous().transpose(0, -1)
+    if layout == "stepped" and data.dim() >= 1 and data.numel():
+        wide = torch.zeros((*data.shape[:-1], data.shape[-1] * 2), dtype=data.dtype, device=data.device)
+        return wide[..., ::2].copy_(data)
+    if layout == "expanded" and data.dim() >= 1 and data.shape[0]:
+        return data[:1].contiguous().expand(data.shape)
+    return data
+
+
+class Builder:
+    """Makes the arguments of one call; knows the last call's arguments and result of the same sequence."""
+
+    def __init__(self, device: str, gradients: tuple[str, ...] = ()) -> None:
+        self.device = device
+        self.gradients = gradients
+        self.last_arguments: dict[str, Any] = {}
+        self.last_tensors: list[Tensor] = []
+
+    def arguments(self, recipes: Mapping[str, Any]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        later = {}
+        for name, recipe in recipes.items():
+            if "same" in recipe or "view" in recipe:
+                later[name] = recipe
+            else:
+                made[name] = self.value(name, recipe)
+        for name, recipe in later.items():
+            other = made[recipe.get("same", recipe.get("view"))]
+            made[name] = other if "same" in recipe or not isinstance(other, Tensor) else other.view(other.shape)
+        self.last_arguments = {name: made[name] for name in recipes}
+        return self.last_arguments
+
+    def value(self, name: str, recipe: Mapping[str, Any]) -> Any:
+        if "v" in recipe:
+            return recipe["v"]
+        if "dict" in recipe:
+            return {key: self.value(f"{name}.{key}", inner) for key, inner in recipe["dict"].items()}
+        if "list" in recipe:
+            return [self.value(f"{name}.{i}", inner) for i, inner in enumerate(recipe["list"])]
+        if "again" in recipe:
+            found = self.last_arguments.get(recipe["again"])
+            return found if found is not None else self.value(name, recipe["else"])
+        if "out" in recipe:
+            return self._output(name, recipe)
+        data = laid_out(tensor(recipe).to(self.device), recipe.get("layout", "plain"))
+        if name in self.gradients and data.is_floating_point():
+            data = data.detach().requires_grad_()
+        return data
+
+    def _output(self, name: str, recipe: Mapping[str, Any]) -> Any:
+        wanted = recipe["else"]
+        fitting = [
+            t
+            for t in self.last_tensors
+            if list(t.shape) == list(wanted.get("shape", [])) and t.dtype == dtype_of(wanted.get("t", "float32"))
+        ]
+        if not fitting:
+            return self.value(name, wanted)
+        return fitting[recipe["out"] % len(fitting)]

@@ -1,0 +1,349 @@
+"""Compare two observed sequences: structure exactly, numbers element by element and row by row.
+
+Numbers that differ in any bit are measured against a float64 run of the original. An element may be off by
+
+    k * max(own, M * median(own over its row), perturbed, c * eps * rms(row))
+
+where ``own`` is the original's error against float64 (the larger of the run and a rerun) and ``perturbed`` how far the
+original moves when inputs and parameters move by two units in the last place; a row is the last dimension. An element
+whose allowance exceeds half of its row's size is ill-conditioned and no evidence either way. The constants below were
+calibrated on padded matrix products, other reduction orders and half precision (tests/verify/test_judge.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .observe import same_bits
+
+K = 4.0  # times the original's own error
+M = 4.0  # times the median error of the row: an element may have been lucky
+C = {torch.float64: 64.0, torch.float32: 16.0, torch.float16: 2.0, torch.bfloat16: 1.0}
+OVERFLOW = 0.25  # of the largest number: beyond it the order of summation decides
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where the two sides differ."""
+
+    step: int
+    group: str
+    path: str
+    text: str
+    size: float = 0.0
+
+    def json(self) -> dict[str, Any]:
+        return {"step": self.step, "group": self.group, "path": self.path, "text": self.text}
+
+
+@dataclass
+class Trace:
+    """One observed sequence with its tensors."""
+
+    observed: list[dict[str, Any]]
+    tensors: list[Tensor]
+
+
+@dataclass
+class Suspect:
+    """A number or tensor that is not equal in every bit."""
+
+    step: int
+    group: str
+    path: str
+    before: Tensor
+    after: Tensor
+    position: int
+    dtype: torch.dtype
+
+
+@dataclass
+class Comparison:
+    """Differences that are certain, and numbers that need the float64 run."""
+
+    certain: list[Difference] = field(default_factory=list)
+    suspects: list[Suspect] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+GROUPS = (
+    "exception", "result", "inputs", "aliasing", "state", "gradients", "input gradients", "attributes", "printed",
+    "random", "kept",
+)  # fmt: skip
+
+
+def compare(before: Trace, after: Trace, strides: bool) -> Comparison:
+    """All differences of structure, and all places where numbers differ, in order of the steps."""
+    found = Comparison()
+    seen: set[tuple[int, int]] = set()
+    for position, (mine, theirs) in enumerate(zip(before.observed, after.observed)):
+        raised = "exception" in mine["groups"], "exception" in theirs["groups"]
+        if mine["outside"] and raised[0]:
+            # outside the declared domain only this is asked: an original that refuses must not be overruled
+            if not raised[1]:
+                text = f"the original raises {mine['groups']['exception']['type']}, the rewrite returns"
+                found.certain.append(Difference(mine["step"], "exception", "call", text))
+            continue
+        if mine["outside"] and raised[1]:
+            text = f"the rewrite raises {theirs['groups']['exception']['type']} on input outside the declared domain"
+            found.notes.append(text)
+            break
+        for group in GROUPS:
+            _compare_group(found, position, mine, theirs, group, before, after, strides, seen)
+        if raised[0] != raised[1]:
+            break
+    if len(before.observed) != len(after.observed) and not found.certain:
+        text = f"{len(before.observed)} observations against {len(after.observed)}"
+        found.certain.append(Difference(len(before.observed), "result", "sequence", text))
+    return found
+
+
+def _compare_group(
+    found: Comparison,
+    position: int,
+    mine: dict[str, Any],
+    theirs: dict[str, Any],
+    group: str,
+    before: Trace,
+    after: Trace,
+    strides: bool,
+    seen: set[tuple[int, int]],
+) -> None:
+    a, b = mine["groups"].get(group), theirs["groups"].get(group)
+    step = mine["step"]
+
+    def differs(path: str, text: str) -> None:
+        found.certain.append(Difference(step, group, path, text))
+
+    if group == "exception":
+        if a is None and b is not None:
+            differs("call", f"the rewrite raises {b['type']}: {b['message'][:200]}")
+        elif a is not None and b is None:
+            differs("call", f"the original raises {a['type']}, the rewrite returns")
+        elif a is not None and b is not None and a["type"] != b["type"]:
+            differs("call", f"the original raises {a['type']}, the rewrite {b['type']}: {b['message'][:160]}")
+        return
+    if a is None or b is None:
+        return
+    if group == "random":
+        if a != b:
+            differs("generators", "the random generators are in another state: the next draws differ")
+        return
+    if group == "aliasing":
+        if a != b:
+            differs(*_alias_text(a, b))
+        return
+    if group == "attributes":
+        b = _present(a, b)
+    _compare_leaves(found, position, step, group, a, b, before, after, strides, seen)
+
+
+def _present(a: list[Any], b: list[Any]) -> list[Any]:
+    """Attributes the original has: a rewrite may add its own, and wrap submodules."""
+    theirs = dict((path, leaf) for path, leaf in b)
+    modules = {path.rpartition(".training")[0] for path, _ in b if path.endswith(".training")}
+    kept = []
+    for path, leaf in a:
+        if path in theirs:
+            kept.append([path, theirs[path]])
+        elif path.rpartition(".")[0] in modules or not modules:
+            kept.append([path, ["missing", "nothing"]])
+        else:
+            kept.append([path, leaf])  # a submodule the rewrite has wrapped
+    return kept
+
+
+def _alias_text(a: list[Any], b: list[Any]) -> tuple[str, str]:
+    before, after = dict((p, s) for p, s in a), dict((p, s) for p, s in b)
+    for path in [*before, *after]:
+        if before.get(path) != after.get(path):
+            mine = ", ".join(before.get(path, [])) or "nothing"
+            theirs = ", ".join(after.get(path, [])) or "nothing"
+            return path, f"shares memory with {mine} in the original, with {theirs} in the rewrite"
+    return "result", "shares memory with other tensors"
+
+
+def _compare_leaves(
+    found: Comparison,
+    position: int,
+    step: int,
+    group: str,
+    a: list[Any],
+    b: list[Any],
+    before: Trace,
+    after: Trace,
+    strides: bool,
+    seen: set[tuple[int, int]],
+) -> None:
+    for (path, x), (other, y) in zip(a, b):
+        if path != other:
+            found.certain.append(Difference(step, group, path, f"the rewrite has {other} here"))
+            return
+        text = _describe_difference(x, y, strides)
+        if text is not None:
+            found.certain.append(Difference(step, group, path, text))
+            return
+        if x[0] == "number":
+            mine, theirs = complex(x[2]), complex(y[2])
+            if repr(mine) != repr(theirs):
+                pair = (torch.tensor([v.real, v.imag], dtype=torch.float64) for v in (mine, theirs))
+                found.suspects.append(Suspect(step, group, path, *pair, position, torch.float32))
+        elif x[0] == "tensor":
+            if (x[2], y[2]) in seen:
+                continue
+            mine_t, theirs_t = before.tensors[x[2]], after.tensors[y[2]]
+            if same_bits(mine_t, theirs_t):
+                seen.add((x[2], y[2]))
+            else:
+                found.suspects.append(Suspect(step, group, path, mine_t, theirs_t, position, mine_t.dtype))
+    if len(a) != len(b):
+        path, text = (b[len(a)][0], "only the rewrite has it") if len(b) > len(a) else (a[len(b)][0], "is missing")
+        found.certain.append(Difference(step, group, path, text))
+
+
+def _describe_difference(x: list[Any], y: list[Any], strides: bool) -> str | None:
+    """Why two leaves are not of the same kind, type, shape, dtype, device; None if only numbers can differ."""
+    if x[0] != y[0]:
+        return f"{_kind(x)} in the original, {_kind(y)} in the rewrite"
+    if x[1] != y[1]:
+        return f"a {x[1]} in the original, a {y[1]} in the rewrite"
+    if x[0] == "tensor":
+        names = ("dtype", "shape", "device", "requires_grad", "strides")
+        for name, mine, theirs in zip(names, x[3:], y[3:]):
+            if mine != theirs and (name != "strides" or strides):
+                return f"{name} {mine} in the original, {theirs} in the rewrite"
+        return None
+    if x[0] != "number" and x[2:] != y[2:]:
+        return f"{_short(x)} in the original, {_short(y)} in the rewrite"
+    return None
+
+
+def _kind(leaf: list[Any]) -> str:
+    return f"a {leaf[1]}" if len(leaf) > 1 else str(leaf[0])
+
+
+def _short(leaf: list[Any]) -> str:
+    return str(leaf[2])[:120] if len(leaf) > 2 else str(leaf[1])
+
+
+class Reference:
+    """Further runs of the original, made only when some number differs. Each gives the tensor at a suspect's place."""
+
+    def __init__(self, run: Callable[[str], Trace | None]) -> None:
+        self._run = run
+        self._traces: dict[str, Trace | None] = {}
+
+    def tensor(self, kind: str, suspect: Suspect) -> Tensor | None:
+        """The tensor of run ``kind`` (rerun, double, perturbed1 …) at the suspect's place; None if it has none."""
+        if kind not in self._traces:
+            self._traces[kind] = self._run(kind)
+        trace = self._traces[kind]
+        if trace is None or suspect.position >= len(trace.observed):
+            return None
+        for path, leaf in trace.observed[suspect.position]["groups"].get(suspect.group) or []:
+            if path == suspect.path:
+                if leaf[0] == "number":
+                    value = complex(leaf[2])
+                    return torch.tensor([value.real, value.imag], dtype=torch.float64)
+                if leaf[0] == "tensor":
+                    found = trace.tensors[leaf[2]]
+                    return found if found.shape == suspect.before.shape else None
+        return None
+
+    def changed(self, kind: str, difference: Difference, before: Trace) -> bool:
+        """Whether this run of the original differs from the first in structure or outcome at that place."""
+        if kind not in self._traces:
+            self._traces[kind] = self._run(kind)
+        trace = self._traces[kind]
+        if trace is None:
+            return False
+        certain = compare(before, trace, False).certain
+        return any((d.step, d.group) <= (difference.step, difference.group) or d.step < difference.step for d in certain)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How one suspect was decided."""
+
+    bad: Tensor | None
+    largest: float  # of the error over its allowance
+    reason: str = ""
+
+
+def measure(suspect: Suspect, reference: Reference, runs: tuple[str, ...]) -> Measure:
+    """Decide one suspect with the given further runs of the original."""
+    others = [t for kind in runs if (t := reference.tensor(kind, suspect)) is not None]
+    a, b = suspect.before, suspect.after
+    if not (a.is_floating_point() or a.is_complex()):
+        stable = torch.ones(a.shape, dtype=torch.bool)
+        for other in others:
+            same_kind = other.dtype == a.dtype
+            stable &= (other == a) if same_kind else torch.zeros(a.shape, dtype=torch.bool)
+        bad = (a != b) & stable
+        return Measure(bad if bool(bad.any()) else None, 0.0)
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
+        others = [torch.view_as_real(o) if o.is_complex() else o for o in others]
+    double = reference.tensor("double", suspect)
+    if double is not None and double.is_complex():
+        double = torch.view_as_real(double)
+    return _measure_floats(a.double(), b.double(), double, [o.double() for o in others], suspect.dtype)
+
+
+def _measure_floats(
+    a: Tensor, b: Tensor, double: Tensor | None, others: list[Tensor], dtype: torch.dtype
+) -> Measure:
+    info = torch.finfo(dtype if dtype.is_floating_point else torch.float32)
+    ref = a if double is None else double.double()
+    steady = torch.ones(a.shape, dtype=torch.bool)
+    for other in (*others, *([] if double is None else [ref])):
+        steady &= (other.isnan() == a.isnan()) & (other.isinf() == a.isinf())
+    steady &= ~(ref.isfinite() & (ref.abs() > info.max * OVERFLOW))
+    wrong_kind = ((a.isnan() != b.isnan()) | (a.isinf() != b.isinf()) | (a.isinf() & b.isinf() & (a != b))) & steady
+    if bool(wrong_kind.any()):
+        return Measure(wrong_kind, float("inf"))
+    finite = a.isfinite() & b.isfinite() & ref.isfinite() & steady
+    zero = torch.zeros_like(a)
+    own = torch.where(finite, (a - ref).abs(), zero)
+    for other in others:
+        own = torch.where(finite & other.isfinite(), torch.maximum(own, (other - a).abs()), own)
+    size = torch.where(finite, ref.abs(), zero)
+    rms = _row(size.square(), lambda t: t.mean(-1, keepdim=True)).sqrt()
+    typical = _row(own, lambda t: t.median(-1, keepdim=True).values)
+    floor = C.get(dtype, 16.0) * info.eps * torch.maximum(rms, size)
+    allowed = K * torch.maximum(torch.maximum(own, M * typical), torch.maximum(floor, torch.full_like(a, info.tiny)))
+    error = torch.where(finite, (b - ref).abs(), zero)
+    ill = own * K > 0.5 * torch.maximum(size, rms)
+    bad = (error > allowed) & finite & ~ill
+    ratio = float((torch.where(finite & ~ill, error / allowed, zero)).max()) if a.numel() else 0.0
+    return Measure(bad if bool(bad.any()) else None, ratio)
+
+
+def _row(t: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    if t.dim() == 0:
+        return t
+    if t.numel() == 0:
+        return t
+    return reduce(t).expand(t.shape)
+
+
+def explain(suspect: Suspect, bad: Tensor) -> str:
+    """The worst wrong element, in words."""
+    a, b = suspect.before, suspect.after
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
+    count, total = int(bad.sum()), bad.numel()
+    gap = torch.where(bad, (a.double() - b.double()).abs().nan_to_num(nan=float("inf")), torch.zeros(a.shape).double())
+    place = int(gap.argmax()) if total else 0
+    index = []
+    for n in reversed(a.shape):
+        place, i = divmod(place, n)
+        index.insert(0, i)
+    at = "".join(f"[{i}]" for i in index)
+    mine, theirs = a[tuple(index)].item(), b[tuple(index)].item()
+    return f"{count} of {total} values differ; at {at or 'the scalar'} {mine!r:.20} in the original, {theirs!r:.20} in the rewrite"

@@ -1,0 +1,288 @@
+"""The worker's loop: one request, some progress, one answer."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import random
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import reference, wire
+from .episode import Episode, Plan
+from .graphs import Capturing, CaptureBlocked, Counter
+from .judge import Comparison, Difference, Measure, Reference, Suspect, Trace, compare, explain, measure
+from .observe import random_state, same_bits, state_tensors
+from .sites import Sites
+from .trees import LoadError, Subject, Target, Tree, place
+
+FIRST_RUNS = ("rerun", "double")
+MORE_RUNS = ("rerun", "double", "perturbed1", "perturbed2")
+
+
+class Worker:
+    """One tree, one target. Every method called ``do_*`` answers one request with plain data."""
+
+    def __init__(self, out: int) -> None:
+        self.out = out
+        self.counter = Counter()
+        self.sites: Sites | None = None
+        self.target: Target | None = None
+        self.tree: Tree | None = None
+        self.adopted: dict[int, dict[str, torch.Tensor]] = {}
+        self.device = "cpu"
+        self.traces: dict[int, Trace] = {}
+        self.instances = 2
+
+    # -- start ----------------------------------------------------------------------------------------------
+    def do_hello(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Versions and the device; installs the emulator where the parent asks for it."""
+        torch.set_num_threads(1)
+        emulated = False
+        wanted = request["device"]
+        if wanted == "emulated" or (wanted == "auto" and not torch.cuda.is_available()):
+            emulated = bool(request["needs_cuda"])
+        if wanted == "cuda" and not torch.cuda.is_available():
+            return {"error": f"{sys.executable}: torch {torch.__version__} sees no CUDA device; use --device emulated"}
+        if emulated:
+            from _refactor_emulator import install  # type: ignore[import-not-found]  # loaded by path at the start
+
+            install()
+        real = bool(request["needs_cuda"]) and not emulated
+        if request["needs_cuda"]:
+            self.counter.install()
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.deterministic = True
+        self.device = "cuda" if request["needs_cuda"] else "cpu"
+        name = torch.cuda.get_device_name() if real else "emulated" if emulated else "cpu"
+        return {
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": name,
+            "emulated": emulated,
+            "cuda": torch.version.cuda,
+        }
+
+    def do_load(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Import the tree, build every instance once, save or adopt the state both sides start from."""
+        os.chdir(request["root"])
+        self.tree = Tree(request["root"], request["roots"], request.get("harness"))
+        self.target = Target(self.tree, request["target"], self.device)
+        if request["side"] == "before":
+            self.sites = Sites(self.tree.root, set(request["differing"]))
+            self.sites.install()
+        try:
+            self.target.first_import()
+            subjects = [self.target.build(i) for i in range(self.instances)]
+        except LoadError as error:
+            return {"error": str(error)}
+        answer: dict[str, Any] = {"modules": self.tree.loaded(), "strangers": self.tree.strangers()}
+        answer["is_module"] = subjects[0].network is not None
+        if request.get("state"):
+            state = {i: {k: v.detach().cpu() for k, v in state_tensors(s).items()} for i, s in enumerate(subjects)}
+            torch.save(state, request["state"])
+        return answer
+
+    def do_adopt(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Compare the state this tree starts from with the other's; take the other's where values differ."""
+        assert self.target is not None
+        saved: dict[int, dict[str, torch.Tensor]] = torch.load(request["state"], weights_only=True)
+        self.target.fresh()
+        for index, theirs in saved.items():
+            mine = state_tensors(self.target.build(index))
+            if list(mine) != list(theirs):
+                missing = [k for k in theirs if k not in mine]
+                extra = [k for k in mine if k not in theirs]
+                return {"keys": {"missing": missing, "extra": extra, "order": not missing and not extra}}
+            for key, value in theirs.items():
+                if mine[key].shape != value.shape or mine[key].dtype != value.dtype:
+                    sizes = f"{value.dtype}{list(value.shape)} against {mine[key].dtype}{list(mine[key].shape)}"
+                    return {"keys": {"missing": [], "extra": [], "order": False, "shape": f"{key}: {sizes}"}}
+            if not all(same_bits(mine[k].detach().cpu(), v) for k, v in theirs.items()):
+                self.adopted[index] = theirs
+        return {"adopted": sorted(self.adopted)}
+
+    # -- sequences ------------------------------------------------------------------------------------------
+    def _make(self, index: int) -> Subject:
+        assert self.target is not None
+        subject = self.target.build(index)
+        if index in self.adopted and subject.network is not None:
+            subject.network.load_state_dict(self.adopted[index])
+        return subject
+
+    def _plan(self, request: dict[str, Any]) -> Plan:
+        assert self.target is not None
+
+        def progress(step: int) -> None:
+            wire.send(self.out, {"step": step})
+
+        return Plan(
+            device=self.device,
+            mode=self.target.mode,
+            gradients=tuple(request.get("gradients") or ()),
+            strides=bool(request.get("strides")),
+            on_step=progress,
+        )
+
+    def _episode(self, request: dict[str, Any], plan: Plan) -> Trace:
+        assert self.target is not None
+        self.target.fresh()
+        episode = Episode(self._make, plan)
+        try:
+            episode.run(request["steps"], int(request["seed"]))
+        finally:
+            gc.collect() if self.device == "cuda" else None
+        return Trace(episode.observed, episode.recorder.tensors)
+
+    def do_run(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run a sequence; keep the trace here, or write it where the request says."""
+        captures, replays = self.counter.captures, self.counter.replays
+        plan = self._plan(request)
+        growth: list[int] = []
+        step_report = plan.on_step
+
+        def progress(step: int) -> None:
+            growth.append(self.counter.captures - captures)
+            step_report(step)
+
+        plan.on_step = progress
+        answer: dict[str, Any] = {}
+        if request.get("captured"):
+            assert self.tree is not None
+            root = self.tree.root
+            plan.wrap = lambda subject: Capturing(subject, root)
+        try:
+            trace = self._episode(request, plan)
+        except (LoadError, CaptureBlocked) as error:
+            return {"error": str(error)}
+        if request.get("captured"):
+            blocked = _blocked(trace)
+            if blocked:
+                return {"blocked": blocked}
+        if request.get("write"):
+            torch.save({"observed": repr_json(trace.observed), "tensors": trace.tensors}, request["write"])
+        else:
+            self.traces = {int(request["id"]): trace}
+        answer["captures"] = self.counter.captures - captures
+        answer["replays"] = self.counter.replays - replays
+        answer["growth"] = [*growth, self.counter.captures - captures]
+        if self.sites is not None:
+            answer["branches"] = {k: sorted(v) for k, v in self.sites.seen.items()}
+            answer["one_sided"] = self.sites.one_sided()
+        return answer
+
+    def do_judge(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Compare the trace kept here with the other worker's."""
+        mine = self.traces[int(request["id"])]
+        saved = torch.load(request["other"], weights_only=True)
+        other = Trace(_from_json(saved["observed"]), saved["tensors"])
+        compared = compare(mine, other, bool(request.get("strides")))
+        if not compared.certain and not compared.suspects:
+            return {"equal": True, "notes": compared.notes, "largest": 0.0}
+        if self.sites is not None:
+            self.sites.paused = True
+        try:
+            return self._decide(request, mine, compared)
+        finally:
+            if self.sites is not None:
+                self.sites.paused = False
+
+    def _decide(self, request: dict[str, Any], mine: Trace, compared: Comparison) -> dict[str, Any]:
+        recording = reference.Recording()
+
+        def run(kind: str) -> Trace | None:
+            plan = self._plan(request)
+            if kind == "rerun":
+                plan.contexts = [lambda: reference.Record(recording)]
+            elif kind == "double":
+                plan.double = True
+                plan.contexts = [lambda: reference.Promote(recording)]
+            else:
+                plan.perturb = int(kind[-1])
+            try:
+                return self._episode(request, plan)
+            except Exception:  # the original itself, in a precision it was not written for
+                return None
+
+        runs = Reference(run)
+        notes, largest = list(compared.notes), 0.0
+        found: list[Difference] = []
+        unmeasured = ""
+        for suspect in compared.suspects:
+            if found and suspect.step > found[0].step:
+                break
+            result = measure(suspect, runs, FIRST_RUNS)
+            if result.bad is not None:
+                result = measure(suspect, runs, MORE_RUNS)
+            if result.bad is not None:
+                found.append(Difference(suspect.step, suspect.group, suspect.path, explain(suspect, result.bad)))
+            elif runs.tensor("double", suspect) is None and suspect.before.is_floating_point():
+                unmeasured = f"{suspect.path} differs in the last places and no float64 run of the original was possible"
+            else:
+                largest = max(largest, result.largest)
+        for difference in compared.certain:
+            if any(runs.changed(kind, difference, mine) for kind in ("rerun", "perturbed1", "perturbed2")):
+                notes.append(f"{difference.path}: the original itself changes under a disturbance in the last place")
+            else:
+                found.append(difference)
+        found.sort(key=lambda d: d.step)
+        if found:
+            return {"equal": False, "difference": found[0].json(), "notes": notes, "largest": largest}
+        return {"equal": True, "notes": notes, "largest": largest, "unmeasured": unmeasured}
+
+    def do_deterministic(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run the sequence twice: does the original give the same bits?"""
+        first, second = (self._episode(request, self._plan(request)) for _ in range(2))
+        compared = compare(first, second, False)
+        if compared.certain:
+            return {"same": False, "where": f"{compared.certain[0].path}: {compared.certain[0].text}"}
+        if compared.suspects:
+            return {"same": False, "where": compared.suspects[0].path}
+        return {"same": True}
+
+
+def _blocked(trace: Trace) -> str:
+    for entry in trace.observed:
+        raised = entry["groups"].get("exception")
+        if raised and raised["type"] == "CaptureBlocked":
+            return str(raised["message"])
+    return ""
+
+
+def repr_json(value: Any) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+def _from_json(text: str) -> Any:
+    import json
+
+    return json.loads(text)
+
+
+def serve(read: int, write: int) -> None:
+    """Answer requests until the parent closes the pipe."""
+    os.set_inheritable(read, False)
+    os.set_inheritable(write, False)
+    worker = Worker(write)
+    while True:
+        try:
+            request = wire.receive(read)
+        except wire.WireClosed:
+            os._exit(0)
+        try:
+            answer = getattr(worker, f"do_{request['op']}")(request)
+        except Exception as error:
+            root = worker.tree.root if worker.tree is not None else Path("/")
+            answer = {"broken": place(error, root), "trace": traceback.format_exc()[-3000:]}
+        wire.send(write, {"answer": answer})
+
+
+__all__ = ["Measure", "Suspect", "Worker", "random", "random_state", "serve"]

@@ -1,0 +1,284 @@
+"""What a call did, as plain data: every leaf of a result becomes a description, tensors go to one list.
+
+No object of a user's class is ever pickled: the judge reads descriptions and tensors only.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import hashlib
+import random
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .trees import Subject
+
+Leaf = list[Any]  # [kind, ...], JSON
+Leaves = list[list[Any]]  # [[path, leaf], ...], in the order of the structure
+
+DEPTH = 8
+STATE_LIMIT = 4_000_000  # elements of state looked at after every call; larger state only at the end
+
+
+class Recorder:
+    """Collects tensors of one sequence; equal snapshots of the same name are stored once."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self._latest: dict[str, int] = {}
+
+    def add(self, tensor: Tensor, name: str | None = None) -> int:
+        """Index of a detached CPU copy; with a name, of the last copy under it if nothing changed since."""
+        copy = tensor.detach()
+        copy = copy.to_dense() if copy.layout is not torch.strided else copy
+        copy = copy.resolve_conj().resolve_neg().to("cpu", copy=True).contiguous()
+        if name is not None and name in self._latest:
+            index = self._latest[name]
+            last = self.tensors[index]
+            if last.shape == copy.shape and last.dtype == copy.dtype and same_bits(last, copy):
+                return index
+        self.tensors.append(copy)
+        if name is not None:
+            self._latest[name] = len(self.tensors) - 1
+        return len(self.tensors) - 1
+
+    def leaves(self, value: Any, path: str, name: str | None = None) -> Leaves:
+        """Flatten a value; ``name`` prefixes the names under which unchanged tensors are found again."""
+        out: Leaves = []
+        self._flatten(value, path, out, (), name)
+        return out
+
+    def _flatten(self, value: Any, path: str, out: Leaves, seen: tuple[int, ...], name: str | None) -> None:
+        label = type(value).__qualname__
+        if isinstance(value, Tensor):
+            index = self.add(value, f"{name}{path}" if name is not None else None)
+            strides = list(value.stride()) if value.layout is torch.strided else []
+            facts = [index, str(value.dtype), list(value.shape), str(value.device), value.requires_grad, strides]
+            out.append([path, ["tensor", label, *facts]])
+        elif value is None or isinstance(value, (bool, int, str, bytes)):
+            out.append([path, ["value", label, repr(value)]])
+        elif isinstance(value, (float, complex)):
+            out.append([path, ["number", label, repr(value)]])
+        elif id(value) in seen or len(seen) > DEPTH:
+            out.append([path, ["again", label]])
+        else:
+            self._container(value, path, out, (*seen, id(value)), name)
+
+    def _container(self, value: Any, path: str, out: Leaves, seen: tuple[int, ...], name: str | None) -> None:
+        label = type(value).__qualname__
+        array = as_tensor(value)
+        if array is not None:
+            facts = [self.add(array), str(array.dtype), list(array.shape), "numpy", False, []]
+            out.append([path, ["tensor", label, *facts]])
+            return
+        if isinstance(value, Mapping):
+            out.append([path, ["dict", label, [repr(k) for k in value]]])
+            children = [(f"{path}[{k!r}]", v) for k, v in value.items()]
+        elif isinstance(value, (list, tuple, collections.abc.Set, collections.deque, range)):
+            items = sorted(value, key=repr) if isinstance(value, collections.abc.Set) else list(value)
+            fields = getattr(value, "_fields", None)
+            out.append([path, ["sequence", label, len(items)]])
+            children = [(f"{path}.{fields[i]}" if fields else f"{path}[{i}]", v) for i, v in enumerate(items)]
+        elif isinstance(value, types.GeneratorType):
+            items = list(value)
+            out.append([path, ["sequence", "generator", len(items)]])
+            children = [(f"{path}[{i}]", v) for i, v in enumerate(items)]
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            children = [(f"{path}.{f.name}", getattr(value, f.name, None)) for f in dataclasses.fields(value)]
+            out.append([path, ["object", label, [c for c, _ in children]]])
+        elif isinstance(value, (torch.dtype, torch.device, torch.Size, slice, type)):
+            out.append([path, ["value", label, repr(value)]])
+            children = []
+        else:
+            public = public_items(value)
+            out.append([path, ["object", label, [k for k, _ in public]]])
+            children = [(f"{path}.{k}", v) for k, v in public]
+        for child_path, child in children:
+            self._flatten(child, child_path, out, seen, name)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equal in every bit, so that a NaN equals itself."""
+    if a.dtype.is_floating_point and a.dtype.itemsize in (2, 4, 8):
+        size: dict[int, torch.dtype] = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+        return torch.equal(a.view(size[a.dtype.itemsize]), b.view(size[b.dtype.itemsize]))
+    return torch.equal(a, b)
+
+
+def as_tensor(value: Any) -> Tensor | None:
+    """A NumPy array or scalar as a tensor; None for anything else."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)):
+        return None
+    if value.dtype.kind not in "biufc":
+        return None
+    return torch.from_numpy(numpy.array(value))
+
+
+def public_items(value: Any) -> list[tuple[str, Any]]:
+    """Public instance attributes in order of their names; code objects and modules are left out."""
+    attributes = getattr(value, "__dict__", None)
+    if not isinstance(attributes, dict) or isinstance(value, (nn.Module, types.FunctionType, types.ModuleType)):
+        return []
+    return [(k, v) for k, v in sorted(attributes.items()) if isinstance(k, str) and not k.startswith("_") and is_data(v)]
+
+
+def is_data(value: Any, depth: int = 3) -> bool:
+    """Whether a value is plain data: numbers, text, tensors, and containers of them."""
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device)):
+        return True
+    if depth and isinstance(value, Mapping):
+        return all(is_data(v, depth - 1) for v in value.values())
+    if depth and isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        return all(is_data(v, depth - 1) for v in value)
+    return as_tensor(value) is not None
+
+
+def tensors_of(value: Any, path: str = "result", depth: int = DEPTH) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a value, with its path."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif depth and isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from tensors_of(inner, f"{path}[{key!r}]", depth - 1)
+    elif depth and isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            yield from tensors_of(inner, f"{path}[{i}]", depth - 1)
+    elif depth and dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors_of(getattr(value, field.name, None), f"{path}.{field.name}", depth - 1)
+    elif depth and not isinstance(value, (str, bytes, int, float, type(None))):
+        for key, inner in public_items(value):
+            yield from tensors_of(inner, f"{path}.{key}", depth - 1)
+
+
+def state_tensors(subject: Subject) -> dict[str, Tensor]:
+    """Everything ``state_dict`` names; for a plain object its public tensors."""
+    if subject.network is not None:
+        return {k: v for k, v in subject.network.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    return {}
+
+
+def state_size(subject: Subject) -> int:
+    return sum(t.numel() for t in state_tensors(subject).values())
+
+
+def state(subject: Subject, recorder: Recorder, index: int) -> Leaves:
+    """Keys and values of ``state_dict``."""
+    tensors = {k: v.detach() for k, v in state_tensors(subject).items()}
+    return recorder.leaves(tensors, "state_dict", f"{index}:") if tensors else []
+
+
+def gradients(subject: Subject, recorder: Recorder, index: int) -> Leaves:
+    """``grad`` of every parameter, None included."""
+    if subject.network is None:
+        return []
+    grads = {name: p.grad for name, p in subject.network.named_parameters()}
+    return recorder.leaves(grads, "grad", f"{index}:") if grads else []
+
+
+def attributes(subject: Subject, recorder: Recorder, index: int) -> Leaves:
+    """Public attributes of the owner and of the user's own submodules; for a function, of its module."""
+    out: Leaves = []
+    network = subject.network
+    if network is not None:
+        for name, module in network.named_modules():
+            if type(module).__module__.startswith("torch."):
+                owned = [("training", module.training)]
+            else:
+                owned = public_attributes(module)
+            prefix = f"self.{name}" if name else "self"
+            for key, value in owned:
+                out += recorder.leaves(value, f"{prefix}.{key}", f"{index}:")
+        return out
+    holder = subject.owner
+    if holder is not None and not isinstance(holder, types.FunctionType):
+        for key, value in public_items(holder):
+            out += recorder.leaves(value, f"self.{key}", f"{index}:")
+    for key, value in sorted(vars(subject.module).items()):
+        if not key.startswith("_") and isinstance(value, (bool, int, float, str, Tensor)):
+            out += recorder.leaves(value, f"{subject.module.__name__}.{key}", f"{index}:")
+    return out
+
+
+def public_attributes(module: nn.Module) -> list[tuple[str, Any]]:
+    known = {"dump_patches", "call_super_init"}
+    return [
+        (k, v) for k, v in sorted(vars(module).items()) if not k.startswith("_") and k not in known and is_data(v)
+    ]
+
+
+def random_state(device: str) -> str:
+    """A digest of every generator a program may draw from."""
+    digest = hashlib.sha1(torch.get_rng_state().numpy().tobytes())
+    if device.startswith("cuda"):
+        digest.update(torch.cuda.get_rng_state().numpy().tobytes())
+    digest.update(repr(random.getstate()).encode())
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        digest.update(repr(numpy.random.get_state(legacy=False)).encode())
+    return digest.hexdigest()
+
+
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether writing into one tensor can change the other: exact for strided tensors that share a storage."""
+    if a is b:
+        return a.numel() > 0
+    try:
+        same = a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return False
+    if not same or not a.numel() or not b.numel() or a.untyped_storage().data_ptr() == 0:
+        return False
+    (a_low, a_high), (b_low, b_high) = _reach(a), _reach(b)
+    if a_high <= b_low or b_high <= a_low:
+        return False
+    if a.is_contiguous() and b.is_contiguous() or a.numel() * b.numel() > 1 << 32 or a.dtype != b.dtype:
+        return True
+    return bool(_addresses(a) & _addresses(b))
+
+
+def _reach(t: Tensor) -> tuple[int, int]:
+    last = sum((n - 1) * s for n, s in zip(t.shape, t.stride()))
+    start = t.storage_offset() * t.element_size()
+    return start, start + (last + 1) * t.element_size()
+
+
+def _addresses(t: Tensor) -> set[int]:
+    found = {t.storage_offset()}
+    for n, s in zip(t.shape, t.stride()):
+        found = {a + i * s for a in found for i in range(n)} if s else found
+    return found
+
+
+def aliases(result: Any, others: list[tuple[str, Tensor]]) -> list[list[Any]]:
+    """For every tensor of a result, the labels of the tensors it shares memory with."""
+    mine = list(tensors_of(result))
+    out = []
+    for i, (path, tensor) in enumerate(mine):
+        shared = [label for label, other in (*mine[:i], *others) if overlap(tensor, other)]
+        if shared:
+            out.append([path, sorted(set(shared))])
+    return out
+
+
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)\b")
+
+
+def printed(text: str) -> Leaves:
+    """Printed text: the words exactly, the numbers in it as numbers, addresses of objects left out."""
+    if not text:
+        return []
+    text = re.sub(r"0x[0-9a-fA-F]+", "0x", text)
+    numbers = _NUMBER.findall(text)
+    words = _NUMBER.sub("#", text)
+    leaves: Leaves = [["stdout", ["value", "str", repr(words[:20000])]]]
+    leaves += [[f"stdout number {i}", ["number", "printed", n]] for i, n in enumerate(numbers[:500])]
+    return leaves
