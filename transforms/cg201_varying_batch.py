@@ -6,6 +6,7 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
+from refactor.rewrite.pad import propose_pad
 from refactor.rule import Example, Rule
 
 
@@ -55,4 +56,5 @@ def predict(model, loader):
 """
         ),
     ),
+    propose=propose_pad,
 )

@@ -206,8 +206,8 @@ def _calls_itself(facts: Facts, function: FunctionNode) -> bool:
 def _buffer_name(facts: Facts, cls: ast.ClassDef, statement: ast.Assign, target: str) -> str:
     """One name for each place: the variable, numbered where a class assigns it at several places.
 
-    A class with bases of its own adds its name: a method of a base class may use the same variable on the same
-    instance while this value is alive.
+    A class with bases of its own adds its name: a method of a base class may use the same variable on the
+    same instance while this value is alive.
     """
     places = [
         node
