@@ -1,0 +1,10 @@
+"""A CUDA device that is not there, for programs with CUDA graphs on a machine without a GPU.
+
+`install()` gives the program a GPU: `device="cuda"`, streams, generators and `torch.cuda.CUDAGraph` work on CPU
+tensors that carry a logical device. Capture records and runs nothing observable, replay runs the record on the
+recorded memory, and what CUDA refuses is refused in CUDA's words. Imports torch and the standard library only.
+"""
+
+from .install import Emulator, install
+
+__all__ = ["Emulator", "install"]

@@ -1,0 +1,248 @@
+"""The tape: what a capture records, what it puts back, and how a replay runs it.
+
+A capture really runs every operation, because later ones need shapes and valid indices, and undoes it at the
+end: memory that existed before is restored, memory of the graph is poisoned until the first replay.
+A replay reads and writes the memory recorded at capture, whatever the program's tensors point to by then.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .errors import INVALIDATED, NOT_PERMITTED, cuda_error
+from .execute import execute, flat, map_tensors, poison, tensors_in
+from .labels import CPU, CUDA, Home, home_of, storage_of
+from .ops import Op
+
+# They change what a tensor object refers to and write no memory.
+_METADATA_ONLY = frozenset(
+    ["squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_", "as_strided_", "resize_", "resize_as_", "set_", "detach_", "requires_grad_", "rename_", "lift_fresh", "record_stream"]
+)
+
+
+class Ledger:
+    """How many references tapes hold on each storage: memory with no other reference was freed by the program."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, int] = {}
+
+    def hold(self, tensor: torch.Tensor) -> int | None:
+        """Count `tensor`, an alias some tape keeps; returns the key of its storage."""
+        storage = storage_of(tensor)
+        if storage is None:
+            return None
+        key = storage._cdata
+        self._held[key] = self._held.get(key, 0) + 1
+        return key
+
+    def drop(self, key: int) -> None:
+        """Forget one alias."""
+        left = self._held.get(key, 0) - 1
+        if left > 0:
+            self._held[key] = left
+        else:
+            self._held.pop(key, None)
+
+    def freed(self, key: int) -> bool:
+        """Whether only tapes still refer to the storage `key`."""
+        return torch._C._storage_Use_Count(key) <= self._held.get(key, 0)
+
+
+@dataclass
+class Pool:
+    """Memory shared by the graphs captured into it: `blocks` maps a storage to a flat alias of it."""
+
+    id: tuple[int, int]
+    blocks: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Step:
+    """One recorded operation; `targets` pairs the position of a result with the memory it must fill."""
+
+    op: Op
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    generator: Any
+    targets: list[tuple[int, torch.Tensor]]
+
+
+class Capture:
+    """One capture and, once it has ended well, the graph it became."""
+
+    def __init__(self, ledger: Ledger, pool: Pool, generators: list[Any]) -> None:
+        self.home = Home(CUDA, capture=self)
+        self.floating = Home(CPU, floating=True, capture=self)
+        self.pool = pool
+        self.invalid = False
+        self.dead = False
+        self.steps: list[Step] = []
+        self.generators = generators
+        self.forked: set[Any] = set()  # streams with work the capturing stream has not waited for
+        self.joined: set[Any] = set()
+        self._ledger = ledger
+        self._keys: list[int] = []
+        self._own: dict[int, torch.Tensor] = {}
+        self._outside: dict[int, torch.Tensor] = {}
+        self._saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self._states = [g.get_state() for g in generators]
+        # What is free in the pool now may be given out again to this graph, whose replays then overwrite it.
+        self._reused = [block for key, block in pool.blocks.items() if ledger.freed(key)]
+
+    # -- while capturing -------------------------------------------------------------------------------------
+
+    def require_valid(self) -> None:
+        """Raise what every CUDA call says after the capture was broken."""
+        if self.invalid:
+            raise cuda_error(INVALIDATED)
+
+    def break_off(self) -> RuntimeError:
+        """Invalidate the capture; returns the error of the call that did it."""
+        if self.invalid:
+            return cuda_error(INVALIDATED)
+        self.invalid = True
+        return cuda_error(NOT_PERMITTED)
+
+    def run(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], generator: Any) -> Any:
+        """Run `op` now for its shapes, remembering what it overwrites."""
+        for index in op.writes:
+            for tensor in tensors_in(op.argument(index, args, kwargs)):
+                self._save(tensor)
+        try:
+            return execute(op, args, kwargs, generator)
+        except (IndexError, RuntimeError):
+            # A GPU reads no data while capturing: unwritten index tensors must not fail here.
+            zeroed = [map_tensors(value, _without_data) for value in args]
+            if all(a is b for a, b in zip(args, zeroed, strict=True)):
+                raise
+            return execute(op, tuple(zeroed), kwargs, generator)
+
+    def _save(self, tensor: torch.Tensor) -> None:
+        storage = storage_of(tensor)
+        if storage is None:
+            return
+        home = getattr(storage, "_home", None)
+        if (home is not None and home.capture is self) or storage._cdata in self._saved:
+            return
+        copy = torch.UntypedStorage(storage.nbytes())
+        copy.copy_(storage, False)
+        self._saved[storage._cdata] = (storage, copy)
+
+    def record(
+        self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], generator: Any, result: Any, home: Home
+    ) -> None:
+        """Append `op` to the tape with aliases of its memory; label new memory among the results with `home`."""
+        results = [result] if isinstance(result, torch.Tensor) else list(tensors_in(result))
+        fresh = []
+        for position, tensor in enumerate(results):
+            storage = storage_of(tensor)
+            known = getattr(storage, "_home", None)
+            if storage is not None and (known is None or (known.floating and known is not self.floating)):
+                storage._home = home
+                fresh.append((position, tensor))
+        if op.name in _METADATA_ONLY or not (fresh or op.writes):
+            return
+        targets = [(position, self._keep(tensor)) for position, tensor in fresh]
+        self.steps.append(
+            Step(op, map_tensors(args, self._keep), map_tensors(kwargs, self._keep), generator, targets)
+        )
+
+    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        home = home_of(tensor)
+        if home is None:
+            return tensor.clone()  # a host operand is read at launch, once
+        alias = tensor.detach()
+        key = self._ledger.hold(alias)
+        if key is None:
+            return alias
+        self._keys.append(key)
+        if home.capture is self:
+            known = self._own
+        elif home.capture is not None and home.capture.pool is self.pool:
+            return alias
+        else:
+            known = self._outside
+        if key not in known and alias.layout is torch.strided:
+            known[key] = block = flat(alias)
+            self._ledger.hold(block)
+            self._keys.append(key)
+        return alias
+
+    def finish(self) -> None:
+        """End the capture: put everything back and poison the graph's own memory."""
+        for storage, copy in self._saved.values():
+            storage.copy_(copy, False)
+        self._saved.clear()
+        for generator, state in zip(self.generators, self._states, strict=True):
+            generator.set_state(state)
+        for block in self._own.values():
+            poison(block)
+        self.pool.blocks.update(self._own)
+
+    # -- afterwards ------------------------------------------------------------------------------------------
+
+    def replay(self) -> None:
+        """Run the tape on the memory it recorded."""
+        for block in (*self.lost_inputs(), *self._reused):
+            poison(block)
+        for step in self.steps:
+            result = execute(step.op, step.args, step.kwargs, step.generator)
+            if not step.targets:
+                continue
+            results = [result] if isinstance(result, torch.Tensor) else list(tensors_in(result))
+            for position, target in step.targets:
+                if step.op.makes_empty:
+                    poison(target)
+                else:
+                    fill(target, results[position])
+
+    def lost_inputs(self) -> list[torch.Tensor]:
+        """Memory this graph reads that the program has freed since: eager tensors, or those of a reset graph."""
+        lost = []
+        for key, block in self._outside.items():
+            home = home_of(block)
+            allocator = None if home is None else home.capture
+            if allocator.dead if allocator is not None else self._ledger.freed(key):
+                lost.append(block)
+        return lost
+
+    def release(self) -> None:
+        """Give the memory back, as `CUDAGraph.reset` does."""
+        self.dead = True
+        for key in self._own:
+            self.pool.blocks.pop(key, None)
+        for key in self._keys:
+            self._ledger.drop(key)
+        self._keys.clear()
+        self.steps.clear()
+        self._own.clear()
+        self._outside.clear()
+        self._reused.clear()
+
+
+def fill(target: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy a recomputed result into the memory recorded for it."""
+    if target.layout is torch.strided and any(
+        stride == 0 and size > 1 for stride, size in zip(target.stride(), target.shape, strict=True)
+    ):
+        flat(target).copy_(flat(value))
+        return
+    target.copy_(value)
+
+
+def _without_data(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype is torch.bool:
+        return tensor
+    return torch.zeros_like(tensor)
+
+
+_pool_numbers = itertools.count(1)
+
+
+def new_pool_id() -> tuple[int, int]:
+    """A handle as `torch.cuda.graph_pool_handle` gives: unique, its first number zero."""
+    return (0, next(_pool_numbers))

@@ -1,0 +1,242 @@
+"""What one emulated GPU knows, and the dispatch mode through which every operation of a thread passes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import special
+from .capture import Capture, Ledger, Pool, new_pool_id
+from .errors import FOREIGN_GENERATOR, SYNCHRONIZING, UNPINNED_COPY, cuda_error, warn_synchronizing
+from .execute import execute, poison, tensors_in
+from .labels import CPU, CUDA, FLOATING, ON_CUDA, PINNED, home_of, logical_device, settle, storage_of
+from .ops import Op, op_of
+from .placement import check_placement
+
+_Tensor = torch.Tensor
+_untyped_storage = torch._C.TensorBase.untyped_storage
+_MISSING: dict[str, Any] = {}
+
+
+class Gpu:
+    """The state of the emulated device that all threads share."""
+
+    def __init__(self) -> None:
+        self.generator: Any = None  # the device's default one, set by `generators.install`
+        self.generators: dict[int, Any] = {}
+        self.ledger = Ledger()
+        self.pools: dict[tuple[int, int], Pool] = {}
+        self.capturing: list[Capture] = []
+        self.sync_debug = 0
+        self.pending: RuntimeError | None = None
+        self.poison_empty = False
+        self.captures = 0
+        self.replays = 0
+        self.default_stream: Any = None
+        self._threads = threading.local()
+
+    @property
+    def watch(self) -> Watch:
+        """The mode of the calling thread."""
+        watch: Watch | None = getattr(self._threads, "watch", None)
+        if watch is None:
+            watch = self._threads.watch = Watch(self, self.default_stream)
+        return watch
+
+    def pool(self, pool_id: tuple[int, int] | None) -> Pool:
+        """The pool with this handle, a new one if it is new or None."""
+        key = pool_id or new_pool_id()
+        return self.pools.setdefault(key, Pool(key))
+
+    def raise_pending(self) -> None:
+        """Raise the error of an earlier kernel, as the first synchronising call after it does."""
+        if self.pending is not None:
+            raise self.pending
+
+    def waited(self) -> None:
+        """Account for a wait outside capture: sync debug mode, errors of earlier kernels."""
+        self.raise_pending()
+        if self.sync_debug == 1:
+            warn_synchronizing()
+        elif self.sync_debug == 2:
+            raise RuntimeError(SYNCHRONIZING)
+
+    def forbid_while_capturing(self) -> None:
+        """For calls that concern the whole device: they break every capture in progress."""
+        if self.capturing:
+            raise [capture.break_off() for capture in self.capturing][0]
+
+
+class Watch(TorchDispatchMode):
+    """Keeps the logical device through every operation of one thread, and records those of a capture."""
+
+    def __init__(self, gpu: Gpu, stream: Any) -> None:
+        super().__init__()
+        self.gpu = gpu
+        self.stream = stream
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """An ordinary mode to torch: higher-order operators and compilation see it."""
+        return False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not wrapped for compilation: the wrapper would import all of `torch._dynamo` at the first operation."""
+        return False
+
+    def wait(self, kind: str) -> None:
+        """A synchronisation (`stream`) or an unpinned copy (`copy`); raises what CUDA raises while capturing."""
+        capture = self.stream.capture
+        if capture is None:
+            self.gpu.waited()
+            return
+        capture.require_valid()
+        if kind == "copy":
+            raise RuntimeError(UNPINNED_COPY)
+        raise capture.break_off()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or _MISSING
+        op = op_of(func)
+        on_cuda, on_host, floating = survey(args, kwargs)
+        device = kwargs.get("device") if op.creates else None
+        if on_cuda or (device is not None and device.type == "cuda"):
+            return self._on_device(op, args, kwargs, device, on_host)
+        if op.name == "_to_copy" and _asks_cuda(kwargs):
+            return special.to_copy(self, op, args, kwargs)
+        if device is not None or floating or op.takes_generator or kwargs.get("pin_memory"):
+            return self._on_host(op, args, kwargs, on_host, floating)
+        result = func(*args, **kwargs)
+        if op.makes_empty and self.gpu.poison_empty:
+            poison(result)
+        return result
+
+    def _on_host(
+        self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], on_host: bool, floating: bool
+    ) -> Any:
+        generator = op.argument(op.generator_at, args, kwargs) if op.takes_generator else None
+        if generator is not None and generator._cdata in self.gpu.generators:
+            raise RuntimeError("Expected a 'cpu' device type for generator but found 'cuda'")
+        pinned = bool(kwargs.get("pin_memory"))
+        if pinned:
+            kwargs = {**kwargs, "pin_memory": False}
+        result = op.func(*args, **kwargs)
+        if op.makes_empty and self.gpu.poison_empty:
+            poison(result)
+        if pinned:
+            settle(result, PINNED)
+        elif not on_host and (floating or (op.creates and "device" in kwargs and "pin_memory" not in kwargs)):
+            capture = self.stream.capture
+            if capture is not None and not capture.invalid:
+                capture.record(op, args, kwargs, None, result, capture.floating)
+            for tensor in tensors_in(result):
+                settle(tensor, FLOATING)
+        return result
+
+    def _on_device(
+        self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], device: Any, on_host: bool
+    ) -> Any:
+        if op.splits:
+            with self:
+                return op.func.decompose(*args, **kwargs)
+        handler = special.HANDLERS.get(op.name)
+        if handler is not None:
+            result = handler(self, op, args, kwargs)
+            if result is not NotImplemented:
+                return result
+        if device is not None:
+            if device.type == "cuda":
+                logical_device(device)
+                kwargs = {**kwargs, "device": CPU}
+            elif "pin_memory" in kwargs:
+                return self._make_on_host(op, args, kwargs)
+        if on_host:
+            check_placement(op, args, kwargs)
+        kind = op.reads_size(args, kwargs)
+        if kind:
+            self.wait(kind)
+        return self.launch(op, args, kwargs)
+
+    def _make_on_host(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        pinned = bool(kwargs.get("pin_memory"))
+        result = op.func(*args, **{**kwargs, "pin_memory": False})
+        if pinned:
+            settle(result, PINNED)
+        return result
+
+    def launch(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a kernel of the device, or record it when the current stream is capturing."""
+        capture = self.stream.capture
+        generator = self._generator(op, args, kwargs, capture) if op.draws else None
+        if capture is not None:
+            capture.require_valid()
+            result = capture.run(op, args, kwargs, generator)
+            capture.record(op, args, kwargs, generator, result, capture.home)
+            self._adopt(args, kwargs)
+            return result
+        result = execute(op, args, kwargs, generator)
+        for tensor in tensors_in(result):
+            settle(tensor, ON_CUDA)
+        self._adopt(args, kwargs)
+        if op.makes_empty and self.gpu.poison_empty:
+            poison(result)
+        return result
+
+    @staticmethod
+    def _adopt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for part in (*args, *kwargs.values()):
+            for tensor in tensors_in(part):
+                storage = storage_of(tensor)
+                home = getattr(storage, "_home", None)
+                if home is not None and home.floating:
+                    storage._home = ON_CUDA if home.capture is None else home.capture.home
+
+    def _generator(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], capture: Any) -> Any:
+        given = op.argument(op.generator_at, args, kwargs) if op.takes_generator else None
+        if given is None:
+            return self.gpu.generator
+        if given._cdata not in self.gpu.generators:
+            raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+        if capture is not None and all(given._cdata != known._cdata for known in capture.generators):
+            raise RuntimeError(FOREIGN_GENERATOR)
+        return self.gpu.generators[given._cdata]
+
+
+def survey(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, bool, bool]:
+    """Whether any operand is on the device, in host memory, or floating between them."""
+    on_cuda = on_host = floating = False
+    for part in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(part, _Tensor):
+            found: tuple[Any, ...] = (part,)
+        elif isinstance(part, (list, tuple)):
+            found = tuple(tensors_in(part))
+        else:
+            continue
+        for tensor in found:
+            try:
+                home = getattr(_untyped_storage(tensor), "_home", None)
+            except (NotImplementedError, RuntimeError):
+                home = home_of(tensor)
+            if home is None:
+                on_host = True
+            elif home.device is CUDA:
+                on_cuda = True
+            elif home.floating:
+                floating = True
+            else:
+                on_host = True
+    return on_cuda, on_host, floating
+
+
+def _asks_cuda(kwargs: dict[str, Any]) -> bool:
+    device = kwargs.get("device")
+    return device is not None and device.type == "cuda"
+
+
+__all__ = ["Gpu", "Watch", "cuda_error"]

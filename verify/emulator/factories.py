@@ -1,0 +1,82 @@
+"""Functions that build tensors from host data, which torch does out of sight of a dispatch mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .core import Gpu
+from .labels import CUDA, PINNED, logical_device, settle
+from .tensor_api import device_of, made_on, move
+
+
+def default_device() -> torch.device:
+    """The logical device of `torch.set_default_device` or the innermost `with torch.device(…)`."""
+    from torch.overrides import _get_current_function_mode_stack
+    from torch.utils._device import DeviceContext
+
+    for mode in reversed(_get_current_function_mode_stack()):
+        if isinstance(mode, DeviceContext):
+            return logical_device(mode.device)
+    return torch.device("cpu")
+
+
+def make_factories(gpu: Gpu) -> dict[str, Any]:
+    """Replacements for functions of `torch`, bound to `gpu`."""
+    tensor_, as_tensor_, asarray_ = torch.tensor, torch.as_tensor, torch.asarray
+
+    def place(device: Any) -> torch.device:
+        return default_device() if device is None else logical_device(device)
+
+    def tensor(
+        data: Any,
+        *,
+        dtype: Any = None,
+        device: Any = None,
+        requires_grad: bool = False,
+        pin_memory: bool = False,
+    ) -> torch.Tensor:
+        if device is None and isinstance(data, torch.Tensor):
+            where = device_of(data)
+        else:
+            where = place(device)
+        with torch._C.DisableTorchFunction():
+            made = tensor_(data, dtype=dtype)
+        if pin_memory:
+            settle(made, PINNED)
+        return made_on(gpu, made, where).requires_grad_(requires_grad)
+
+    def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> torch.Tensor:
+        if isinstance(data, torch.Tensor):
+            return move(gpu, data, None if device is None else logical_device(device), dtype=dtype)
+        where = place(device)
+        with torch._C.DisableTorchFunction():
+            made = as_tensor_(data, dtype=dtype)
+        return made_on(gpu, made, where)
+
+    def asarray(
+        obj: Any, *, dtype: Any = None, device: Any = None, copy: Any = None, requires_grad: bool = False
+    ) -> torch.Tensor:
+        if isinstance(obj, torch.Tensor):
+            where = None if device is None else logical_device(device)
+            return move(gpu, obj, where, dtype=dtype, copy=bool(copy)).requires_grad_(requires_grad)
+        where = place(device)
+        with torch._C.DisableTorchFunction():
+            made = asarray_(obj, dtype=dtype, copy=copy)
+        return made_on(gpu, made, where).requires_grad_(requires_grad)
+
+    return {"tensor": tensor, "as_tensor": as_tensor, "asarray": asarray}
+
+
+def make_one_hot(gpu: Gpu) -> Any:
+    """`torch.nn.functional.one_hot` as CUDA computes it."""
+    original = torch.nn.functional.one_hot
+
+    def one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+        if device_of(tensor) is not CUDA or num_classes < 0:
+            return original(tensor, num_classes)
+        result = torch.zeros(*tensor.shape, num_classes, dtype=torch.int64, device=CUDA)
+        return result.scatter_(-1, tensor.unsqueeze(-1), 1)
+
+    return one_hot

@@ -1,0 +1,124 @@
+"""Putting the emulated device into a process, and taking it out again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .core import Gpu
+from .cuda_api import MemPool, Nvtx, make_accelerator_functions, make_cuda_functions, use_mem_pool
+from .factories import make_factories, make_one_hot
+from .generators import make_generator_type
+from .graphs import graph_pool_handle, make_graph_type
+from .patches import Patches
+from .storages import patch_storages
+from .streams import make_stream_types
+from .tensor_api import make_tensor_methods
+from .threads import watch_threads
+
+
+class Emulator:
+    """The emulated device of this process."""
+
+    def __init__(self) -> None:
+        self._gpu = Gpu()
+        self._patches = Patches()
+        self._remove_loader: Any = None
+
+    @property
+    def captures(self) -> int:
+        """How many captures ended well."""
+        return self._gpu.captures
+
+    @property
+    def replays(self) -> int:
+        """How many replays ran."""
+        return self._gpu.replays
+
+    def poison_empty(self, on: bool) -> None:
+        """Fill what `aten::empty*` returns with NaN or the smallest integer, so that unwritten results show."""
+        self._gpu.poison_empty = on
+
+    def enter(self) -> None:
+        """Replace what must be replaced and enter the dispatch mode in this thread."""
+        gpu, patches = self._gpu, self._patches
+        streams = make_stream_types(gpu)
+        functions = make_cuda_functions(gpu)
+        graph_type = make_graph_type(gpu)
+        patches.set_all(torch.cuda, functions | streams)
+        patches.set_all(
+            torch.cuda,
+            {
+                "CUDAGraph": graph_type,
+                "graph_pool_handle": graph_pool_handle,
+                "MemPool": MemPool,
+                "use_mem_pool": use_mem_pool,
+            },
+        )
+        patches.set_all(
+            torch.cuda.graphs,
+            {
+                "CUDAGraph": graph_type,
+                "graph_pool_handle": graph_pool_handle,
+                "is_current_stream_capturing": functions["is_current_stream_capturing"],
+            },
+        )
+        patches.set(torch.cuda.graph, "default_capture_stream", None)
+        patches.set_all(
+            torch.cuda.random,
+            {
+                name: functions[name]
+                for name in (
+                    "manual_seed",
+                    "manual_seed_all",
+                    "get_rng_state",
+                    "set_rng_state",
+                    "seed",
+                    "seed_all",
+                )
+            },
+        )
+        patches.set(torch._C, "_host_emptyCache", functions["empty_cache"])
+        patches.set(torch.cuda.nvtx, "_nvtx", Nvtx())
+        if hasattr(torch, "accelerator"):
+            patches.set_all(
+                torch.accelerator,
+                {
+                    name: value
+                    for name, value in make_accelerator_functions(
+                        gpu, streams, functions["synchronize"]
+                    ).items()
+                    if hasattr(torch.accelerator, name)
+                },
+            )
+        patches.set_all(torch.Tensor, make_tensor_methods(gpu))
+        patches.set_all(torch, make_factories(gpu))
+        patches.set(torch, "Generator", make_generator_type(gpu))
+        patches.set(torch.nn.functional, "one_hot", make_one_hot(gpu))
+        self._remove_loader = patch_storages(patches)
+        watch_threads(gpu, patches)
+        gpu.watch.__enter__()
+
+    def uninstall(self) -> None:
+        """Take the device out of this process; tensors on it become CPU tensors."""
+        global _installed
+        if _installed is not self:
+            return
+        self._gpu.watch.__exit__(None, None, None)
+        self._remove_loader()
+        self._patches.undo()
+        _installed = None
+
+
+# One process has one torch: installing twice must find the first.
+_installed: Emulator | None = None
+
+
+def install() -> Emulator:
+    """Give this process the emulated device; a second call returns the first one's emulator."""
+    global _installed
+    if _installed is None:
+        _installed = Emulator()
+        _installed.enter()
+    return _installed

@@ -1,0 +1,120 @@
+"""What the emulator must know of an ATen operation, derived from its schema and tags, once per overload."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+aten = torch.ops.aten
+
+Sync = Literal["", "stream", "copy"]
+
+# Kernels that wait for the device: "stream" ones inside the kernel or to read a size back, "copy" ones by an
+# ordinary device-to-host copy, which torch refuses during capture with another message. Measured on an H100.
+_STREAM_SYNCS = frozenset(
+    ["_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive", "_linalg_check_errors", "_linalg_svd", "_linalg_eigh", "linalg_eig", "_linalg_eigvals", "linalg_eigvals", "linalg_lstsq", "cholesky", "_nested_tensor_from_mask_left_aligned", "nms", "_coalesce", "to_sparse", "_to_sparse", "is_coalesced_values", "geqrf"]
+)
+_COPY_SYNCS = frozenset(["bincount", "_ctc_loss", "_use_cudnn_ctc_loss"])
+
+# Arguments that CUDA kernels themselves want in host memory.
+_HOST_ARGUMENTS = frozenset(
+    ["lengths", "batch_sizes", "input_lengths", "target_lengths", "tensor_indices_or_sections"]
+)
+
+# Composites seen whole under inference mode whose parts need no watching: running them whole is only faster.
+_WHOLE = frozenset(
+    ["linear", "matmul", "reshape", "flatten", "contiguous", "chunk", "softmax", "log_softmax", "layer_norm", "transpose", "t_", "conv1d", "conv2d", "conv3d", "view_as", "expand_as", "unflatten", "narrow", "dropout", "batch_norm", "group_norm", "instance_norm", "silu_", "scaled_dot_product_attention", "max_pool1d", "max_pool2d", "adaptive_avg_pool1d", "movedim", "swapaxes", "square", "square_", "float_power", "rms_norm", "tensor_split", "mT", "mH", "moveaxis", "swapdims", "numpy_T", "ravel", "relu6", "selu", "celu", "clip", "clip_", "type_as", "to"]
+)
+
+# Kernels that draw random numbers without being tagged so in every version.
+_RANDOM = frozenset(
+    ["lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention", "dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "rrelu", "rrelu_", "_scaled_dot_product_attention_math", "_scaled_dot_product_flash_attention_for_cpu"]
+)
+
+# Statistics written although the schema does not say so.
+_UNDECLARED_WRITES = dict.fromkeys(("native_batch_norm", "batch_norm", "_batch_norm_impl_index", "cudnn_batch_norm", "instance_norm"), ("running_mean", "running_var"))
+
+_ZERO_DIM_FRIENDLY = frozenset(
+    ["where", "masked_fill", "masked_fill_", "fill", "fill_", "clamp", "clamp_", "clamp_min", "clamp_max", "lerp", "lerp_", "index_fill", "index_fill_", "full_like", "isin", "addcmul", "addcmul_", "addcdiv", "addcdiv_", "result_type", "can_cast", "bernoulli_", "bernoulli", "normal", "searchsorted", "bucketize"]
+)
+
+_EMPTY = frozenset(["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"])
+
+
+class Op:
+    """One overload: how it is named, what it writes, whether it draws, waits, or tolerates host operands."""
+
+    __slots__ = (
+        "arguments",
+        "creates",
+        "draws",
+        "func",
+        "generator_at",
+        "lenient",
+        "makes_empty",
+        "name",
+        "splits",
+        "sync",
+        "takes_generator",
+        "writes",
+    )
+
+    def __init__(self, func: Any) -> None:
+        schema = func._schema
+        self.func = func
+        self.name: str = schema.name.split("::", 1)[1]
+        self.arguments: list[str] = [a.name for a in schema.arguments]
+        writes = [
+            i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
+        ]
+        hidden = _UNDECLARED_WRITES.get(self.name, ())
+        writes += [i for i, a in enumerate(schema.arguments) if a.name in hidden and i not in writes]
+        self.writes: tuple[int, ...] = tuple(writes)
+        tags = func.tags
+        self.draws: bool = torch.Tag.nondeterministic_seeded in tags or self.name in _RANDOM
+        self.generator_at: int = next(
+            (i for i, a in enumerate(schema.arguments) if a.name == "generator"), -1
+        )
+        self.takes_generator: bool = self.generator_at >= 0
+        self.sync: Sync = (
+            "stream" if self.name in _STREAM_SYNCS else "copy" if self.name in _COPY_SYNCS else ""
+        )
+        self.lenient: bool = (
+            torch.Tag.pointwise in tags
+            or self.name in _ZERO_DIM_FRIENDLY
+            or self.name.startswith("_foreach_")
+        )
+        self.makes_empty: bool = self.name in _EMPTY
+        self.creates: bool = "device" in self.arguments and not self.name.startswith(("to", "_to_copy"))
+        self.splits: bool = self.name not in _WHOLE and func.namespace == "aten" and func._can_decompose()
+
+    def argument(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value given for the argument at `index`, None if left out."""
+        return args[index] if index < len(args) else kwargs.get(self.arguments[index])
+
+    def wants_host(self, index: int) -> bool:
+        """Whether the CUDA kernel itself takes this argument in host memory."""
+        return index < len(self.arguments) and self.arguments[index] in _HOST_ARGUMENTS
+
+    def reads_size(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sync:
+        """How this call waits for the device, "" if it does not."""
+        if self.sync:
+            return self.sync
+        if self.name == "repeat_interleave" and self.arguments[0] == "repeats":
+            return "stream" if self.argument(1, args, kwargs) is None else ""
+        if self.name == "histc":
+            bounds = (self.argument(2, args, kwargs) or 0, self.argument(3, args, kwargs) or 0)
+            return "copy" if bounds[0] == bounds[1] else ""
+        return ""
+
+
+_KNOWN: dict[Any, Op] = {}
+
+
+def op_of(func: Any) -> Op:
+    """The description of one overload, made at its first use."""
+    op = _KNOWN.get(func)
+    if op is None:
+        op = _KNOWN[func] = Op(func)
+    return op

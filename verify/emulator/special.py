@@ -1,0 +1,205 @@
+"""Operations that CUDA treats in their own way: copies between devices, indexing, assertions, packed sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .errors import DEVICE_ASSERT, UNPINNED_COPY, cuda_error, two_devices
+from .execute import execute
+from .labels import CPU, CUDA, ON_CUDA, PINNED, home_of, is_cuda, is_pinned, logical_device, settle
+from .ops import Op, op_of
+
+if TYPE_CHECKING:
+    from .core import Watch
+
+aten = torch.ops.aten
+_MASKS = (torch.bool, torch.uint8)
+Handler = Callable[["Watch", Op, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def transfer(
+    watch: Watch,
+    source: torch.Tensor,
+    device: torch.device,
+    *,
+    dtype: torch.dtype | None = None,
+    non_blocking: bool = False,
+    memory_format: torch.memory_format | None = None,
+) -> torch.Tensor:
+    """A copy of `source` on the other device, with the synchronisation and the refusals CUDA has for it.
+
+    An asynchronous copy to the host lands in page-locked memory, as `aten::_to_copy` allocates it.
+    """
+    pinned = non_blocking if device is CPU else is_pinned(source) and dtype in (None, source.dtype)
+    enter_copy(watch, pinned, non_blocking)
+    result = aten._to_copy.default(
+        source,
+        dtype=dtype,
+        memory_format=memory_format if memory_format is not None else torch.preserve_format,
+    )
+    capture = watch.stream.capture
+    if device is CUDA:
+        settle(result, ON_CUDA if capture is None else capture.home)
+    elif non_blocking:
+        settle(result, PINNED)
+    if capture is not None:
+        capture.record(op_of(aten.copy_.default), (result, source), {}, None, result, capture.home)
+    return result
+
+
+def enter_copy(watch: Watch, pinned: bool, non_blocking: bool) -> None:
+    """Raise or account for what a copy between host and device does to the current stream."""
+    capture = watch.stream.capture
+    if capture is None:
+        if not (pinned and non_blocking):
+            watch.gpu.waited()
+        return
+    capture.require_valid()
+    if not pinned:
+        raise RuntimeError(UNPINNED_COPY)
+    if not non_blocking:
+        raise capture.break_off()
+
+
+def to_copy(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`aten::_to_copy` with a device: only `cuda` is meant; `cpu` is what C++ reads off emulated tensors."""
+    device = kwargs.get("device")
+    source = args[0]
+    if device is None or device.type != "cuda":
+        if device is None or device.type == "cpu":
+            return NotImplemented
+        return op.func(*args, **kwargs)
+    logical_device(device)
+    if is_cuda(source):
+        return watch.launch(op, args, {**kwargs, "device": CPU, "pin_memory": None})
+    return transfer(
+        watch,
+        source,
+        CUDA,
+        dtype=kwargs.get("dtype"),
+        non_blocking=bool(kwargs.get("non_blocking")),
+        memory_format=kwargs.get("memory_format"),
+    )
+
+
+def _copy(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    target, source = args[0], args[1]
+    there, here = is_cuda(target), is_cuda(source)
+    floating = any((home := home_of(t)) is not None and home.floating for t in (target, source))
+    if there == here or floating:
+        return NotImplemented
+    non_blocking = bool(op.argument(2, args, kwargs))
+    host = source if there else target
+    pinned = is_pinned(host) and target.dtype == source.dtype
+    enter_copy(watch, pinned, non_blocking)
+    capture = watch.stream.capture
+    if capture is None:
+        return op.func(*args, **kwargs)
+    capture.run(op, args, kwargs, None)
+    capture.record(op, (target, source), {}, None, target, capture.home)
+    return target
+
+
+def _index(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    indices = [t for t in args[1] if isinstance(t, torch.Tensor)]
+    if not is_cuda(args[0]):
+        home = home_of(args[0])
+        if home is not None and home.floating:
+            return NotImplemented
+        raise RuntimeError(
+            "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
+        )
+    _wait_for_indices(watch, indices)
+    return watch.launch(op, args, kwargs)
+
+
+def _wait_for_indices(watch: Watch, indices: list[torch.Tensor]) -> None:
+    if any(t.dtype in _MASKS for t in indices):
+        watch.wait("stream")
+    for index in indices:
+        home = home_of(index)
+        if home is None or home.pinned:
+            watch.wait("copy")
+
+
+def _index_put(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    target, values = args[0], args[2]
+    indices = [t for t in args[1] if isinstance(t, torch.Tensor)]
+    if not is_cuda(target):
+        home = home_of(target)
+        if home is not None and home.floating:
+            return NotImplemented
+        raise two_devices(CPU, CUDA)
+    host_value = home_of(values) is None
+    if host_value and values.numel() != 1:
+        raise two_devices(CUDA, CPU)
+    fills = host_value and len(indices) == 1 and indices[0].dtype in _MASKS and is_cuda(indices[0])
+    if not fills:
+        _wait_for_indices(watch, indices)
+        if host_value:
+            watch.wait("copy")
+    return watch.launch(op, args, kwargs)
+
+
+def one_hot(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """CUDA's `one_hot`: it checks no class against `num_classes`, and reads the number back only if not given."""
+    index = args[0]
+    classes = op.argument(1, args, kwargs)
+    if classes is None or classes < 0:
+        watch.wait("stream")
+        return watch.launch(op, args, kwargs)
+    with watch:
+        result = torch.zeros(*index.shape, classes, dtype=torch.int64, device=CUDA)
+        return result.scatter_(-1, index.unsqueeze(-1), 1)
+
+
+def _assert_async(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    capture = watch.stream.capture
+    if capture is not None:
+        capture.require_valid()
+        capture.record(op, args, kwargs, None, (), capture.home)
+        return None
+    try:
+        execute(op, args, kwargs, None)
+    except RuntimeError:
+        watch.gpu.pending = cuda_error(DEVICE_ASSERT)
+    return None
+
+
+def _pack(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    lengths = args[1]
+    if is_cuda(lengths):
+        raise RuntimeError(
+            f"'lengths' argument should be a 1D CPU int64 tensor, but got {lengths.dim()}D cuda:0 Long tensor"
+        )
+    data, sizes = watch.launch(op, args, kwargs)
+    settle(sizes, None)
+    return data, sizes
+
+
+def _pad_packed(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    data, lengths = watch.launch(op, args, kwargs)
+    settle(lengths, None)
+    return data, lengths
+
+
+def _set(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return op.func(*args, **kwargs)
+
+
+HANDLERS: dict[str, Handler] = {
+    "_to_copy": to_copy,
+    "copy_": _copy,
+    "index": _index,
+    "index_put": _index_put,
+    "index_put_": _index_put,
+    "_index_put_impl_": _index_put,
+    "one_hot": one_hot,
+    "_assert_async": _assert_async,
+    "_pack_padded_sequence": _pack,
+    "_pad_packed_sequence": _pad_packed,
+    "set_": _set,
+}
