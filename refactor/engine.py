@@ -22,7 +22,7 @@ from refactor.findings import Applicability, FileError, Finding, Outcome
 from refactor.place import place_of
 from refactor.rule import Hit, Rule
 from refactor.selection import Selection
-from refactor.source import Source, SourceError, load
+from refactor.source import Source, SourceError, load, parse
 from refactor.suppress import UNUSED, Suppression, split, suppressions
 from refactor.vendor import NAME, Copy, Refused, Site, copy_in, site_for
 
@@ -143,6 +143,8 @@ class Examiner:
         if copy is not None:
             return Result(job, copy=copy)
         facts = analyze(source, self.project, self.task.settings.regions)
+        if facts is None:
+            parse(source)  # the prefilter does not: a file that does not parse is reported all the same
         hits = self._hits(facts, job.file) if facts else {}
         relative = display(job.path, self.task.settings.root)
         kept, quiet, unused = split(sorted(hits), suppressions(source))
