@@ -125,23 +125,22 @@ class Examiner:
         except Exception as error:  # ours: reported with its place and exit code 2, and the run goes on
             return Result(job, errors=(_internal(job.file, error),), crash=traceback.format_exc())
 
-    def facts(self, job: Job) -> Facts | None:
-        """The analysis of a file; None where nothing can be found.
+    def _examine(self, job: Job) -> Result:
+        result, facts, accepted = self.candidates(job)
+        return self.rewritten(result, facts, accepted) if self.task.rewrite and facts else result
+
+    def candidates(self, job: Job) -> tuple[Result, Facts | None, list[Accepted]]:
+        """The findings of a file, with its facts and the hits a patch can be made of.
 
         Raises:
             SourceError: the file cannot be read, decoded or parsed.
         """
         from refactor.analysis import analyze
 
-        return analyze(load(job.path, job.data), self.project, self.task.settings.regions)
-
-    def _examine(self, job: Job) -> Result:
-        from refactor.analysis import analyze
-
         source = load(job.path, job.data)
         copy = copy_in(job.path, source.data)
         if copy is not None:
-            return Result(job, copy=copy)
+            return Result(job, copy=copy), None, []
         facts = analyze(source, self.project, self.task.settings.regions)
         if facts is None:
             parse(source)  # the prefilter does not: a file that does not parse is reported all the same
@@ -157,10 +156,7 @@ class Examiner:
             known=tuple(known for _, known in fresh),
             suppressed=tuple(sorted((*quiet, *baselined))),
         )
-        if not (self.task.rewrite and facts and result.findings):
-            return result
-        accepted = [(*hits[finding], finding) for finding in result.findings if finding in hits]
-        return self.rewritten(result, facts, accepted)
+        return result, facts, [(*hits[finding], finding) for finding in result.findings if finding in hits]
 
     def _hits(self, facts: Facts, file: str) -> dict[Finding, tuple[Rule, Hit]]:
         """Findings of all selected rules; of several for one rule and place the first counts."""
@@ -175,6 +171,8 @@ class Examiner:
 
     def rewritten(self, result: Result, facts: Facts, accepted: Sequence[Accepted]) -> Result:
         """The result with the patch for the accepted hits, and drafts of the regions concerned."""
+        if not accepted:
+            return result
         from refactor.draft import drafts
         from refactor.rewrite.model import RuntimeImport
         from refactor.rewrite.patch import make_patch
@@ -196,9 +194,7 @@ class Examiner:
         if propose is None:
             return rule
         if self.task.safe_only and finding.applicability is not Applicability.SAFE:
-            return replace(
-                rule, propose=lambda facts, hit: _refusal("needs to be verified; leave out --safe-only")
-            )
+            return replace(rule, propose=lambda facts, hit: _refusal(_NOT_SAFE))
         if isinstance(site, Site):
             return rule
         return replace(rule, propose=lambda facts, hit: _without_runtime(propose(facts, hit), site.reason))

@@ -91,8 +91,8 @@ class Classes:
         match statement:
             case ast.Assign(targets=assigned, value=value):
                 targets = assigned
-            case ast.AnnAssign(target=target, value=ast.expr() as value):
-                targets = [target]
+            case ast.AnnAssign(target=annotated, value=ast.expr() as value):
+                targets = [annotated]
             case ast.Expr(value=ast.Call(func=ast.Attribute(attr="register_buffer"), args=[key, value, *_])):
                 targets = [ast.Attribute(ast.Name("self"), str(evaluate(key, names)))]
             case _:
