@@ -154,3 +154,54 @@ def cheap(target: Target, dims: Dims, limit: int = 1 << 24) -> bool:
 
 def tensors(target: Target) -> list[tuple[str, TensorSpec]]:
     return tensor_names(target.inputs)
+
+
+def plain_call(target: Target, dims: Dims, fill: Json, seed: int) -> Json:
+    """A call without anything drawn: scalars take the middle of their range."""
+    made: Json = {}
+    for position, (name, spec) in enumerate(target.inputs):
+        made[name] = _plain_value(spec, dims, fill, seed + 31 * position)
+    step: Json = {"op": "call", "i": 0, "a": made}
+    if target.mode == "train":
+        step["backward"] = True
+    return step
+
+
+def _plain_value(spec: Spec, dims: Dims, fill: Json, seed: int) -> Json:
+    if isinstance(spec, DictSpec):
+        return {"dict": {k: _plain_value(s, dims, fill, seed + i) for i, (k, s) in enumerate(spec.items)}}
+    if isinstance(spec, ListSpec):
+        return {"list": [_plain_value(s, dims, fill, seed + i) for i, s in enumerate(spec.items)]}
+    low, high = resolve(spec.low, dims), resolve(spec.high, dims)
+    if isinstance(spec, TensorSpec):
+        recipe: Json = {"t": spec.dtype, "shape": shape(spec, dims), "fill": dict(fill), "seed": seed}
+        recipe |= {} if low is None else {"lo": low}
+        recipe |= {} if high is None else {"hi": high if low is None else max(low, high)}
+        return recipe
+    if spec.kind == "str":
+        return {"v": spec.choices[0]}
+    middle = ((low if low is not None else 0) + (high if high is not None else 2)) / 2
+    plain: dict[str, Any] = {"bool": True, "none": None, "int": int(middle), "float": float(middle)}
+    return {"v": plain[spec.kind]}
+
+
+def probes(target: Target) -> list[tuple[Json, Json]]:
+    """Fills on a grid of scale and shift, each with one call: some take a branch to its other side."""
+    sizes = [{n: v[k] for n, v in target.dims} for k in (0, 1)]
+    fills: list[Json] = [*SHIFTED_FILLS, *EXTREME_FILLS]
+    fills += [{"k": "normal", "s": s, "m": m} for s in (1e-3, 0.1, 1.0, 10.0, 100.0) for m in (-10.0, -1.0, -0.2, 0.2, 1.0, 10.0)]
+    fills += [{"k": "const", "s": s} for s in (-100.0, -10.0, -3.0, -0.3, 0.3, 3.0, 10.0, 100.0)]
+    found = []
+    for dims in sizes:
+        if cheap(target, dims, 1 << 20):
+            found += [(fill, plain_call(target, dims, fill, 5)) for fill in fills]
+    return found
+
+
+def cycle(target: Target) -> list[Json]:
+    """Three calls of different sizes and values, to be repeated."""
+    low = {n: v[0] for n, v in target.dims}
+    high = {n: v[1] for n, v in target.dims}
+    middle = {n: (v[0] + v[1]) // 2 for n, v in target.dims}
+    sizes = [d if cheap(target, d, 1 << 20) else low for d in (low, high, middle)]
+    return [plain_call(target, dims, PLAIN_FILLS[0], 11 + i) for i, dims in enumerate(sizes)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .explore import Explored, explore, reduced
 from .process import interpreter
-from .recipes import Hints, Json, Scenario
+from .recipes import Hints, Json, Scenario, cycle, probes
 from .report import Capture, Check, Counterexample, Report, TargetReport
 from .scenarios import scenarios
 from .script import script
@@ -88,7 +88,82 @@ class _Verification:
             if found.failing is not None and found.outcome is not None:
                 return self._failed(plan, found)
             self.checks.append(Check(plan.name, "pass", found.examples))
+            if number == 0 and self.pair.tally.one_sided:
+                plans[1:] = scenarios(self.target, self._hints())[1:]
+        return self._after_scenarios(plans)
+
+    def _hints(self) -> Hints:
+        """Fills that take a branch to the side not seen yet, found by calling the original alone."""
+        wanted = dict(self.pair.tally.one_sided)
+        grid = probes(self.target)
+        taken = self.pair.probe([step for _, step in grid])
+        found: list[Json] = []
+        for (fill, _), outcomes in zip(grid, taken):
+            turned = [site for site, only in wanted.items() if (not only) in outcomes.get(site, [])]
+            if turned and sum(f == fill for f in found) == 0:
+                found.append(fill)
+                for site in turned:
+                    if sum(1 for f in found) >= 6:
+                        wanted.pop(site, None)
+        return Hints(tuple(found[:8]))
+
+    def _after_scenarios(self, plans: list[Scenario]) -> TargetReport:
+        """Checks that need the whole picture: graphs stop growing, and capture by the verifier."""
+        if self.pair.tally.replays:
+            grown = self._growth(plans)
+            if grown is not None:
+                return grown
+        elif self.target.device == "cuda":
+            self._capture_whole(plans)
         return self._conclude()
+
+    def _growth(self, plans: list[Scenario]) -> TargetReport | None:
+        """The same three calls, again and again: after two rounds no new graph may be captured."""
+        steps = cycle(self.target)
+        rounds = 5
+        outcome, answer = self.pair.run(steps * rounds, self.options.seed)
+        if outcome.status == "differs":
+            return self._failed(Scenario("graph growth", plans[0].steps), Explored(1, steps * rounds, outcome))
+        growth = answer.get("growth") or [0]
+        settled = growth[min(len(steps) * 3, len(growth) - 1)]
+        more = growth[-1] - settled
+        if more > 0:
+            calls = len(steps) * (rounds - 3)
+            self.checks.append(Check("graph growth", "fail", 1))
+            return self._report("fail", f"graph growth: {more} new graphs in {calls} calls with shapes and values seen before")
+        self.checks.append(Check("graph growth", "pass", 1))
+        return None
+
+    def _capture_whole(self, plans: list[Scenario]) -> None:
+        """The rewrite owns no graph: capture its call here, and verify the replays as well."""
+        captures = replays = examples = 0
+        blocked = ""
+
+        def run(steps: list[Json]) -> Outcome:
+            nonlocal captures, replays, blocked
+            outcome, answer = self.pair.run(steps, self.options.seed, captured=True)
+            captures += int(answer.get("captures", 0))
+            replays += int(answer.get("replays", 0))
+            blocked = blocked or str(answer.get("blocked") or "")
+            if blocked:
+                return Outcome("error", blocked)
+            return outcome
+
+        chosen = [p for p in plans if p.name in ("values", "shapes", "arguments", "rebinding", "kept outputs")]
+        for number, plan in enumerate(chosen):
+            found = explore(plan, 5, self.options.seed + 100 + number, run, time.monotonic() + 4.0)
+            examples += found.examples
+            if blocked:
+                break
+            if found.outcome is not None and found.failing is not None:
+                blocked = f"captured as a whole it gives other results ({plan.name}: {found.outcome.text})"
+                break
+        if blocked or not replays:
+            self.capture = Capture(None, 0, 0, blocked or None)
+            self.checks.append(Check("captured by the verifier", "skipped", examples))
+        else:
+            self.capture = Capture("verifier", captures, replays, None)
+            self.checks.append(Check("captured by the verifier", "pass", examples))
 
     def _once(self, steps: list[Json]) -> Outcome:
         return self.pair.run(steps, self.options.seed)[0]
@@ -121,7 +196,7 @@ class _Verification:
 
     def _capture_state(self) -> None:
         tally = self.pair.tally
-        if tally.replays:
+        if tally.replays and not self.capture.by:
             self.capture = Capture("program", tally.captures, tally.replays, None)
 
     def _evidence(self) -> str:

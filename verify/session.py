@@ -183,7 +183,8 @@ class Pair:
         if dead:
             return self._after_death(dead), answers.get("after", {})
         before, after = answers["before"], answers["after"]
-        self._count(steps, before, after)
+        if not captured:
+            self._count(steps, before, after)
         for side, answer in answers.items():
             trouble = answer.get("broken") or answer.get("error")
             if trouble:
@@ -195,6 +196,16 @@ class Pair:
         if any(answer.get("poisoned") for answer in answers.values()):
             self.start()
         return judged, after
+
+    def probe(self, steps: list[Json]) -> list[dict[str, list[bool]]]:
+        """Outcomes at every branch of the original for each of some single calls; shorter if it died on one."""
+        try:
+            answer = self.workers["before"].ask({**self.request(steps, 0), "op": "probe"}, self.timeout)
+        except WorkerDied:
+            self.start()
+            return []
+        taken: list[dict[str, list[bool]]] = answer.get("taken", [])
+        return taken
 
     def _judge(self, request: Json, written: Path) -> Outcome:
         try:

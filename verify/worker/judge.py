@@ -81,13 +81,18 @@ def compare(before: Trace, after: Trace, strides: bool) -> Comparison:
     """All differences of structure, and all places where numbers differ, in order of the steps."""
     found = Comparison()
     seen: set[tuple[int, int]] = set()
+    spoiled = False
     for position, (mine, theirs) in enumerate(zip(before.observed, after.observed)):
+        if spoiled:
+            _note_after_misuse(found, position, mine, theirs, before, after, strides, seen)
+            return found
         raised = "exception" in mine["groups"], "exception" in theirs["groups"]
         if mine["outside"] and raised[0]:
             # outside the declared domain only this is asked: an original that refuses must not be overruled
             if not raised[1]:
                 text = f"the original raises {mine['groups']['exception']['type']}, the rewrite returns"
                 found.certain.append(Difference(mine["step"], "exception", "call", text))
+            spoiled = True
             continue
         if mine["outside"] and raised[1]:
             text = f"the rewrite raises {theirs['groups']['exception']['type']} on input outside the declared domain"
@@ -101,6 +106,24 @@ def compare(before: Trace, after: Trace, strides: bool) -> Comparison:
         text = f"{len(before.observed)} observations against {len(after.observed)}"
         found.certain.append(Difference(len(before.observed), "result", "sequence", text))
     return found
+
+
+def _note_after_misuse(
+    found: Comparison,
+    position: int,
+    mine: dict[str, Any],
+    theirs: dict[str, Any],
+    before: Trace,
+    after: Trace,
+    strides: bool,
+    seen: set[tuple[int, int]],
+) -> None:
+    """What a refused call outside the declared domain leaves behind is told, and is no failure."""
+    later = Comparison()
+    for group in ("exception", "result", "state"):
+        _compare_group(later, position, mine, theirs, group, before, after, strides, seen)
+    if later.certain:
+        found.notes.append(f"after a refused call outside the declared domain: {later.certain[0].text}")
 
 
 def _compare_group(

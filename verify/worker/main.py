@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 import os
 import platform
-import random
 import sys
 import traceback
 from pathlib import Path
@@ -16,8 +17,8 @@ import torch
 from . import reference, wire
 from .episode import Episode, Plan
 from .graphs import Capturing, CaptureBlocked, Counter
-from .judge import Comparison, Difference, Measure, Reference, Suspect, Trace, compare, explain, measure
-from .observe import random_state, same_bits, state_tensors
+from .judge import Comparison, Difference, Reference, Trace, compare, explain, measure
+from .observe import same_bits, state_tensors
 from .sites import Sites
 from .trees import LoadError, Subject, Target, Tree, place
 
@@ -38,6 +39,7 @@ class Worker:
         self.device = "cpu"
         self.traces: dict[int, Trace] = {}
         self.instances = 2
+        self.sensitivity = Sensitivity()
 
     # -- start ----------------------------------------------------------------------------------------------
     def do_hello(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -166,22 +168,39 @@ class Worker:
             if blocked:
                 return {"blocked": blocked}
         if request.get("write"):
-            torch.save({"observed": repr_json(trace.observed), "tensors": trace.tensors}, request["write"])
+            torch.save({"observed": json.dumps(trace.observed), "tensors": trace.tensors}, request["write"])
         else:
             self.traces = {int(request["id"]): trace}
         answer["captures"] = self.counter.captures - captures
         answer["replays"] = self.counter.replays - replays
         answer["growth"] = [*growth, self.counter.captures - captures]
+        answer["poisoned"] = _poisoned(trace)
         if self.sites is not None:
+            self.sensitivity.add(trace)
             answer["branches"] = {k: sorted(v) for k, v in self.sites.seen.items()}
             answer["one_sided"] = self.sites.one_sided()
+            answer["insensitive"] = self.sensitivity.none
+        return answer
+
+    def do_probe(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Call the original alone, once for each step: which outcomes does each take at every branch?"""
+        assert self.sites is not None
+        taken: list[dict[str, list[bool]]] = []
+        seen, answer = self.sites.seen, {"taken": taken}
+        for step in request["steps"]:
+            self.sites.seen = {}
+            try:
+                self._episode({**request, "steps": [step]}, self._plan(request))
+            finally:
+                taken.append({site: sorted(outcomes) for site, outcomes in self.sites.seen.items()})
+        self.sites.seen = seen
         return answer
 
     def do_judge(self, request: dict[str, Any]) -> dict[str, Any]:
         """Compare the trace kept here with the other worker's."""
         mine = self.traces[int(request["id"])]
         saved = torch.load(request["other"], weights_only=True)
-        other = Trace(_from_json(saved["observed"]), saved["tensors"])
+        other = Trace(json.loads(saved["observed"]), saved["tensors"])
         compared = compare(mine, other, bool(request.get("strides")))
         if not compared.certain and not compared.suspects:
             return {"equal": True, "notes": compared.notes, "largest": 0.0}
@@ -247,24 +266,45 @@ class Worker:
         return {"same": True}
 
 
+class Sensitivity:
+    """Whether any result of the original ever changed when its inputs did."""
+
+    def __init__(self) -> None:
+        self._results: dict[str, set[int]] = {}
+        self._inputs: set[int] = set()
+
+    def add(self, trace: Trace) -> None:
+        for entry in trace.observed:
+            result = entry["groups"].get("result")
+            if not result:
+                continue
+            kinds = repr([(path, leaf[0], leaf[4:5]) for path, leaf in result])
+            values = [_digest(trace.tensors[leaf[2]]) if leaf[0] == "tensor" else leaf[-1] for _, leaf in result]
+            self._results.setdefault(kinds, set()).add(hash(repr(values)))
+            given = [_digest(trace.tensors[leaf[2]]) for _, leaf in entry["groups"]["inputs"]]
+            self._inputs.add(hash(repr(given)))
+
+    @property
+    def none(self) -> bool:
+        return len(self._inputs) >= 8 and bool(self._results) and all(len(v) == 1 for v in self._results.values())
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    return hashlib.sha1(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()).hexdigest() if tensor.numel() else ""
+
+
+def _poisoned(trace: Trace) -> bool:
+    """Whether the device no longer works: a device-side assert ends every later call of the process."""
+    raised = [entry["groups"].get("exception") for entry in trace.observed]
+    return any(r and ("device-side assert" in r["message"] or "illegal memory access" in r["message"]) for r in raised)
+
+
 def _blocked(trace: Trace) -> str:
     for entry in trace.observed:
         raised = entry["groups"].get("exception")
         if raised and raised["type"] == "CaptureBlocked":
             return str(raised["message"])
     return ""
-
-
-def repr_json(value: Any) -> str:
-    import json
-
-    return json.dumps(value)
-
-
-def _from_json(text: str) -> Any:
-    import json
-
-    return json.loads(text)
 
 
 def serve(read: int, write: int) -> None:
@@ -283,6 +323,3 @@ def serve(read: int, write: int) -> None:
             root = worker.tree.root if worker.tree is not None else Path("/")
             answer = {"broken": place(error, root), "trace": traceback.format_exc()[-3000:]}
         wire.send(write, {"answer": answer})
-
-
-__all__ = ["Measure", "Suspect", "Worker", "random", "random_state", "serve"]
