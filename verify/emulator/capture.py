@@ -13,15 +13,33 @@ from typing import Any
 
 import torch
 
-from .errors import INVALIDATED, NOT_PERMITTED, cuda_error
-from .execute import execute, flat, map_tensors, poison, tensors_in
+from .errors import DEVICE_ASSERT, INVALIDATED, NOT_PERMITTED, cuda_error
+from .execute import execute, flat, map_tensors, poison, results_of, tensors_in
 from .labels import CPU, CUDA, Home, home_of, storage_of
 from .ops import Op
 
 # They change what a tensor object refers to and write no memory.
 _METADATA_ONLY = frozenset(
-    ["squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_", "as_strided_", "resize_", "resize_as_", "set_", "detach_", "requires_grad_", "rename_", "lift_fresh", "record_stream"]
+    [
+        "squeeze_",
+        "unsqueeze_",
+        "t_",
+        "transpose_",
+        "swapaxes_",
+        "swapdims_",
+        "as_strided_",
+        "resize_",
+        "resize_as_",
+        "set_",
+        "detach_",
+        "requires_grad_",
+        "rename_",
+        "lift_fresh",
+        "record_stream",
+    ]
 )
+
+_OUT_OF_BOUNDS = ("out of range", "out of bounds")
 
 
 class Ledger:
@@ -69,6 +87,7 @@ class Step:
     kwargs: dict[str, Any]
     generator: Any
     targets: list[tuple[int, torch.Tensor]]
+    grad: bool
 
 
 class Capture:
@@ -136,9 +155,10 @@ class Capture:
         self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], generator: Any, result: Any, home: Home
     ) -> None:
         """Append `op` to the tape with aliases of its memory; label new memory among the results with `home`."""
-        results = [result] if isinstance(result, torch.Tensor) else list(tensors_in(result))
         fresh = []
-        for position, tensor in enumerate(results):
+        for position, tensor in enumerate(results_of(result)):
+            if not isinstance(tensor, torch.Tensor):
+                continue
             storage = storage_of(tensor)
             known = getattr(storage, "_home", None)
             if storage is not None and (known is None or (known.floating and known is not self.floating)):
@@ -148,7 +168,14 @@ class Capture:
             return
         targets = [(position, self._keep(tensor)) for position, tensor in fresh]
         self.steps.append(
-            Step(op, map_tensors(args, self._keep), map_tensors(kwargs, self._keep), generator, targets)
+            Step(
+                op,
+                map_tensors(args, self._keep),
+                map_tensors(kwargs, self._keep),
+                generator,
+                targets,
+                torch.is_grad_enabled(),
+            )
         )
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -190,15 +217,25 @@ class Capture:
         for block in (*self.lost_inputs(), *self._reused):
             poison(block)
         for step in self.steps:
-            result = execute(step.op, step.args, step.kwargs, step.generator)
+            torch._C._set_grad_enabled(step.grad)  # kernels choose by it what else they compute
+            result = self._execute(step)
             if not step.targets:
                 continue
-            results = [result] if isinstance(result, torch.Tensor) else list(tensors_in(result))
+            results = results_of(result)
             for position, target in step.targets:
                 if step.op.makes_empty:
                     poison(target)
                 else:
                     fill(target, results[position])
+
+    @staticmethod
+    def _execute(step: Step) -> Any:
+        try:
+            return execute(step.op, step.args, step.kwargs, step.generator)
+        except (IndexError, RuntimeError) as error:
+            if step.op.name == "_assert_async" or any(word in str(error) for word in _OUT_OF_BOUNDS):
+                raise cuda_error(DEVICE_ASSERT) from error
+            raise
 
     def lost_inputs(self) -> list[torch.Tensor]:
         """Memory this graph reads that the program has freed since: eager tensors, or those of a reset graph."""

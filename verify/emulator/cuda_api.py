@@ -75,8 +75,36 @@ class _DeviceOf(_Device):
         super().__init__(0 if obj.is_cuda else -1)
 
 
-_NUMBERS = ["memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved", "memory_cached", "max_memory_cached", "utilization", "memory_usage", "temperature", "power_draw", "clock_rate", "device_memory_used"]
-_SILENT = ["empty_cache", "reset_peak_memory_stats", "reset_max_memory_allocated", "reset_max_memory_cached", "reset_accumulated_memory_stats", "set_per_process_memory_fraction", "ipc_collect", "init", "_lazy_init", "_lazy_call", "_sleep", "_check_capability", "_check_cubins", "set_device"]
+_NUMBERS = [
+    "memory_allocated",
+    "max_memory_allocated",
+    "memory_reserved",
+    "max_memory_reserved",
+    "memory_cached",
+    "max_memory_cached",
+    "utilization",
+    "memory_usage",
+    "temperature",
+    "power_draw",
+    "clock_rate",
+    "device_memory_used",
+]
+_SILENT = [
+    "empty_cache",
+    "reset_peak_memory_stats",
+    "reset_max_memory_allocated",
+    "reset_max_memory_cached",
+    "reset_accumulated_memory_stats",
+    "set_per_process_memory_fraction",
+    "ipc_collect",
+    "init",
+    "_lazy_init",
+    "_lazy_call",
+    "_sleep",
+    "_check_capability",
+    "_check_cubins",
+    "set_device",
+]
 
 
 def make_cuda_functions(gpu: Gpu) -> dict[str, Any]:

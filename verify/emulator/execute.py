@@ -40,6 +40,13 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(item)
 
 
+def results_of(result: Any) -> list[Any]:
+    """What an operation returned, flattened; None where it returned nothing at a place."""
+    if isinstance(result, (list, tuple)):
+        return [leaf for item in result for leaf in results_of(item)]
+    return [result]
+
+
 def execute(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], generator: Any) -> Any:
     """Run `op`, drawing from `generator` (the device's) where the operation draws and is given none."""
     if not op.draws or generator is None:

@@ -80,3 +80,47 @@ def make_one_hot(gpu: Gpu) -> Any:
         return result.scatter_(-1, tensor.unsqueeze(-1), 1)
 
     return one_hot
+
+
+def make_ctc_loss(gpu: Gpu) -> Any:
+    """`torch.ctc_loss` as CUDA computes it: the lengths cross between host and device, wherever they are."""
+    original = torch.ctc_loss
+
+    def ctc_loss(
+        log_probs: torch.Tensor,
+        targets: torch.Tensor,
+        input_lengths: Any,
+        target_lengths: Any,
+        *args: Any,
+        **kw: Any,
+    ) -> torch.Tensor:
+        if device_of(log_probs) is CUDA:
+            gpu.watch.wait("copy")
+            targets, input_lengths, target_lengths = (
+                move(gpu, torch.as_tensor(value), CUDA) for value in (targets, input_lengths, target_lengths)
+            )
+        return original(log_probs, targets, input_lengths, target_lengths, *args, **kw)
+
+    return ctc_loss
+
+
+def make_grouping() -> Any:
+    """`torch._C._group_tensors_by_device_and_dtype` with logical devices in its keys."""
+    original = torch._C._group_tensors_by_device_and_dtype
+
+    def group(lists: Any, with_indices: bool = False) -> Any:
+        grouped: dict[Any, Any] = {}
+        for (real, dtype), (members, indices) in original(lists, True).items():
+            for position, index in enumerate(indices):
+                lead = next((c[position] for c in members if c and c[position] is not None), None)
+                device = real if lead is None else device_of(lead)
+                columns, places = grouped.setdefault((device, dtype), ([[] for _ in members], []))
+                for column, source in zip(columns, members, strict=True):
+                    if source:
+                        column.append(source[position])
+                places.append(index)
+        if with_indices:
+            return grouped
+        return {key: (columns, []) for key, (columns, _) in grouped.items()}
+
+    return group

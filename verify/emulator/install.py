@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 
+from .autocast import CudaAutocast
 from .core import Gpu
 from .cuda_api import MemPool, Nvtx, make_accelerator_functions, make_cuda_functions, use_mem_pool
-from .factories import make_factories, make_one_hot
+from .factories import make_ctc_loss, make_factories, make_grouping, make_one_hot
 from .generators import make_generator_type
 from .graphs import graph_pool_handle, make_graph_type
 from .patches import Patches
 from .storages import patch_storages
-from .streams import make_stream_types
-from .tensor_api import make_tensor_methods
+from .streams import make_any_stream, make_stream_types
+from .tensor_api import make_tensor_methods, parse_to
 from .threads import watch_threads
 
 
@@ -24,6 +25,7 @@ class Emulator:
     def __init__(self) -> None:
         self._gpu = Gpu()
         self._patches = Patches()
+        self._autocast = CudaAutocast()
         self._remove_loader: Any = None
 
     @property
@@ -95,8 +97,14 @@ class Emulator:
         patches.set_all(torch.Tensor, make_tensor_methods(gpu))
         patches.set_all(torch, make_factories(gpu))
         patches.set(torch, "Generator", make_generator_type(gpu))
+        patches.set(torch, "ctc_loss", make_ctc_loss(gpu))
+        patches.set(torch._C, "_group_tensors_by_device_and_dtype", make_grouping())
+        patches.set(torch._C._nn, "_parse_to", parse_to)
+        patches.set(torch, "Stream", make_any_stream(torch.Stream, streams["Stream"]))
+        patches.set(torch, "Event", make_any_stream(torch.Event, streams["Event"]))
         patches.set(torch.nn.functional, "one_hot", make_one_hot(gpu))
         self._remove_loader = patch_storages(patches)
+        self._autocast.patch(patches)
         watch_threads(gpu, patches)
         gpu.watch.__enter__()
 
@@ -107,6 +115,7 @@ class Emulator:
             return
         self._gpu.watch.__exit__(None, None, None)
         self._remove_loader()
+        self._autocast.close()
         self._patches.undo()
         _installed = None
 

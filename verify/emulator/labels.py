@@ -103,6 +103,8 @@ def logical_device(value: object) -> torch.device:
     Raises RuntimeError for a GPU other than the one that is emulated, as CUDA does for a missing ordinal.
     """
     device = torch.device("cuda", value) if isinstance(value, int) else torch.device(value)  # type: ignore[arg-type]
+    if device.type == "cpu":
+        return CPU
     if device.type != "cuda":
         return device
     if device.index not in (None, 0):

@@ -6,40 +6,54 @@ from typing import Any, Literal
 
 import torch
 
-aten = torch.ops.aten
-
 Sync = Literal["", "stream", "copy"]
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 # Kernels that wait for the device: "stream" ones inside the kernel or to read a size back, "copy" ones by an
 # ordinary device-to-host copy, which torch refuses during capture with another message. Measured on an H100.
-_STREAM_SYNCS = frozenset(
-    ["_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive", "_linalg_check_errors", "_linalg_svd", "_linalg_eigh", "linalg_eig", "_linalg_eigvals", "linalg_eigvals", "linalg_lstsq", "cholesky", "_nested_tensor_from_mask_left_aligned", "nms", "_coalesce", "to_sparse", "_to_sparse", "is_coalesced_values", "geqrf"]
-)
-_COPY_SYNCS = frozenset(["bincount", "_ctc_loss", "_use_cudnn_ctc_loss"])
+_STREAM_SYNCS = _names("""
+    _local_scalar_dense item is_nonzero equal allclose nonzero masked_select _unique _unique2 unique_dim
+    unique_consecutive unique_dim_consecutive _linalg_check_errors _linalg_svd _linalg_eigh linalg_eig
+    _linalg_eigvals linalg_eigvals linalg_lstsq linalg_pinv pinverse cholesky nms _coalesce to_sparse _to_sparse
+    _nested_tensor_from_mask_left_aligned
+""")
+_COPY_SYNCS = _names("bincount _ctc_loss _use_cudnn_ctc_loss")
 
 # Arguments that CUDA kernels themselves want in host memory.
-_HOST_ARGUMENTS = frozenset(
-    ["lengths", "batch_sizes", "input_lengths", "target_lengths", "tensor_indices_or_sections"]
-)
+_HOST_ARGUMENTS = _names("lengths batch_sizes input_lengths target_lengths tensor_indices_or_sections")
 
 # Composites seen whole under inference mode whose parts need no watching: running them whole is only faster.
-_WHOLE = frozenset(
-    ["linear", "matmul", "reshape", "flatten", "contiguous", "chunk", "softmax", "log_softmax", "layer_norm", "transpose", "t_", "conv1d", "conv2d", "conv3d", "view_as", "expand_as", "unflatten", "narrow", "dropout", "batch_norm", "group_norm", "instance_norm", "silu_", "scaled_dot_product_attention", "max_pool1d", "max_pool2d", "adaptive_avg_pool1d", "movedim", "swapaxes", "square", "square_", "float_power", "rms_norm", "tensor_split", "mT", "mH", "moveaxis", "swapdims", "numpy_T", "ravel", "relu6", "selu", "celu", "clip", "clip_", "type_as", "to"]
-)
+_WHOLE = _names("""
+    linear matmul reshape flatten contiguous chunk softmax log_softmax layer_norm transpose t_ conv1d conv2d conv3d
+    view_as expand_as unflatten narrow dropout batch_norm group_norm instance_norm silu_ max_pool1d max_pool2d
+    scaled_dot_product_attention adaptive_avg_pool1d movedim moveaxis swapaxes swapdims square square_ float_power
+    rms_norm mT mH numpy_T ravel relu6 selu celu type_as to
+""")
 
 # Kernels that draw random numbers without being tagged so in every version.
-_RANDOM = frozenset(
-    ["lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention", "dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "rrelu", "rrelu_", "_scaled_dot_product_attention_math", "_scaled_dot_product_flash_attention_for_cpu"]
-)
+_RANDOM = _names("""
+    lstm gru rnn_tanh rnn_relu scaled_dot_product_attention dropout dropout_ feature_dropout alpha_dropout
+    feature_alpha_dropout native_dropout rrelu rrelu_ _scaled_dot_product_attention_math
+    _scaled_dot_product_flash_attention_for_cpu
+""")
 
 # Statistics written although the schema does not say so.
-_UNDECLARED_WRITES = dict.fromkeys(("native_batch_norm", "batch_norm", "_batch_norm_impl_index", "cudnn_batch_norm", "instance_norm"), ("running_mean", "running_var"))
-
-_ZERO_DIM_FRIENDLY = frozenset(
-    ["where", "masked_fill", "masked_fill_", "fill", "fill_", "clamp", "clamp_", "clamp_min", "clamp_max", "lerp", "lerp_", "index_fill", "index_fill_", "full_like", "isin", "addcmul", "addcmul_", "addcdiv", "addcdiv_", "result_type", "can_cast", "bernoulli_", "bernoulli", "normal", "searchsorted", "bucketize"]
+_WRITES_STATISTICS = _names(
+    "native_batch_norm batch_norm _batch_norm_impl_index cudnn_batch_norm instance_norm"
 )
 
-_EMPTY = frozenset(["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"])
+# Kernels that read a host operand of no dimension as a number without being tagged pointwise.
+_ZERO_DIM_FRIENDLY = _names("""
+    where masked_fill masked_fill_ fill fill_ clamp clamp_ clamp_min clamp_max lerp lerp_ index_fill index_fill_
+    full_like isin addcmul addcmul_ addcdiv addcdiv_ result_type can_cast bernoulli_ bernoulli normal searchsorted
+    bucketize
+""")
+
+_EMPTY = _names("empty empty_like empty_strided new_empty new_empty_strided empty_permuted")
 
 
 class Op:
@@ -68,7 +82,7 @@ class Op:
         writes = [
             i for i, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write
         ]
-        hidden = _UNDECLARED_WRITES.get(self.name, ())
+        hidden = ("running_mean", "running_var") if self.name in _WRITES_STATISTICS else ()
         writes += [i for i, a in enumerate(schema.arguments) if a.name in hidden and i not in writes]
         self.writes: tuple[int, ...] = tuple(writes)
         tags = func.tags

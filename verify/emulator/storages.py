@@ -23,11 +23,11 @@ def storage_device(storage: Any) -> torch.device:
 
 
 def _duplicate(storage: Any) -> Any:
-    result = torch.UntypedStorage(storage.nbytes())
-    result.copy_(storage, False)
+    whole = torch.empty(0, dtype=torch.uint8).set_(storage)
+    result = whole.clone().untyped_storage()
     home = _home(storage)
-    if home is not None:
-        result._home = ON_CUDA if home.device is CUDA else PINNED  # type: ignore[attr-defined]
+    if home is not None and home.pinned:
+        result._home = PINNED
     return result
 
 

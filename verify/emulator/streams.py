@@ -77,6 +77,9 @@ def make_stream_types(gpu: Gpu) -> dict[str, Any]:
             self._leave_capture()
             gpu.waited()
 
+        def is_capturing(self) -> bool:
+            return self.capture is not None
+
         def _leave_capture(self) -> None:
             if self.capture is not None:
                 raise self.capture.break_off()
@@ -208,4 +211,22 @@ def make_stream_types(gpu: Gpu) -> dict[str, Any]:
     }
 
 
-__all__ = ["make_stream_types", "torch"]
+def make_any_stream(original: Any, cuda_type: Any) -> Any:
+    """The device-agnostic `torch.Stream` or `torch.Event`: CUDA's unless another device is named."""
+
+    class AnyMeta(type):
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, (original, cuda_type))
+
+        def __subclasscheck__(cls, subclass: type) -> bool:
+            return issubclass(subclass, (original, cuda_type))
+
+    class Any_(metaclass=AnyMeta):
+        def __new__(cls, device: Any = None, *args: Any, **kwargs: Any) -> Any:
+            if device is None or torch.device(device).type == "cuda":
+                return cuda_type(*args, **kwargs)
+            return original(device, *args, **kwargs)
+
+    Any_.__name__ = Any_.__qualname__ = original.__name__
+    Any_.__module__ = "torch"
+    return Any_

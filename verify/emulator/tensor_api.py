@@ -62,10 +62,6 @@ def move(
         return _CrossDevice.apply(gpu, source, device, options)  # type: ignore[no-any-return]
     with torch._C._DisableTorchDispatch():  # the copy is accounted for here, not by the mode
         result = transfer(gpu.watch, source.detach() if source.requires_grad else source, device, **options)
-    return _like_source(source, result)
-
-
-def _like_source(source: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
     return result
 
 
@@ -102,6 +98,12 @@ def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     if rest or given:
         raise TypeError(f"to() received an invalid combination of arguments - got {(*args, *kwargs)}")
     return options
+
+
+def parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool, Any]:
+    """`torch._C._nn._parse_to`, which `Module.to` uses, with the logical device."""
+    options = _parse_to(args, kwargs)
+    return options["device"], options["dtype"], options["non_blocking"], options["memory_format"]
 
 
 def make_tensor_methods(gpu: Gpu) -> dict[str, Any]:
