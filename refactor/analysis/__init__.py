@@ -3,3 +3,10 @@
 >>> project = Project(root, src=("src",))
 >>> facts = analyze(load(path), project)
 """
+
+from __future__ import annotations
+
+from refactor.analysis.analyze import analyze
+from refactor.analysis.project import Project
+
+__all__ = ["Project", "analyze"]

@@ -68,6 +68,8 @@ class EventKind(str, Enum):
     HOST_CONSTANT = "host-constant"  # torch.tensor(c, device=…), as_tensor, new_tensor
     HOST_TO_DEVICE = "host-to-device"  # cpu_made.to(device), a CPU tensor used with device tensors
     INDEX_LIST = "index-list"  # x[[0, 2]], x[cpu_index]
+    INDEX_FILL = "index-fill"  # x[device_index] = 0: the number is copied to the device
+    LAUNCH = "launch"  # a kernel whose launch depends on data: grouped_mm
     TEMPORARY = "temporary"  # an elementwise result that does not leave the function
     GROWING_CACHE = "growing-cache"  # self.cache = torch.cat([self.cache, k])
     CAPTURE = "capture"  # discipline of code that captures by hand; detail says which point
@@ -111,6 +113,8 @@ class Facts:
     events: tuple[Event, ...]  # by place
     values: Mapping[ast.expr, Value]  # keyed by node identity; only for reached code
     parents: Mapping[ast.AST, ast.AST]
+    foreign: tuple[Facts, ...] = ()
+    """Other files that the regions of this one reach: their hazards arise in this file's regions."""
 
     def value(self, node: ast.expr) -> Value:
         """The abstract value of an expression; UNKNOWN where the analysis did not go."""

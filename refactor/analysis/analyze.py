@@ -1,0 +1,162 @@
+"""From one source file to its facts: prefilter, regions, interpretation, events by place."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from refactor.analysis.domain import Obj, public
+from refactor.analysis.interpreter import Interpreter, Records
+from refactor.analysis.loops import batch_loops
+from refactor.analysis.model import Event, EventKind, Facts, Region
+from refactor.analysis.project import ModuleInfo, Project
+from refactor.analysis.regions import forwards
+from refactor.source import Source, SourceError, parse
+
+_WORDS = re.compile(
+    rb"def forward\b|no_grad|inference_mode|\.eval\(\)|\.backward\(|cuda\.graph|\bCUDAGraph\b"
+)
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def may_matter(data: bytes) -> bool:
+    """Whether a file can hold a region: decided on its bytes, before anything is parsed."""
+    return b"torch" in data and _WORDS.search(data) is not None
+
+
+def analyze(
+    source: Source, project: Project, regions: Sequence[str] = (), entries: Sequence[str] = ()
+) -> Facts | None:
+    """The facts of a file; None: nothing can be here.
+
+    ``entries`` are dotted names of other modules whose regions reach into this file: their hazards here are
+    among the facts. Hazards that this file's regions have in other files are in ``Facts.foreign``.
+
+    Raises:
+        SourceError: the file does not parse, or is nested too deeply to be analysed.
+    """
+    if not entries and not may_matter(source.data):
+        return None
+    tree = parse(source)
+    try:
+        module = project.add(source, tree)
+        interpreter = Interpreter(project)
+        for name in entries:
+            other = project.module(name, module)
+            if other is not None and other is not module:
+                interpret(interpreter, other)
+        found = interpret(interpreter, module)
+        loops = _loop_events(module)
+    except RecursionError:
+        raise SourceError(source.path, 1, "cannot be analysed: nested too deeply") from None
+    own = _facts(interpreter.recorded(module), found, loops)
+    others = [r for m, r in interpreter.records.items() if m is not module and r.events]
+    foreign = tuple(_facts(r, (), ()) for r in sorted(others, key=lambda r: str(r.module.source.path)))
+    return replace(own, foreign=foreign)
+
+
+def interpret(interpreter: Interpreter, module: ModuleInfo) -> tuple[Region, ...]:
+    """Interpret every region of a module; those that others reach already are not started again."""
+    regions: list[Region] = []
+    for info in forwards(module):
+        assert info.cls is not None
+        region = Region("forward", info.qualname, module.name, info.node)
+        regions.append(region)
+        if info not in interpreter.recorded(module).reached:
+            interpreter.run_region(region, info, Obj((info.cls,)))
+    return tuple(sorted(regions, key=lambda r: (r.node.lineno, r.qualname)))  # type: ignore[attr-defined]
+
+
+def _loop_events(module: ModuleInfo) -> tuple[Event, ...]:
+    events: list[Event] = []
+    parents: Mapping[ast.AST, ast.AST] | None = None
+    for found in batch_loops(module):
+        parents = parents or Parents(module.tree)
+        call = found.calls[0]
+        name = qualified(parents, found.function) if found.function is not None else "<module>"
+        region = Region("loop", name, module.name, found.loop)
+        extra = {"loop": found.loop, "calls": found.calls, "target": found.target, "derived": found.derived}
+        extra["guard"] = found.guard
+        events.append(
+            Event(
+                EventKind.BATCH_LOOP, call, statement_of(parents, call), found.function, region, (name,),
+                ast.unparse(found.callee), found.callee, extra,
+            )
+        )  # fmt: skip
+    return tuple(events)
+
+
+def statement_of(parents: Mapping[ast.AST, ast.AST], node: ast.AST) -> ast.stmt:
+    """The innermost statement around a node."""
+    while not isinstance(node, ast.stmt):
+        node = parents[node]
+    return node
+
+
+def qualified(parents: Mapping[ast.AST, ast.AST], node: ast.AST) -> str:
+    """The qualified name of a function in its file."""
+    names: list[str] = []
+    current: ast.AST | None = node
+    while current is not None:
+        if isinstance(current, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.append(current.name)
+        current = parents.get(current)
+    return ".".join(reversed(names))
+
+
+def _facts(records: Records, regions: tuple[Region, ...], more: Sequence[Event]) -> Facts:
+    module = records.module
+    events = [*records.events.values(), *more]
+    seen = {id(event.region): event.region for event in events}
+    every = [*regions, *(r for r in seen.values() if r not in regions and r.module == module.name)]
+    return Facts(
+        module.source,
+        module.tree,
+        module.name,
+        module.root,
+        tuple(every),
+        tuple(sorted(events, key=_place)),
+        Lazy(lambda: {node: public(value) for node, value in records.values.items()}),
+        Parents(module.tree),
+    )
+
+
+def _place(event: Event) -> tuple[int, int, str]:
+    node: Any = event.node
+    return node.lineno, node.col_offset, event.kind.value
+
+
+class Lazy(Mapping[_K, _V]):
+    """A mapping built when it is first read: most files' facts are never looked into."""
+
+    def __init__(self, build: Callable[[], dict[_K, _V]]) -> None:
+        self._build = build
+        self._built: dict[_K, _V] | None = None
+
+    @property
+    def _table(self) -> dict[_K, _V]:
+        if self._built is None:
+            self._built = self._build()
+        return self._built
+
+    def __getitem__(self, key: _K) -> _V:
+        return self._table[key]
+
+    def __iter__(self) -> Iterator[_K]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+class Parents(Lazy[ast.AST, ast.AST]):
+    """Each node's parent in a tree."""
+
+    def __init__(self, tree: ast.AST) -> None:
+        super().__init__(
+            lambda: {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+        )

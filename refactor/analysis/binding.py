@@ -1,0 +1,179 @@
+"""Values of parameters: from the arguments of a call, from annotations, defaults and how they are used."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+from refactor.analysis.annotations import from_annotation
+from refactor.analysis.domain import (
+    HOST,
+    NO_VALUE,
+    NONE,
+    OPAQUE,
+    TAINTED,
+    Dict,
+    Host,
+    Obj,
+    Opaque,
+    Seq,
+    Tensor,
+    Val,
+    is_tainted,
+    join,
+)
+from refactor.analysis.model import Device
+from refactor.analysis.project import FunctionInfo, last_name
+from refactor.analysis.torchops import TENSOR_ONLY, names
+
+if TYPE_CHECKING:
+    from refactor.analysis.interpreter import Frame, Interpreter
+
+_NOT_TENSOR = names(
+    """
+    items keys values get append pop extend update setdefault startswith endswith split lower format
+    join copy_ strip insert
+    """
+) - {"copy_"}
+
+
+def bind_call(
+    it: Interpreter,
+    frame: Frame,
+    target: FunctionInfo,
+    args: list[Val],
+    keywords: dict[str, Val],
+    open_keywords: bool,
+) -> dict[str, Val]:
+    """The environment of a call: arguments first, then defaults; annotations refine what is unknown."""
+    spec = target.node.args
+    env: dict[str, Val] = {}
+    left = dict(keywords)
+    positional = [*spec.posonlyargs, *spec.args]
+    defaults = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
+    spread = bool(args) and isinstance(args[-1], Seq) and args[-1].type == "*"
+    given = args[:-1] if spread else args
+    rest = args[-1].element if spread and isinstance(args[-1], Seq) else None
+    pairs = [*zip(positional, defaults, strict=True), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
+    for index, (arg, default) in enumerate(pairs):
+        value: Val | None = None
+        if index < len(positional) and index < len(given):
+            value = given[index]
+        elif arg.arg in left:
+            value = left.pop(arg.arg)
+        elif spread and index < len(positional):
+            value = rest or OPAQUE
+        if value is None:
+            value = _missing(it, target, arg, default, open_keywords)
+        env[arg.arg] = _refine(it, target, arg, value)
+    if spec.vararg is not None:
+        extra = tuple(given[len(positional) :])
+        env[spec.vararg.arg] = Seq("tuple", None, rest) if spread else Seq("tuple", extra)
+    if spec.kwarg is not None:
+        env[spec.kwarg.arg] = Dict(tuple(left.items()), None, open_keywords)
+    return env
+
+
+def _missing(
+    it: Interpreter, target: FunctionInfo, arg: ast.arg, default: ast.expr | None, open_keywords: bool
+) -> Val:
+    known = from_annotation(it, target.module, arg.annotation)
+    if default is None:
+        return known if known is not None else OPAQUE
+    value = it.evaluate(it.module_frame(target.module), default)
+    if not open_keywords:
+        return value
+    if value == NONE:
+        return join(known, NONE) if known is not None else OPAQUE
+    return Host(value.type) if isinstance(value, Host) else value
+
+
+def _refine(it: Interpreter, target: FunctionInfo, arg: ast.arg, value: Val) -> Val:
+    """An unknown argument is what its annotation says, or a tensor if the function uses it as one."""
+    if isinstance(value, Opaque):
+        known = from_annotation(it, target.module, arg.annotation)
+        if known is not None and not (isinstance(known, Opaque)):
+            return known
+        if value.tainted and arg.annotation is None and used_as_tensor(it, target, arg.arg, None):
+            return Tensor(Device.DEVICE)
+    return value
+
+
+def bind_region(it: Interpreter, target: FunctionInfo, bound: Val | None) -> dict[str, Val]:
+    """The environment of a region: tensors are on the device, numbers are given by the caller."""
+    spec = target.node.args
+    positional = [*spec.posonlyargs, *spec.args]
+    defaults: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
+    env: dict[str, Val] = {}
+    pairs = [*zip(positional, defaults, strict=True), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
+    for index, (arg, default) in enumerate(pairs):
+        if index == 0 and bound is not None:
+            env[arg.arg] = bound
+        else:
+            env[arg.arg] = region_argument(it, target, arg, default, bound)
+    if spec.vararg is not None:
+        known = from_annotation(it, target.module, spec.vararg.annotation)
+        env[spec.vararg.arg] = Seq("tuple", None, known if known is not None else TAINTED)
+    if spec.kwarg is not None:
+        env[spec.kwarg.arg] = Dict((), None, True)
+    return env
+
+
+def region_argument(
+    it: Interpreter, target: FunctionInfo, arg: ast.arg, default: ast.expr | None, bound: Val | None
+) -> Val:
+    """What a parameter of a region is, by annotation, by default, then by use."""
+    none = isinstance(default, ast.Constant) and default.value is None
+    known = from_annotation(it, target.module, arg.annotation)
+    if known is not None and not isinstance(known, Opaque):
+        return join(known, NONE) if none else known
+    tensor = used_as_tensor(it, target, arg.arg, bound)
+    if default is None:
+        return Tensor(Device.DEVICE) if tensor else TAINTED
+    if none:
+        return Tensor(Device.DEVICE, optional=True) if tensor else OPAQUE
+    value = it.evaluate(it.module_frame(target.module), default)
+    return Host(value.type) if isinstance(value, Host) and value.value is not NO_VALUE else value
+
+
+def used_as_tensor(it: Interpreter, target: FunctionInfo, name: str, bound: Val | None) -> bool:
+    """Whether the function uses a parameter as only a tensor can be used."""
+    found = False
+    for node in ast.walk(target.node):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name:
+            if node.attr in _NOT_TENSOR:
+                return False
+            found = found or node.attr in TENSOR_ONLY
+        elif isinstance(node, ast.Call) and not found:
+            found = _passed_as_tensor(it, target, node, name, bound)
+        elif isinstance(node, ast.BinOp) and not found:
+            found = isinstance(node.op, ast.MatMult) and name in (
+                getattr(node.left, "id", None),
+                getattr(node.right, "id", None),
+            )
+    return found
+
+
+def _passed_as_tensor(
+    it: Interpreter, target: FunctionInfo, node: ast.Call, name: str, bound: Val | None
+) -> bool:
+    if not node.args or not isinstance(node.args[0], ast.Name) or node.args[0].id != name:
+        return False
+    func = node.func
+    if not isinstance(func, ast.Attribute):
+        return False
+    scope = target.module.resolve(func.value) if isinstance(func.value, ast.Name | ast.Attribute) else None
+    if isinstance(scope, str) and scope in ("torch", "torch.nn.functional", "torch.fft", "torch.linalg"):
+        return func.attr not in ("is_tensor", "tensor", "as_tensor", "stack", "cat", "zeros", "ones", "full")
+    if isinstance(func.value, ast.Name) and isinstance(bound, Obj):
+        args = target.node.args.args
+        if args and func.value.id == args[0].arg and last_name(func):
+            from refactor.analysis import instances
+
+            return instances.takes_tensor(it, bound, func.attr)
+    return False
+
+
+def tainted_or_host(values: list[Val]) -> Val:
+    """The result of something unknown: from the device if an argument was, else a host value."""
+    return TAINTED if any(is_tainted(value) for value in values) else HOST

@@ -1,0 +1,308 @@
+"""Tests: which tensors they ask for their truth, what is known of the outcome, what it says about names."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from refactor.analysis.domain import (
+    BOOL,
+    HOST,
+    NO_VALUE,
+    NONE,
+    OPAQUE,
+    Dict,
+    Host,
+    Obj,
+    Opaque,
+    Readback,
+    Seq,
+    Tensor,
+    Val,
+    is_tainted,
+    join,
+    may_be_none,
+    not_none,
+    on_device,
+    truth,
+)
+from refactor.analysis.model import Device, EventKind
+
+if TYPE_CHECKING:
+    from refactor.analysis.interpreter import Frame, Interpreter
+
+_FOLD: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Outcome of a test, where known, and the expressions whose tensors it reads back."""
+
+    truth: bool | None
+    tensors: tuple[ast.expr, ...] = ()
+
+
+def decide(it: Interpreter, frame: Frame, test: ast.expr) -> Decision:
+    """Evaluate a test as ``if`` would: short-circuits, and the truth of tensors."""
+    if isinstance(test, ast.BoolOp):
+        return _decide_boolop(it, frame, test)
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        inner = decide(it, frame, test.operand)
+        if frame.emit:
+            it.recorded(frame.module).values[test] = Readback("bool") if inner.tensors else BOOL
+        return Decision(None if inner.truth is None else not inner.truth, inner.tensors)
+    frame.header += 1
+    outer, frame.leaves = frame.leaves, []
+    value = it.evaluate(frame, test)
+    leaves, frame.leaves = frame.leaves, outer
+    frame.header -= 1
+    if frame.header:
+        frame.leaves.extend(leaves)
+    if on_device(value) and isinstance(value, Tensor):
+        known = True if value.optional else None
+        return Decision(None if known else truth(value), (*leaves, test) if not leaves else (test,))
+    return Decision(truth(value), tuple(leaves))
+
+
+def _decide_boolop(it: Interpreter, frame: Frame, test: ast.BoolOp) -> Decision:
+    conjunction = isinstance(test.op, ast.And)
+    tensors: list[ast.expr] = []
+    known: bool | None = conjunction
+    saved = dict(frame.env)
+    for operand in test.values:
+        result = decide(it, frame, operand)
+        tensors.extend(result.tensors)
+        if result.truth is (not conjunction):
+            known = not conjunction
+            break
+        if result.truth is None:
+            known = None
+        refine(it, frame, operand, conjunction)
+    walrus = {n.target.id for n in ast.walk(test) if isinstance(n, ast.NamedExpr)}
+    kept = {name: value for name, value in frame.env.items() if name in walrus}
+    frame.env.clear()
+    frame.env.update(saved)
+    frame.env.update(kept)
+    return Decision(known, tuple(tensors))
+
+
+def boolop_value(it: Interpreter, frame: Frame, node: ast.BoolOp) -> Val:
+    """The value of ``a and b`` outside a test: all operands but the last are asked for their truth."""
+    conjunction = isinstance(node.op, ast.And)
+    saved = dict(frame.env)
+    result: Val | None = None
+    for operand in node.values[:-1]:
+        if isinstance(operand, ast.BoolOp | ast.UnaryOp):
+            decision = decide(it, frame, operand)
+            value: Val = Host("bool", decision.truth) if decision.truth is not None else BOOL
+            known = decision.truth
+            if decision.tensors:
+                it.readback(frame, EventKind.BOOL_OP, operand, decision.tensors[0], _word(node))
+                value = Readback("bool")
+        else:
+            value = it.evaluate(frame, operand)
+            known = truth(value)
+            if on_device(value):
+                it.readback(frame, EventKind.BOOL_OP, operand, operand, _word(node))
+        if known is (not conjunction):
+            _restore(frame, saved)
+            return value if result is None else join(result, value)
+        if known is None:
+            chosen = not_none(value) if not conjunction else value
+            result = chosen if result is None else join(result, chosen)
+        refine(it, frame, operand, conjunction)
+    last = it.evaluate(frame, node.values[-1])
+    _restore(frame, saved)
+    return last if result is None else join(result, last)
+
+
+def _restore(frame: Frame, saved: dict[str, Val]) -> None:
+    frame.env.clear()
+    frame.env.update(saved)
+
+
+def _word(node: ast.BoolOp) -> str:
+    return "and" if isinstance(node.op, ast.And) else "or"
+
+
+def compare(
+    it: Interpreter, frame: Frame, node: ast.Compare, left: Val, op: ast.cmpop, right: Val, child: ast.expr
+) -> Val:
+    """The value of one comparison."""
+    from refactor.analysis.expressions import tensor_binary
+
+    if isinstance(op, ast.Is | ast.IsNot):
+        return _identity(left, right, isinstance(op, ast.Is))
+    if isinstance(op, ast.In | ast.NotIn):
+        return _membership(it, frame, node, left, op, right)
+    if isinstance(left, Tensor) or isinstance(right, Tensor):
+        if NONE in (left, right) or _never_equal(left, right):
+            return BOOL
+        return tensor_binary(left, right, None, boolean=True)
+    if isinstance(left, Host) and isinstance(right, Host):
+        return _host_compare(left, op, right)
+    if isinstance(left, Readback) or isinstance(right, Readback):
+        return Readback("bool")
+    if isinstance(left, Opaque) and isinstance(right, Opaque | Host) and left.tainted:
+        return left
+    return BOOL
+
+
+def _never_equal(left: Val, right: Val) -> bool:
+    """A tensor compared with a string or a device is no tensor comparison."""
+    other = right if isinstance(left, Tensor) else left
+    return isinstance(other, Host) and other.type in ("str", "device", "dtype", "layout")
+
+
+def _host_compare(left: Host, op: ast.cmpop, right: Host) -> Val:
+    fold = _FOLD.get(type(op))
+    if left.value is not NO_VALUE and right.value is not NO_VALUE and fold is not None:
+        try:
+            return Host("bool", bool(fold(left.value, right.value)))
+        except TypeError:
+            return BOOL
+    if left.type == "array" or right.type == "array":
+        return Host("array")
+    return BOOL
+
+
+def _identity(left: Val, right: Val, positive: bool) -> Val:
+    known: bool | None = None
+    if right == NONE:
+        known = may_be_none(left)
+    elif isinstance(left, Host) and isinstance(right, Host) and isinstance(right.value, bool):
+        known = left.value is right.value if left.value is not NO_VALUE else None
+    return BOOL if known is None else Host("bool", known if positive else not known)
+
+
+def _membership(
+    it: Interpreter, frame: Frame, node: ast.Compare, left: Val, op: ast.cmpop, right: Val
+) -> Val:
+    if isinstance(right, Dict) and isinstance(left, Host) and left.value is not NO_VALUE:
+        if right.get(left.value) is not None:
+            return Host("bool", isinstance(op, ast.In))
+        if not right.open:
+            return Host("bool", isinstance(op, ast.NotIn))
+        return BOOL
+    if isinstance(left, Host) and left.value is not NO_VALUE and isinstance(right, Seq):
+        values = [item.value if isinstance(item, Host) else NO_VALUE for item in right.items or ()]
+        if right.items is not None and NO_VALUE not in values:
+            return Host("bool", (left.value in values) == isinstance(op, ast.In))
+    if on_device(right) or (on_device(left) and isinstance(right, Seq) and right.type != "set"):
+        it.readback(
+            frame, EventKind.BOOL_OP, node, node.left if on_device(left) else node.comparators[0], "in"
+        )
+        return Readback("bool")
+    return BOOL
+
+
+def refine(it: Interpreter, frame: Frame, test: ast.expr, outcome: bool) -> None:
+    """Narrow names in the environment by the outcome of a test."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        refine(it, frame, test.operand, not outcome)
+    elif isinstance(test, ast.BoolOp):
+        if isinstance(test.op, ast.And) == outcome:
+            for operand in test.values:
+                refine(it, frame, operand, outcome)
+    elif isinstance(test, ast.Compare) and len(test.ops) == 1:
+        op, right = test.ops[0], test.comparators[0]
+        if isinstance(right, ast.Constant) and right.value is None and isinstance(op, ast.Is | ast.IsNot):
+            _refine_none(frame, test.left, isinstance(op, ast.Is) == outcome)
+    elif isinstance(test, ast.Call):
+        _refine_isinstance(it, frame, test, outcome)
+    elif outcome and isinstance(test, ast.Name | ast.Attribute):
+        key = place(test)
+        if key is not None and key in frame.env:
+            frame.env[key] = not_none(frame.env[key])
+
+
+def place(node: ast.expr) -> str | None:
+    """The key of a name or of an attribute of a name in the environment."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.NamedExpr):
+        return node.target.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return None
+
+
+def _refine_none(frame: Frame, node: ast.expr, none: bool) -> None:
+    key = place(node)
+    if key is None:
+        return
+    if none:
+        frame.env[key] = NONE
+    elif key in frame.env:
+        frame.env[key] = not_none(frame.env[key])
+
+
+def isinstance_known(it: Interpreter, frame: Frame, node: ast.Call) -> bool | None:
+    """The outcome of ``isinstance(x, T)`` where the value of ``x`` says so."""
+    if len(node.args) != 2:
+        return None
+    value = it.evaluate(frame, node.args[0])
+    names = _class_names(node.args[1])
+    if isinstance(value, Tensor) and not value.maybe and not value.optional:
+        if "Tensor" in names or "Parameter" in names:
+            return True if "Tensor" in names else None
+        known = {"int", "float", "str", "bool", "list", "tuple", "dict", "Number", "SparseTensor", "ndarray"}
+        return False if names <= known else None
+    if isinstance(value, Seq) and value.type in ("list", "tuple"):
+        if value.type in names:
+            return True
+        return False if names <= {"Tensor", "int", "float", "str", "dict", "ndarray", "set"} else None
+    if isinstance(value, Host) and value.type in ("int", "float", "str", "bool") and not value.optional:
+        if value.type in names:
+            return True
+        return False if names <= {"Tensor", "list", "tuple", "dict", "ndarray"} else None
+    if isinstance(value, Dict):
+        return True if "dict" in names else False if names <= {"Tensor", "list", "tuple", "str"} else None
+    if isinstance(value, Obj) or value == NONE:
+        return False if names <= {"Tensor", "int", "float", "str", "list", "tuple", "dict"} else None
+    return None
+
+
+def _class_names(node: ast.expr) -> set[str]:
+    from refactor.analysis.project import last_name
+
+    if isinstance(node, ast.Tuple):
+        return {name for item in node.elts for name in _class_names(item)}
+    if isinstance(node, ast.BinOp):
+        return _class_names(node.left) | _class_names(node.right)
+    return {last_name(node)}
+
+
+def _refine_isinstance(it: Interpreter, frame: Frame, test: ast.Call, outcome: bool) -> None:
+    func = test.func
+    named = isinstance(func, ast.Name) and func.id == "isinstance" and len(test.args) == 2
+    checks_tensor = isinstance(func, ast.Attribute) and func.attr == "is_tensor" and len(test.args) == 1
+    if not named and not checks_tensor:
+        return
+    key = place(test.args[0])
+    if key is None or (key not in frame.env and "." not in key):
+        return
+    value = frame.env.get(key, OPAQUE)
+    names = {"Tensor"} if checks_tensor else _class_names(test.args[1])
+    if "Tensor" in names and len(names) == 1:
+        if outcome:
+            if isinstance(value, Tensor):
+                frame.env[key] = replace(value, maybe=False, optional=False)
+            else:
+                frame.env[key] = Tensor(Device.DEVICE if is_tainted(value) else Device.UNKNOWN)
+        elif isinstance(value, Tensor):
+            frame.env[key] = HOST if value.maybe else OPAQUE
+    elif outcome and isinstance(value, Tensor | Opaque) and names <= {"int", "float", "str", "bool"}:
+        frame.env[key] = Host(next(iter(sorted(names))))
+    elif outcome and isinstance(value, Opaque) and names <= {"list", "tuple"}:
+        frame.env[key] = Seq(next(iter(sorted(names))), None, value)

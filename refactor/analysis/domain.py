@@ -1,0 +1,331 @@
+"""Abstract values of the interpreter and how two of them join where control flow meets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from refactor.analysis.model import UNKNOWN, Device, Kind, Value
+
+if TYPE_CHECKING:
+    from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo
+
+NO_VALUE: Any = type("NoValue", (), {"__repr__": lambda self: "?"})()
+_MANY = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor; ``dtype`` is a family ("bool", "int", "float"), ``optional`` says it may be None instead."""
+
+    device: Device = Device.UNKNOWN
+    dtype: str | None = None
+    rank: int | None = None
+    optional: bool = False
+    maybe: bool = False  # on some path it is a host value instead
+    shape: tuple[int | str | None, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host value fixed by shapes, configuration or constants."""
+
+    type: str | None = None  # "int", "float", "bool", "str", "none", "device", "dtype", "shape" …
+    value: Any = NO_VALUE  # a literal
+    device: Device = Device.UNKNOWN  # of a "device", or of the tensor a "shape" belongs to
+    literal: bool = False
+    owner: str | None = None  # of a "dtype": its family; of a "size": its symbolic name
+    optional: bool = False  # it may be None instead
+
+
+@dataclass(frozen=True, slots=True)
+class Readback:
+    """A host value that was read back from the device."""
+
+    type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seq:
+    """A list, tuple, set or module list: ``items`` where each is known, else what all have in common."""
+
+    type: str = "list"
+    items: tuple[Val, ...] | None = None
+    element: Val | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dict:
+    """A dict with the values of its literal keys, and what all values have in common."""
+
+    entries: tuple[tuple[Any, Val], ...] = ()
+    element: Val | None = None
+    open: bool = False  # it may have more keys
+
+    def get(self, key: Any) -> Val | None:
+        """The value of a literal key."""
+        for name, value in self.entries:
+            if name == key and type(name) is type(key):
+                return value
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Obj:
+    """An instance of one of some classes of the code base; ``fields`` are those given at its construction."""
+
+    classes: tuple[ClassInfo, ...]
+    fields: tuple[tuple[str, Val], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExtObj:
+    """An instance of a class from outside the code base, by its dotted name."""
+
+    name: str
+    items: tuple[Val, ...] | None = None  # of torch.nn.Sequential
+
+
+@dataclass(frozen=True, slots=True)
+class Fn:
+    """One of some functions of the code base, perhaps bound to an instance."""
+
+    targets: tuple[FunctionInfo, ...]
+    bound: Val | None = None
+    keywords: tuple[tuple[str, Val], ...] = ()  # of functools.partial
+
+
+@dataclass(frozen=True, slots=True)
+class Cls:
+    """One of some classes of the code base."""
+
+    classes: tuple[ClassInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ext:
+    """A module, class, function or constant from outside the code base, by its dotted name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of a value that is no instance of a class of the code base: ``x.mean``."""
+
+    bound: Val
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PyModule:
+    """A module of the code base."""
+
+    info: ModuleInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """Nothing is known; ``tainted``: it was computed from device tensors."""
+
+    tainted: bool = False
+
+
+Val = (
+    Tensor | Host | Readback | Seq | Dict | Obj | ExtObj | Fn | Cls | Ext | Method | PyModule | Opaque
+)  # fmt: skip
+OPAQUE = Opaque()
+TAINTED = Opaque(True)
+NONE = Host("none", None, literal=True)
+HOST = Host()
+INT = Host("int")
+BOOL = Host("bool")
+DEVICE_TENSOR = Tensor(Device.DEVICE)
+HOST_TENSOR = Tensor(Device.HOST)
+
+
+def join_device(a: Device, b: Device) -> Device:
+    """Where control flow meets: known only if both agree."""
+    return a if a is b else Device.UNKNOWN
+
+
+def join(a: Val | None, b: Val | None) -> Val:
+    """What is known of a value that is one of two."""
+    if a is None or b is None:
+        return a if a is not None else b if b is not None else OPAQUE
+    if a is b or a == b:
+        return a
+    if isinstance(b, Tensor) and not isinstance(a, Tensor):
+        a, b = b, a
+    if isinstance(a, Tensor):
+        return _join_tensor(a, b)
+    if isinstance(a, Host) and isinstance(b, Host):
+        return _join_host(a, b)
+    if a == NONE:
+        return b
+    if b == NONE:
+        return a
+    if isinstance(a, Seq) and isinstance(b, Seq):
+        return _join_seq(a, b)
+    return _join_objects(a, b)
+
+
+def _join_tensor(a: Tensor, b: Val) -> Val:
+    if isinstance(b, Tensor):
+        return Tensor(
+            join_device(a.device, b.device),
+            a.dtype if a.dtype == b.dtype else None,
+            a.rank if a.rank == b.rank else None,
+            a.optional or b.optional,
+            a.maybe or b.maybe,
+            a.shape if a.shape == b.shape else None,
+        )
+    if b == NONE:
+        return a if a.optional else replace(a, optional=True)
+    if isinstance(b, Host | Readback):
+        return replace(a, maybe=True)
+    if isinstance(b, Opaque):
+        return replace(a, maybe=True, rank=None, dtype=None)
+    return TAINTED
+
+
+def _join_host(a: Host, b: Host) -> Host:
+    none = a.type == "none" or b.type == "none" or a.optional or b.optional
+    if a.type == "none" or b.type == "none":
+        other = b if a.type == "none" else a
+        return Host(other.type, NO_VALUE, other.device, owner=other.owner, optional=True)
+    return Host(
+        a.type if a.type == b.type else None,
+        NO_VALUE,
+        join_device(a.device, b.device),
+        owner=a.owner if a.owner == b.owner else None,
+        optional=none,
+    )
+
+
+def _join_seq(a: Seq, b: Seq) -> Val:
+    kind = a.type if a.type == b.type else "list"
+    if a.items is not None and b.items is not None and len(a.items) == len(b.items):
+        return Seq(kind, tuple(join(x, y) for x, y in zip(a.items, b.items, strict=True)))
+    return Seq(kind, None, join(element(a), element(b)) if element(a) or element(b) else None)
+
+
+def _join_objects(a: Val, b: Val) -> Val:
+    if isinstance(a, Obj) and isinstance(b, Obj):
+        return Obj(_union(a.classes, b.classes)) if len(a.classes) + len(b.classes) <= _MANY else OPAQUE
+    if isinstance(a, Fn) and isinstance(b, Fn) and a.bound == b.bound:
+        return Fn(_union(a.targets, b.targets)[:_MANY], a.bound)
+    if isinstance(a, Cls) and isinstance(b, Cls):
+        return Cls(_union(a.classes, b.classes)[:_MANY])
+    if isinstance(a, Dict) and isinstance(b, Dict):
+        keys = [*(k for k, _ in a.entries), *(k for k, _ in b.entries if a.get(k) is None)]
+        entries = tuple((k, join(a.get(k), b.get(k))) for k in keys)
+        return Dict(entries, join(a.element, b.element) if a.element or b.element else None, True)
+    if isinstance(a, Readback) and isinstance(b, Host | Readback):
+        return a
+    if isinstance(b, Readback) and isinstance(a, Host):
+        return b
+    # A module made in the code or given by the caller, a helper or None: keep what can be followed.
+    for known, other in ((a, b), (b, a)):
+        followed = isinstance(known, Obj | Fn | Cls | ExtObj)
+        if (
+            followed
+            and isinstance(other, Host | Opaque)
+            and not (isinstance(other, Opaque) and other.tainted)
+        ):
+            return known
+    return TAINTED if is_tainted(a) or is_tainted(b) else OPAQUE
+
+
+def _union(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*a, *(item for item in b if item not in a))
+
+
+def element(value: Val | None) -> Val | None:
+    """What the elements of a sequence have in common."""
+    if not isinstance(value, Seq):
+        return None
+    found = value.element
+    for item in value.items or ():
+        found = item if found is None else join(found, item)
+    return found
+
+
+def is_tainted(value: Val | None) -> bool:
+    """Whether a value was computed from device tensors, as far as known."""
+    if isinstance(value, Tensor):
+        return value.device is not Device.HOST
+    if isinstance(value, Opaque):
+        return value.tainted
+    if isinstance(value, Seq):
+        return is_tainted(element(value))
+    if isinstance(value, Dict):
+        return is_tainted(value.element) or any(is_tainted(v) for _, v in value.entries)
+    if isinstance(value, Obj):
+        return any(is_tainted(v) for _, v in value.fields)
+    return isinstance(value, Readback)
+
+
+def on_device(value: Val | None) -> bool:
+    """A tensor that may live on the device: reading it makes the host wait."""
+    return isinstance(value, Tensor) and value.device is not Device.HOST
+
+
+def truth(value: Val) -> bool | None:
+    """The truth of a host value, where it is known."""
+    if isinstance(value, Host) and value.value is not NO_VALUE:
+        return bool(value.value)
+    if isinstance(value, Seq) and value.items is not None and value.type in ("list", "tuple"):
+        return bool(value.items)
+    if isinstance(value, Fn | Cls | PyModule):
+        return True
+    return None
+
+
+def not_none(value: Val) -> Val:
+    """The value after a test that it is not None."""
+    if isinstance(value, Tensor | Host) and value.optional:
+        return replace(value, optional=False)
+    return value
+
+
+def may_be_none(value: Val) -> bool | None:
+    """True: it is None; False: it is not; None: not known."""
+    if isinstance(value, Host):
+        if value.type == "none":
+            return True
+        return False if value.value is not NO_VALUE and not value.optional else None
+    if isinstance(value, Tensor):
+        return None if value.optional else False
+    return False if isinstance(value, Seq | Dict | Fn | Cls | PyModule | Readback) else None
+
+
+def public(value: Val) -> Value:
+    """The value as rules and rewrites see it."""
+    if isinstance(value, Tensor):
+        return Value(Kind.TENSOR, value.device, value.dtype, value.rank, value.shape)
+    if isinstance(value, Host):
+        return Value(Kind.HOST, value.device, constant=value.literal, dtype=value.type)
+    if isinstance(value, Readback):
+        return Value(Kind.READBACK, Device.HOST, value.type)
+    if isinstance(value, Seq):
+        if value.type == "modules":
+            return Value(Kind.MODULE, qualname="torch.nn:ModuleList")
+        items = tuple(public(item) for item in value.items) if value.items is not None else None
+        return Value(Kind.CONTAINER, items=items)
+    if isinstance(value, Dict):
+        return Value(Kind.CONTAINER)
+    if isinstance(value, Obj):
+        cls = value.classes[0]
+        return Value(Kind.MODULE if cls.is_module else Kind.UNKNOWN, qualname=f"{cls.module.name}:{cls.name}")
+    if isinstance(value, ExtObj):
+        scope, _, name = value.name.rpartition(".")
+        kind = Kind.MODULE if value.name.startswith("torch.nn.") else Kind.UNKNOWN
+        return Value(kind, qualname=f"{scope}:{name}")
+    if isinstance(value, Fn):
+        target = value.targets[0]
+        return Value(Kind.FUNCTION, qualname=f"{target.module.name}:{target.qualname}")
+    if isinstance(value, Ext):
+        scope, _, name = value.name.rpartition(".")
+        return Value(Kind.FUNCTION, qualname=f"{scope}:{name}")
+    return UNKNOWN

@@ -1,0 +1,333 @@
+"""Names, attributes, classes and instances of the code base."""
+
+from __future__ import annotations
+
+import builtins
+from typing import TYPE_CHECKING, Any
+
+from refactor.analysis.annotations import from_annotation
+from refactor.analysis.domain import (
+    BOOL,
+    DEVICE_TENSOR,
+    HOST,
+    NONE,
+    OPAQUE,
+    TAINTED,
+    Cls,
+    Dict,
+    Ext,
+    ExtObj,
+    Fn,
+    Host,
+    Method,
+    Obj,
+    Opaque,
+    PyModule,
+    Readback,
+    Seq,
+    Tensor,
+    Val,
+    is_tainted,
+    join,
+)
+from refactor.analysis.model import Device
+from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo
+from refactor.analysis.torchops import CONTAINER_MODULES, DTYPES, HOST_ATTRIBUTES, TENSOR_METHODS
+
+if TYPE_CHECKING:
+    from refactor.analysis.interpreter import Frame, Interpreter
+
+_BUILTINS = frozenset(dir(builtins))
+
+
+def builtin(name: str) -> Val:
+    """A builtin, or something unknown."""
+    return Ext(f"builtins.{name}") if name in _BUILTINS else OPAQUE
+
+
+def as_value(it: Interpreter, found: Any) -> Val | None:
+    """The value of what `ModuleInfo.lookup` found."""
+    if found is None:
+        return None
+    if isinstance(found, FunctionInfo):
+        return Fn((found,))
+    if isinstance(found, ClassInfo):
+        return Cls((found,))
+    if isinstance(found, ModuleInfo):
+        return PyModule(found)
+    if isinstance(found, str):
+        return external(found)
+    module, expr = found
+    frame = it.module_frame(module)
+    return it.evaluate(frame, expr)
+
+
+def external(name: str) -> Val:
+    """A name from outside the code base; dtypes and constants of torch have values."""
+    scope, _, leaf = name.rpartition(".")
+    if scope == "torch" and leaf in DTYPES:
+        return Host("dtype", owner=DTYPES[leaf])
+    if scope in ("math", "numpy") and leaf in ("pi", "inf", "e", "nan", "tau"):
+        return Host("float")
+    return Ext(name)
+
+
+def attribute(it: Interpreter, frame: Frame, owner: Val, name: str) -> Val:
+    """The value of ``owner.name``."""
+    if isinstance(owner, Obj):
+        return _object_attribute(it, frame, owner, name)
+    if isinstance(owner, Tensor):
+        return _tensor_attribute(owner, name)
+    if isinstance(owner, Ext):
+        return external(f"{owner.name}.{name}")
+    if isinstance(owner, PyModule):
+        return it.global_value(owner.info, name) or _submodule(it, owner.info, name)
+    if isinstance(owner, Cls):
+        return _class_attribute(it, frame, owner, name)
+    if isinstance(owner, ExtObj):
+        return _external_attribute(owner, name)
+    if isinstance(owner, Host | Seq | Dict | Readback):
+        return _host_attribute(owner, name)
+    if isinstance(owner, Opaque):
+        if owner.tainted and name in HOST_ATTRIBUTES:
+            return Host(HOST_ATTRIBUTES[name], device=Device.DEVICE)
+        return Method(owner, name)
+    return Method(owner, name)
+
+
+def _submodule(it: Interpreter, info: ModuleInfo, name: str) -> Val:
+    found = it.project.module(f"{info.name}.{name}", info)
+    return PyModule(found) if found is not None else OPAQUE
+
+
+def _tensor_attribute(owner: Tensor, name: str) -> Val:
+    if name == "is_cuda" and owner.device is not Device.UNKNOWN:
+        return Host("bool", owner.device is Device.DEVICE)
+    if name in HOST_ATTRIBUTES:
+        return Host(
+            HOST_ATTRIBUTES[name], device=owner.device, owner=owner.dtype if name == "dtype" else None
+        )
+    if name in ("T", "mT", "data", "real", "imag", "H", "mH"):
+        return owner
+    if name == "grad":
+        return Tensor(owner.device, "float", owner.rank, optional=True)
+    return Method(owner, name)
+
+
+def _host_attribute(owner: Val, name: str) -> Val:
+    if isinstance(owner, Host) and owner.type in (None, "object"):
+        return HOST  # configuration: config.hidden_size
+    if isinstance(owner, Host) and owner.type == "device" and name in ("type", "index"):
+        if owner.device is Device.DEVICE and name == "type":
+            return Host("str", "cuda")
+        return Host("str" if name == "type" else "int")
+    return Method(owner, name)
+
+
+def _external_attribute(owner: ExtObj, name: str) -> Val:
+    if owner.name.startswith("torch.nn.") and name in ("weight", "bias", "running_mean", "in_proj_weight"):
+        return Tensor(Device.DEVICE, "float", 1 if name in ("bias", "running_mean") else None)
+    if name == "training":
+        return BOOL
+    return Method(owner, name)
+
+
+def _class_attribute(it: Interpreter, frame: Frame, owner: Cls, name: str) -> Val:
+    found = owner.classes[0].find(name)
+    if found is None:
+        return Method(owner, name)
+    base, item = found
+    if isinstance(item, FunctionInfo):
+        return Fn((item,), owner if "classmethod" in item.decorators else None)
+    if isinstance(item, ClassInfo):
+        return Cls((item,))
+    return it.evaluate(it.module_frame(base.module), item)
+
+
+def _object_attribute(it: Interpreter, frame: Frame, owner: Obj, name: str) -> Val:
+    for field_name, value in owner.fields:
+        if field_name == name:
+            return value
+    result: Val | None = None
+    for cls in owner.classes[:4]:
+        value = _instance_attribute(it, frame, owner, cls, name)
+        result = value if result is None else join(result, value)
+    return result if result is not None else OPAQUE
+
+
+def _instance_attribute(it: Interpreter, frame: Frame, owner: Obj, cls: ClassInfo, name: str) -> Val:
+    found = cls.find(name)
+    bound: Val = owner if len(owner.classes) == 1 else Obj((cls,), owner.fields)
+    if found is not None and isinstance(found[1], FunctionInfo):
+        return _method(it, frame, found[1], bound)
+    initialise(it, frame, cls)
+    if name in cls.attrs:
+        stored: Val = cls.attrs[name]
+        return stored
+    if found is not None:
+        base, item = found
+        if isinstance(item, ClassInfo):
+            return Cls((item,))
+        value = it.evaluate(it.module_frame(base.module), item)
+        annotation = base.annotations.get(name)
+        if value == NONE and annotation is not None:
+            return join(from_annotation(it, base.module, annotation), NONE)
+        return Host(value.type) if isinstance(value, Host) and annotation is not None else value
+    for parent in cls.mro:
+        if isinstance(parent, ClassInfo) and name in parent.annotations:
+            return from_annotation(it, parent.module, parent.annotations[name]) or OPAQUE
+    return _unknown_attribute(owner, cls, name)
+
+
+def _unknown_attribute(owner: Obj, cls: ClassInfo, name: str) -> Val:
+    if cls.is_module:
+        if name == "training":
+            return BOOL
+        if name == "device":
+            return Host("device", device=Device.DEVICE)
+        if name == "dtype":
+            return Host("dtype", owner="float")
+        if name in ("config", "cfg", "args", "hparams", "opt", "options"):
+            return HOST
+    return Method(owner, name)
+
+
+def _method(it: Interpreter, frame: Frame, info: FunctionInfo, bound: Val) -> Val:
+    if info.decorators & {"property", "cached_property"}:
+        return it.call_function(frame, info, [bound], {})
+    if "staticmethod" in info.decorators:
+        return Fn((info,))
+    if "classmethod" in info.decorators:
+        return Fn((info,), Cls(bound.classes) if isinstance(bound, Obj) else bound)
+    return Fn((info,), bound)
+
+
+def initialise(it: Interpreter, frame: Frame, cls: ClassInfo) -> None:
+    """Fill ``cls.attrs`` by interpreting its ``__init__`` with arguments as their annotations say."""
+    if cls.initialised:
+        return
+    cls.initialised = True
+    found = cls.find("__init__")
+    if found is None or not isinstance(found[1], FunctionInfo):
+        return
+    from refactor.analysis.interpreter import Frame as NewFrame
+
+    info = found[1]
+    env = _constructor_environment(it, info, Obj((cls,)))
+    inner = NewFrame(info.module, info, env, depth=frame.depth + 4, init_of=cls, parent=info.closure)
+    if len(it.stack) < 60:
+        it.run(inner)
+
+
+def _constructor_environment(it: Interpreter, info: FunctionInfo, bound: Val) -> dict[str, Val]:
+    from refactor.analysis.binding import bind_region
+
+    env = bind_region(it, info, bound)
+    spec = info.node.args
+    for arg in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs):
+        value = env.get(arg.arg)
+        if value is not bound and (
+            isinstance(value, Opaque) or (isinstance(value, Tensor) and not arg.annotation)
+        ):
+            # A constructor's arguments are configuration, modules or classes, unless it says otherwise.
+            env[arg.arg] = HOST
+    return env
+
+
+def set_attribute(it: Interpreter, frame: Frame, owner: Obj, name: str, value: Val) -> None:
+    """``owner.name = value``: joined with what other places assign."""
+    if owner.fields and name in dict(owner.fields):
+        return
+    for cls in owner.classes:
+        if isinstance(value, Method):
+            value = OPAQUE
+        if cls.is_module and isinstance(value, Tensor) and name in cls.buffers:
+            value = Tensor(Device.DEVICE, value.dtype, value.rank)
+        old = cls.attrs.get(name)
+        if frame.init_of is None and old is None and not cls.initialised:
+            initialise(it, frame, cls)
+            old = cls.attrs.get(name)
+        cls.attrs[name] = value if old is None else join(old, value)
+
+
+def register_buffer(it: Interpreter, owner: Obj, name: str, value: Val) -> None:
+    """``self.register_buffer(name, value)``: it moves with the module."""
+    for cls in owner.classes:
+        cls.buffers.add(name)
+        if isinstance(value, Tensor):
+            cls.attrs[name] = Tensor(Device.DEVICE, value.dtype, value.rank, value.optional)
+        elif value == NONE:
+            cls.attrs[name] = join(DEVICE_TENSOR, NONE)
+        else:
+            cls.attrs[name] = DEVICE_TENSOR
+
+
+def takes_tensor(it: Interpreter, owner: Obj, name: str) -> bool:
+    """Whether ``owner.name`` is a module of torch that is called with a tensor."""
+    frame = it.module_frame(owner.classes[0].module)
+    value = attribute(it, frame, owner, name)
+    if isinstance(value, ExtObj):
+        return value.name.startswith("torch.nn.") and value.name not in CONTAINER_MODULES
+    return False
+
+
+def construct(it: Interpreter, frame: Frame, cls: Cls, args: list[Val], keywords: dict[str, Val]) -> Val:
+    """An instance of a class: fields of a dataclass or output class are those given."""
+    info = cls.classes[0]
+    if any(
+        isinstance(base, str) and base.rsplit(".", 1)[-1] in ("Enum", "IntEnum", "StrEnum")
+        for base in info.mro
+    ):
+        return HOST
+    if info.find("__init__") is None and not info.is_module and len(cls.classes) == 1:
+        names = [
+            name for base in reversed(info.mro) if isinstance(base, ClassInfo) for name in base.annotations
+        ]
+        ordered = list(dict.fromkeys(names))
+        fields = {**dict(zip(ordered, args, strict=False)), **keywords}
+        kept = tuple((k, v) for k, v in fields.items() if k in ordered or not ordered)
+        return Obj(cls.classes, kept)
+    return Obj(cls.classes)
+
+
+def invoke(
+    it: Interpreter,
+    frame: Frame,
+    function: Fn,
+    args: list[Val],
+    keywords: dict[str, Val],
+    open_keywords: bool = False,
+) -> Val:
+    """Call one of some functions; the results join."""
+    result: Val | None = None
+    full = dict(function.keywords) | keywords
+    for target in function.targets:
+        values = list(args)
+        if function.bound is not None:
+            values.insert(0, function.bound)
+        value = it.call_function(frame, target, values, full, open_keywords)
+        result = value if result is None else join(result, value)
+    return result if result is not None else OPAQUE
+
+
+def call_object(
+    it: Interpreter, frame: Frame, owner: Obj, args: list[Val], keywords: dict[str, Val], open_keywords: bool
+) -> Val:
+    """Call an instance: ``forward`` of a module, else ``__call__``."""
+    result: Val | None = None
+    for cls in owner.classes[:4]:
+        found = cls.find("forward" if cls.is_module else "__call__") or cls.find("__call__")
+        if found is None or not isinstance(found[1], FunctionInfo):
+            value: Val = TAINTED if any(map(is_tainted, (*args, *keywords.values()))) else OPAQUE
+        else:
+            bound = Obj((cls,), owner.fields)
+            value = it.call_function(frame, found[1], [bound, *args], keywords, open_keywords)
+        result = value if result is None else join(result, value)
+    return result if result is not None else OPAQUE
+
+
+def promote(value: Val, name: str) -> Val:
+    """An unknown value computed from tensors whose tensor method is called is a tensor."""
+    if isinstance(value, Opaque) and value.tainted and name in TENSOR_METHODS:
+        return DEVICE_TENSOR
+    return value

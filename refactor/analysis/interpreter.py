@@ -1,0 +1,245 @@
+"""The abstract interpreter: frames, calls with memoised summaries, and what it records on the way."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from refactor.analysis import calls, expressions, instances, statements
+from refactor.analysis.binding import bind_call, bind_region
+from refactor.analysis.domain import NONE, OPAQUE, TAINTED, Fn, Host, Obj, Opaque, Seq, Val, is_tainted, join
+from refactor.analysis.loops import drives_batches
+from refactor.analysis.model import Event, EventKind, Region
+from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, Project
+
+MAX_DEPTH = 28
+"""Calls followed below a region."""
+MAX_CONTEXTS = 10
+"""Different argument values for which one function is interpreted."""
+
+
+@dataclass(eq=False)
+class Frame:
+    """The state of one function being interpreted."""
+
+    module: ModuleInfo
+    function: FunctionInfo | None
+    env: dict[str, Val]
+    region: Region | None = None
+    chain: tuple[str, ...] = ()
+    depth: int = 0
+    emit: bool = False
+    parent: Frame | None = None
+    returned: Val | None = None
+    yielded: Val | None = None
+    statement: ast.stmt | None = None
+    header: int = 0  # inside the test of a branch or loop, which reports its own readbacks
+    leaves: list[ast.expr] = field(default_factory=list)  # tensors that the test at hand reads back
+    init_of: ClassInfo | None = None
+
+    @property
+    def self_name(self) -> str | None:
+        """The name of the instance in a method."""
+        info = self.function
+        if info is None or info.cls is None or isinstance(info.node, ast.Lambda):
+            return None
+        args = [*info.node.args.posonlyargs, *info.node.args.args]
+        return args[0].arg if args and "staticmethod" not in info.decorators else None
+
+
+@dataclass(eq=False)
+class Records:
+    """What was seen in one module."""
+
+    module: ModuleInfo
+    events: dict[tuple[int, EventKind], Event] = field(default_factory=dict)
+    values: dict[ast.expr, Val] = field(default_factory=dict)
+    reached: set[FunctionInfo] = field(default_factory=set)
+
+
+class Interpreter:
+    """Interprets regions and all they reach; results are in ``records``, by module."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.records: dict[ModuleInfo, Records] = {}
+        self.memo: dict[tuple[Any, ...], Val] = {}
+        self.contexts: dict[tuple[int, bool], int] = {}
+        self.stack: list[FunctionInfo] = []
+        self.pending: set[Any] = set()
+        self.nested: dict[int, FunctionInfo] = {}
+        self.drivers: dict[int, bool] = {}
+
+    # -- recording -------------------------------------------------------------------------------------------
+
+    def recorded(self, module: ModuleInfo) -> Records:
+        """The records of a module, made at first use."""
+        if module not in self.records:
+            self.records[module] = Records(module)
+        return self.records[module]
+
+    def emit(
+        self,
+        frame: Frame,
+        kind: EventKind,
+        node: ast.AST,
+        subject: ast.expr | None = None,
+        detail: str = "",
+        **extra: object,
+    ) -> None:
+        """Record what happens at a place, once for each kind."""
+        if not frame.emit or frame.region is None or frame.statement is None:
+            return
+        events = self.recorded(frame.module).events
+        key = (id(node), kind)
+        if key not in events:
+            function = frame.function.node if frame.function is not None else None
+            events[key] = Event(
+                kind, node, frame.statement, function, frame.region, frame.chain, detail, subject, extra
+            )
+
+    def readback(self, frame: Frame, kind: EventKind, node: ast.expr, subject: ast.expr, detail: str) -> None:
+        """Record a value read back, or leave it to the branch or loop in whose header it stands."""
+        if frame.header:
+            frame.leaves.append(node)
+        else:
+            self.emit(frame, kind, node, subject, detail)
+
+    # -- evaluation ------------------------------------------------------------------------------------------
+
+    def evaluate(self, frame: Frame, node: ast.expr) -> Val:
+        """The value of an expression; what happens in it is recorded."""
+        value = expressions.evaluate(self, frame, node)
+        if frame.emit:
+            values = self.recorded(frame.module).values
+            old = values.get(node)
+            values[node] = value if old is None or old is value else join(old, value)
+        return value
+
+    def block(self, frame: Frame, stmts: list[ast.stmt]) -> bool:
+        """Interpret statements; False: control does not reach their end."""
+        return statements.block(self, frame, stmts)
+
+    def module_frame(self, module: ModuleInfo) -> Frame:
+        """A frame for expressions at the top level of a module."""
+        return Frame(module, None, {}, depth=MAX_DEPTH - 6)
+
+    def global_value(self, module: ModuleInfo, name: str) -> Val | None:
+        """The value of a top-level name; None: not defined there."""
+        if name in module.values:
+            value: Val = module.values[name]
+            return value
+        key = (id(module), name)
+        if key in self.pending:
+            return OPAQUE
+        self.pending.add(key)
+        found = instances.as_value(self, module.lookup(name))
+        self.pending.discard(key)
+        if found is not None:
+            module.values[name] = found
+        return found
+
+    # -- calls -----------------------------------------------------------------------------------------------
+
+    def call_function(
+        self,
+        frame: Frame,
+        target: FunctionInfo,
+        args: list[Val],
+        keywords: dict[str, Val],
+        open_keywords: bool = False,
+    ) -> Val:
+        """The result of calling a function of the code base, its body interpreted at most once a context."""
+        tainted = any(is_tainted(v) for v in (*args, *keywords.values()))
+        unknown: Val = TAINTED if tainted else OPAQUE
+        if frame.depth >= MAX_DEPTH or self.stack.count(target) >= 2:
+            return unknown
+        if len(self.stack) > 60:
+            return unknown
+        emit = frame.emit and not self.drives(target)
+        env = bind_call(self, frame, target, args, keywords, open_keywords)
+        key: tuple[Any, ...] = (id(target.node), id(target.closure), emit, tuple(env.items()))
+        try:
+            if key in self.memo:
+                return self.memo[key]
+        except TypeError:  # an unhashable literal among the arguments
+            return unknown
+        self.memo[key] = unknown
+        count = self.contexts.get((id(target.node), emit), 0)
+        self.contexts[id(target.node), emit] = count + 1
+        if count >= MAX_CONTEXTS:
+            if count >= 3 * MAX_CONTEXTS:
+                return unknown
+            env = {name: widen(value) for name, value in env.items()}
+        inner = Frame(
+            target.module,
+            target,
+            env,
+            frame.region,
+            (*frame.chain, display(target, env)),
+            frame.depth + 1,
+            emit,
+            target.closure,
+            init_of=frame.init_of if target.node.__class__ is ast.Lambda or target.cls else None,
+        )
+        result = self.run(inner)
+        self.memo[key] = result
+        return result
+
+    def drives(self, target: FunctionInfo) -> bool:
+        """Whether a function is a loop around regions, never part of one."""
+        key = id(target.node)
+        if key not in self.drivers:
+            self.drivers[key] = drives_batches(target.module, target.node)
+        return self.drivers[key]
+
+    def run(self, frame: Frame) -> Val:
+        """Interpret the body of the frame's function; the value it returns."""
+        target = frame.function
+        assert target is not None
+        if frame.emit:
+            self.recorded(frame.module).reached.add(target)
+        self.stack.append(target)
+        try:
+            if isinstance(target.node, ast.Lambda):
+                return self.evaluate(frame, target.node.body)
+            through = self.block(frame, target.node.body)
+        finally:
+            self.stack.pop()
+        if frame.yielded is not None:
+            return Seq("generator", None, frame.yielded)
+        if through:
+            frame.returned = NONE if frame.returned is None else join(frame.returned, NONE)
+        return frame.returned if frame.returned is not None else OPAQUE
+
+    def run_region(self, region: Region, target: FunctionInfo, bound: Val | None) -> Val:
+        """Interpret a function as a region of its own, with arguments as its signature suggests."""
+        env = bind_region(self, target, bound)
+        frame = Frame(target.module, target, env, region, (display(target, env),), 0, True, target.closure)
+        return self.run(frame)
+
+    def call(self, frame: Frame, node: ast.Call) -> Val:
+        """The value of a call expression."""
+        return calls.call(self, frame, node)
+
+
+def display(target: FunctionInfo, env: dict[str, Val]) -> str:
+    """The name of a function in a chain: with the class of the instance it is called on."""
+    node = target.node
+    if target.cls is not None and isinstance(node, ast.FunctionDef) and node.args.args:
+        owner = env.get(node.args.args[0].arg)
+        if isinstance(owner, Obj):
+            return f"{owner.classes[0].name}.{node.name}"
+    return target.qualname
+
+
+def widen(value: Val) -> Val:
+    """The value without literals, so that few contexts are left."""
+    if isinstance(value, Host) and not isinstance(value.value, type(None)):
+        return Host(value.type, device=value.device, owner=value.owner, optional=value.optional)
+    if isinstance(value, Seq) and value.items is not None:
+        return Seq(value.type, tuple(widen(item) for item in value.items), value.element)
+    if isinstance(value, Fn) and value.bound is not None and not isinstance(value.bound, Opaque):
+        return replace(value, bound=widen(value.bound))
+    return value

@@ -1,0 +1,252 @@
+"""Loops over batches that call a model without recording gradients: the pattern that padding makes static."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from refactor.analysis.liveness import target_names
+from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
+from refactor.analysis.torchops import names as words_of
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+_NO_GRAD = frozenset({"no_grad", "inference_mode"})
+_MODEL_WORDS = words_of(
+    """
+    model net network encoder decoder module backbone classifier generator discriminator unet vae
+    transformer student teacher policy actor critic detector segmenter
+    """
+)
+_NOT_MODELS = words_of(
+    """
+    tokenizer processor collate collate_fn tokenize preprocess preprocessor postprocess transform
+    transforms criterion loss_fn metric metrics accuracy print len list dict tuple zip enumerate range
+    tqdm str int float isinstance logger scheduler optimizer sampler augment to_device move_to_device
+    """
+)
+_TRAINING = frozenset({"backward", "step", "zero_grad"})
+
+
+@dataclass(frozen=True, eq=False)
+class BatchLoop:
+    """One loop, the calls of one model in it, and how the batch gets there."""
+
+    loop: ast.For
+    calls: tuple[ast.Call, ...]
+    callee: ast.expr
+    target: tuple[str, ...]  # names bound by the loop
+    derived: frozenset[str]  # names in the body computed from them
+    function: FunctionNode | None
+    guard: str  # what says that no gradients are recorded: "no_grad", "inference_mode", "eval"
+
+
+def batch_loops(module: ModuleInfo) -> Iterator[BatchLoop]:
+    """Every batch loop of a file, in order of its place."""
+    for function, body in _scopes(module.tree):
+        yield from _in_scope(module, function, body)
+
+
+def drives_batches(module: ModuleInfo, node: ast.AST) -> bool:
+    """Whether a function runs a model over batches or trains it: regions lie inside it, it is in none."""
+    if not isinstance(node, FunctionNode):
+        return False
+    if any(True for _ in _in_scope(module, node, node.body)):
+        return True
+    return trains(node)
+
+
+def trains(node: ast.AST) -> bool:
+    """Whether a function calls ``loss.backward()`` or ``optimizer.step()``."""
+    return any(
+        isinstance(inner, ast.Call)
+        and isinstance(inner.func, ast.Attribute)
+        and (
+            inner.func.attr == "backward"
+            or (inner.func.attr == "step" and "optim" in ast.unparse(inner.func.value).lower())
+        )
+        for inner in ast.walk(node)
+    )
+
+
+def _scopes(tree: ast.Module) -> Iterator[tuple[FunctionNode | None, list[ast.stmt]]]:
+    yield None, [stmt for stmt in tree.body if not isinstance(stmt, FunctionNode | ast.ClassDef)]
+    for node in ast.walk(tree):
+        if isinstance(node, FunctionNode):
+            yield node, node.body
+
+
+def _in_scope(module: ModuleInfo, function: FunctionNode | None, body: list[ast.stmt]) -> Iterator[BatchLoop]:
+    if not any(isinstance(node, ast.For) for stmt in body for node in ast.walk(stmt)):
+        return
+    guard = _decorated(function)
+    evaluated = _evaluated(body)
+    for loop, outer in _loops(body, guard):
+        inner_guard = outer or _context_inside(loop) or ("eval" if evaluated else "")
+        if inner_guard and not _trains_inside(loop):
+            yield from _calls(module, function, loop, inner_guard, evaluated)
+
+
+def _decorated(function: FunctionNode | None) -> str:
+    for decorator in function.decorator_list if function is not None else ():
+        if last_name(decorator) in _NO_GRAD:
+            return last_name(decorator)
+    return ""
+
+
+def _evaluated(body: list[ast.stmt]) -> frozenset[str]:
+    """Sources of the objects that ``.eval()`` is called on."""
+    return frozenset(
+        ast.unparse(node.func.value)
+        for stmt in body
+        for node in ast.walk(stmt)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "eval"
+        if not node.args and isinstance(node.func.value, ast.Name | ast.Attribute)
+    )
+
+
+def _loops(stmts: list[ast.stmt], guard: str) -> Iterator[tuple[ast.For, str]]:
+    """Loops of a scope with the mode around them; the innermost loops that iterate batches come by themselves."""
+    for stmt in stmts:
+        if isinstance(stmt, FunctionNode | ast.ClassDef):
+            continue
+        if isinstance(stmt, ast.For):
+            yield stmt, guard
+        inner = guard
+        if isinstance(stmt, ast.With):
+            inner = next((n for i in stmt.items if (n := last_name(i.context_expr)) in _NO_GRAD), guard)
+        for name in ("body", "orelse", "finalbody"):
+            yield from _loops(getattr(stmt, name, []), inner)
+        for handler in getattr(stmt, "handlers", ()):
+            yield from _loops(handler.body, inner)
+
+
+def _context_inside(loop: ast.For) -> str:
+    for node in ast.walk(loop):
+        if isinstance(node, ast.With):
+            for item in node.items:
+                if last_name(item.context_expr) in _NO_GRAD:
+                    return last_name(item.context_expr)
+    return ""
+
+
+def _trains_inside(loop: ast.For) -> bool:
+    return any(
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _TRAINING
+        for node in ast.walk(loop)
+    )
+
+
+def _calls(
+    module: ModuleInfo, function: FunctionNode | None, loop: ast.For, guard: str, evaluated: frozenset[str]
+) -> Iterator[BatchLoop]:
+    derived = _derived(loop)
+    found: dict[str, list[ast.Call]] = {}
+    nested = {id(n) for inner in _inner_loops(loop) for n in ast.walk(inner)}
+    for node in _walk_in_order(loop.body):
+        if (
+            isinstance(node, ast.Call)
+            and id(node) not in nested
+            and _is_model(module, function, node, evaluated)
+        ):
+            names = {n.id for arg in _operands(node) for n in ast.walk(arg) if isinstance(n, ast.Name)}
+            if names & derived:
+                found.setdefault(ast.unparse(node.func), []).append(node)
+    for calls in found.values():
+        yield BatchLoop(
+            loop, tuple(calls), calls[0].func, target_names(loop.target), derived, function, guard
+        )
+
+
+def _inner_loops(loop: ast.For) -> Iterator[ast.For]:
+    for stmt in loop.body:
+        for node in ast.walk(stmt):
+            if isinstance(node, ast.For):
+                yield node
+
+
+def _operands(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(keyword.value for keyword in call.keywords)]
+
+
+def _walk_in_order(stmts: list[ast.stmt]) -> Iterator[ast.AST]:
+    for stmt in stmts:
+        nodes = [n for n in ast.walk(stmt) if hasattr(n, "lineno")]
+        yield from sorted(nodes, key=lambda n: (n.lineno, n.col_offset))  # type: ignore[attr-defined]
+
+
+def _derived(loop: ast.For) -> frozenset[str]:
+    """Names in a loop's body that hold the batch or something computed from it."""
+    names = set(target_names(loop.target))
+    for _ in range(3):
+        for node in ast.walk(loop):
+            if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.NamedExpr) and node.value:
+                used = {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
+                if used & names:
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                    names.update(name for target in targets for name in target_names(target))
+    return frozenset(names)
+
+
+def _is_model(
+    module: ModuleInfo, function: FunctionNode | None, call: ast.Call, evaluated: frozenset[str]
+) -> bool:
+    """Whether a call is that of a model: by ``eval()``, by its class, or by name where nothing else is known."""
+    func = call.func
+    if not isinstance(func, ast.Name | ast.Attribute):
+        return False
+    if isinstance(func, ast.Attribute) and not (isinstance(func.value, ast.Name) and func.value.id == "self"):
+        # A method of a model (model.encode_image(x)) is a call of it as well where eval() names the model.
+        return ast.unparse(func.value) in evaluated and func.attr not in ("to", "state_dict", "parameters")
+    source = ast.unparse(func)
+    if source in evaluated:
+        return True
+    name = last_name(func)
+    if name.lower() in _NOT_MODELS:
+        return False
+    if isinstance(func, ast.Name) and not _is_local(function, name):
+        known = module.lookup(name)
+        if isinstance(known, FunctionInfo | ClassInfo | str):
+            return False
+    made = _constructed(module, function, name)
+    if made is not None:
+        return made
+    words = set(name.lower().strip("_").split("_"))
+    return bool(words & _MODEL_WORDS)
+
+
+def _is_local(function: FunctionNode | None, name: str) -> bool:
+    if function is None:
+        return False
+    args = function.args
+    return any(a.arg == name for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)) or any(
+        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+        for node in ast.walk(function)
+    )
+
+
+def _constructed(module: ModuleInfo, function: FunctionNode | None, name: str) -> bool | None:
+    """Whether a name is annotated as, or made from, a module class; None: the code does not say."""
+    scope: ast.AST = function if function is not None else module.tree
+    if function is not None:
+        for arg in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs):
+            if arg.arg == name and arg.annotation is not None:
+                found = (
+                    module.resolve(arg.annotation) if not isinstance(arg.annotation, ast.Constant) else None
+                )
+                if isinstance(found, ClassInfo):
+                    return found.is_module
+                if isinstance(found, str) and found.startswith("torch.nn"):
+                    return True
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == name for t in node.targets
+        ):
+            value = node.value
+            while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
+                value = value.func.value  # Model().to(device).eval()
+            if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
+                found = module.lookup(value.func.id)
+                if isinstance(found, ClassInfo):
+                    return found.is_module
+    return None

@@ -1,0 +1,339 @@
+"""The code base as the analysis sees it: modules found by name, parsed on demand, and what they define."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from refactor.source import Source, SourceError, load, parse
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+_MODULE_BASES = ("Module", "Model", "PreTrainedModel", "LightningModule", "MessagePassing", "ScriptModule")
+_STARS = 24
+"""A file with more star imports is an index of others: searching them all would parse the whole code base."""
+_NOT_MODULES = (
+    "torch.utils.data.Dataset",
+    "pydantic.BaseModel",
+    "django.db.models.Model",
+    "types.ModuleType",
+)
+
+
+@dataclass(eq=False)
+class FunctionInfo:
+    """A function, method or lambda of the code base."""
+
+    node: FunctionNode
+    module: ModuleInfo
+    qualname: str
+    cls: ClassInfo | None = None
+    closure: Any = None  # the frame around a nested function
+
+    @cached_property
+    def decorators(self) -> frozenset[str]:
+        """Last names of its decorators: ``{"staticmethod"}``."""
+        return frozenset(last_name(d) for d in getattr(self.node, "decorator_list", ()))
+
+    def __repr__(self) -> str:
+        return f"<{self.qualname}>"
+
+
+@dataclass(eq=False)
+class ClassInfo:
+    """A class of the code base; ``attrs`` is filled by interpreting its ``__init__``."""
+
+    node: ast.ClassDef
+    module: ModuleInfo
+    qualname: str
+    attrs: dict[str, Any] = field(default_factory=dict)
+    initialised: bool = False
+    buffers: set[str] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        """Its own name."""
+        return self.node.name
+
+    @cached_property
+    def own(self) -> dict[str, Any]:
+        """Methods (`FunctionInfo`), nested classes and assigned expressions of the class body."""
+        table: dict[str, Any] = {}
+        for stmt in _flat(self.node.body):
+            if isinstance(stmt, ast.FunctionDef | ast.AsyncFunctionDef):
+                names = {last_name(d) for d in stmt.decorator_list}
+                if names & {"setter", "deleter", "overload"}:
+                    continue
+                table[stmt.name] = FunctionInfo(stmt, self.module, f"{self.qualname}.{stmt.name}", self)
+            elif isinstance(stmt, ast.ClassDef):
+                table[stmt.name] = ClassInfo(stmt, self.module, f"{self.qualname}.{stmt.name}")
+            elif isinstance(stmt, ast.Assign):
+                for target in stmt.targets:
+                    if isinstance(target, ast.Name):
+                        table[target.id] = stmt.value
+            elif isinstance(stmt, ast.AnnAssign) and isinstance(stmt.target, ast.Name) and stmt.value:
+                table[stmt.target.id] = stmt.value
+        return table
+
+    @cached_property
+    def annotations(self) -> dict[str, ast.expr]:
+        """Annotated names of the class body."""
+        return {
+            stmt.target.id: stmt.annotation
+            for stmt in self.node.body
+            if isinstance(stmt, ast.AnnAssign) and isinstance(stmt.target, ast.Name)
+        }
+
+    @cached_property
+    def mro(self) -> tuple[ClassInfo | str, ...]:
+        """The class and its bases, depth first; those outside the code base by dotted name."""
+        return tuple(dict.fromkeys(self._linear(frozenset())))
+
+    def _linear(self, seen: frozenset[ClassInfo]) -> Iterator[ClassInfo | str]:
+        yield self
+        for base in self.node.bases:
+            found = self.module.resolve(base)
+            if isinstance(found, ClassInfo):
+                if found not in seen and found is not self and len(seen) < 30:
+                    yield from found._linear(seen | {self})
+            elif isinstance(found, str):
+                yield found
+            else:
+                yield last_name(base)
+
+    @cached_property
+    def is_module(self) -> bool:
+        """An ``nn.Module``, by its bases, or by their names where they are not in the code base."""
+        external = [base for base in self.mro if isinstance(base, str)]
+        if any(base in _NOT_MODULES for base in external):
+            return False
+        return any(
+            base in ("torch.nn.Module", "torch.nn.modules.module.Module")
+            or base.startswith("torch.nn.")
+            or base.rsplit(".", 1)[-1].endswith(_MODULE_BASES)
+            for base in external
+        )
+
+    def find(self, name: str, after: ClassInfo | None = None) -> tuple[ClassInfo, Any] | None:
+        """The first definition of a name along the bases, with its class; ``after``: as ``super()`` sees it."""
+        chain = list(self.mro)
+        if after is not None and after in chain:
+            chain = chain[chain.index(after) + 1 :]
+        for base in chain:
+            if isinstance(base, ClassInfo) and name in base.own:
+                return base, base.own[name]
+        return None
+
+    def __repr__(self) -> str:
+        return f"<class {self.qualname}>"
+
+
+@dataclass(eq=False)
+class ModuleInfo:
+    """A parsed file; ``table`` maps its top-level names to what they are bound to."""
+
+    project: Project
+    name: str
+    root: Path
+    source: Source
+    tree: ast.Module
+    values: dict[str, Any] = field(default_factory=dict)  # evaluated top-level expressions
+
+    @cached_property
+    def is_package(self) -> bool:
+        """Whether it is the ``__init__.py`` of a package."""
+        return self.source.path.name == "__init__.py"
+
+    @cached_property
+    def table(self) -> dict[str, Any]:
+        """Name to `FunctionInfo`, `ClassInfo`, expression, or ``("import", module[, name])``."""
+        table: dict[str, Any] = {}
+        for stmt in _flat(self.tree.body):
+            for name, bound in self._bindings(stmt):
+                if not (name in table and isinstance(table[name], tuple | ClassInfo) and _is_none(bound)):
+                    table[name] = bound
+        return table
+
+    @cached_property
+    def stars(self) -> tuple[str, ...]:
+        """Absolute names of modules imported with ``*``."""
+        return tuple(
+            self.absolute(stmt)
+            for stmt in _flat(self.tree.body)
+            if isinstance(stmt, ast.ImportFrom) and stmt.names[0].name == "*"
+        )
+
+    def _bindings(self, stmt: ast.stmt) -> Iterator[tuple[str, Any]]:
+        if isinstance(stmt, ast.FunctionDef | ast.AsyncFunctionDef):
+            if "overload" not in {last_name(d) for d in stmt.decorator_list}:
+                yield stmt.name, FunctionInfo(stmt, self, stmt.name)
+        elif isinstance(stmt, ast.ClassDef):
+            yield stmt.name, ClassInfo(stmt, self, stmt.name)
+        elif isinstance(stmt, ast.Import | ast.ImportFrom):
+            yield from import_bindings(self, stmt)
+        elif isinstance(stmt, ast.Assign):
+            for target in stmt.targets:
+                if isinstance(target, ast.Name):
+                    yield target.id, stmt.value
+        elif isinstance(stmt, ast.AnnAssign) and isinstance(stmt.target, ast.Name) and stmt.value:
+            yield stmt.target.id, stmt.value
+
+    def absolute(self, stmt: ast.ImportFrom) -> str:
+        """The dotted name of the module that a ``from`` statement imports from."""
+        if not stmt.level:
+            return stmt.module or ""
+        parts = self.name.split(".")
+        keep = len(parts) - stmt.level + (1 if self.is_package else 0)
+        return ".".join([*parts[: max(keep, 0)], *([stmt.module] if stmt.module else [])])
+
+    def lookup(self, name: str, depth: int = 0) -> Any:
+        """What a top-level name is: as in ``table`` with imports followed, `ModuleInfo`, or a dotted name.
+
+        None: the module does not define it.
+        """
+        bound = self.table.get(name)
+        if bound is None:
+            for star in self.stars if depth < 4 and len(self.stars) <= _STARS else ():
+                module = self.project.module(star, self)
+                found = module.lookup(name, depth + 1) if module is not None and module is not self else None
+                if found is not None:
+                    return found
+            return None
+        if isinstance(bound, tuple):
+            return self.project.imported(bound, self, depth)
+        return (self, bound) if isinstance(bound, ast.expr) else bound
+
+    def resolve(self, node: ast.expr) -> Any:
+        """What a dotted expression names, without interpreting anything: as `lookup`."""
+        if isinstance(node, ast.Subscript):
+            return self.resolve(node.value)
+        if isinstance(node, ast.Name):
+            found = self.lookup(node.id)
+            if isinstance(found, tuple):  # an alias: Base = nn.Module
+                scope, expr = found
+                return scope.resolve(expr) if isinstance(expr, ast.Name | ast.Attribute) else None
+            return found
+        if isinstance(node, ast.Attribute):
+            inner = self.resolve(node.value)
+            if isinstance(inner, str):
+                return f"{inner}.{node.attr}"
+            if isinstance(inner, ModuleInfo):
+                return inner.lookup(node.attr)
+            if isinstance(inner, ClassInfo):
+                return inner.own.get(node.attr)
+        return None
+
+
+def import_bindings(module: ModuleInfo, stmt: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Any]]:
+    """Names that an import statement binds, as entries of `ModuleInfo.table`."""
+    if isinstance(stmt, ast.Import):
+        for alias in stmt.names:
+            yield (
+                (alias.asname, ("import", alias.name))
+                if alias.asname
+                else (alias.name.split(".")[0], ("import", alias.name.split(".")[0]))
+            )
+    else:
+        origin = module.absolute(stmt)
+        for alias in stmt.names:
+            if alias.name != "*":
+                yield alias.asname or alias.name, ("import", origin, alias.name)
+
+
+class Project:
+    """Finds, parses and remembers the modules of a code base."""
+
+    def __init__(self, root: Path, src: tuple[str, ...] = ()) -> None:
+        self.root = root.resolve()
+        places = [self.root / entry for entry in src] if src else [self.root / "src", self.root]
+        self.roots = tuple(dict.fromkeys([*(p.resolve() for p in places if p.is_dir()), self.root]))
+        self._by_path: dict[Path, ModuleInfo | None] = {}
+        self._found: dict[tuple[Path, str], Path | None] = {}
+
+    def place(self, path: Path) -> tuple[Path, str]:
+        """The import root of a file and its dotted module name there."""
+        path = path.resolve()
+        folder = path.parent
+        while (folder / "__init__.py").is_file() and folder.parent != folder:
+            folder = folder.parent
+        nearest = [root for root in self.roots if root in (folder, *folder.parents)]
+        if folder == path.parent and nearest and folder != nearest[0]:
+            # A script or a namespace package: named from its import root where that makes a dotted name.
+            parts = folder.relative_to(nearest[0]).parts
+            if all(part.isidentifier() for part in parts):
+                folder = nearest[0]
+        parts = path.relative_to(folder).with_suffix("").parts
+        return folder, ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+    def add(self, source: Source, tree: ast.Module) -> ModuleInfo:
+        """Register a file that is already parsed."""
+        root, name = self.place(source.path)
+        info = ModuleInfo(self, name, root, source, tree)
+        self._by_path[source.path.resolve()] = info
+        return info
+
+    def at(self, path: Path) -> ModuleInfo | None:
+        """The module of a file; None if it cannot be read or parsed."""
+        path = path.resolve()
+        if path not in self._by_path:
+            self._by_path[path] = None
+            try:
+                source = load(path)
+                self.add(source, parse(source))
+            except SourceError:
+                pass
+        return self._by_path[path]
+
+    def module(self, dotted: str, origin: ModuleInfo) -> ModuleInfo | None:
+        """The module of that absolute name as seen from another one, if it is in the code base."""
+        if not dotted:
+            return None
+        for root in dict.fromkeys((origin.root, *self.roots, origin.source.path.resolve().parent)):
+            key = (root, dotted)
+            if key not in self._found:
+                base = root.joinpath(*dotted.split("."))
+                files = (base / "__init__.py", base.with_name(base.name + ".py"))
+                self._found[key] = next((file for file in files if file.is_file()), None)
+            path = self._found[key]
+            if path is not None:
+                return self.at(path)
+        return None
+
+    def imported(self, bound: tuple[str, ...], origin: ModuleInfo, depth: int = 0) -> Any:
+        """What an import binds: see `ModuleInfo.lookup`; a dotted name where it is outside the code base."""
+        if len(bound) == 2:
+            return self.module(bound[1], origin) or bound[1]
+        _, scope, name = bound
+        module = self.module(scope, origin)
+        if module is not None and depth < 12:
+            found = module.lookup(name, depth + 1) if module is not origin or depth == 0 else None
+            if found is not None:
+                return found
+        return self.module(f"{scope}.{name}", origin) or f"{scope}.{name}"
+
+
+def last_name(node: ast.AST) -> str:
+    """``c`` of ``a.b.c``, also of a call to it or a subscript of it."""
+    while isinstance(node, ast.Call | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _is_none(bound: Any) -> bool:
+    return isinstance(bound, ast.Constant)
+
+
+def _flat(stmts: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements of a body, those under ``if``, ``try`` and ``with`` included."""
+    for stmt in stmts:
+        yield stmt
+        if isinstance(stmt, ast.If | ast.With) or stmt.__class__.__name__ in ("Try", "TryStar"):
+            for handler in getattr(stmt, "handlers", ()):
+                yield from _flat(handler.body)
+            yield from _flat(getattr(stmt, "orelse", []))
+            yield from _flat(stmt.body)  # type: ignore[attr-defined]
+            yield from _flat(getattr(stmt, "finalbody", []))

@@ -1,0 +1,307 @@
+"""Interpretation of statements: environments flow along them and join where paths meet."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from refactor.analysis import conditions, expressions, indexing, instances
+from refactor.analysis.domain import OPAQUE, ExtObj, Fn, Host, Obj, Opaque, Tensor, Val, is_tainted, join
+from refactor.analysis.liveness import target_names
+from refactor.analysis.model import EventKind
+from refactor.analysis.project import ClassInfo, FunctionInfo, import_bindings, last_name
+
+if TYPE_CHECKING:
+    from refactor.analysis.interpreter import Frame, Interpreter
+
+Env = dict[str, Val]
+_COUNTERS = frozenset({"range", "reversed", "enumerate", "zip", "tqdm", "trange"})
+
+
+def block(it: Interpreter, frame: Frame, stmts: list[ast.stmt]) -> bool:
+    """Interpret statements in order; False: control does not reach their end."""
+    outer = frame.statement
+    for stmt in stmts:
+        frame.statement = stmt
+        handler = _HANDLERS.get(type(stmt))
+        if handler is not None and not handler(it, frame, stmt):
+            frame.statement = outer
+            return False
+    frame.statement = outer
+    return True
+
+
+def join_env(a: Env, b: Env) -> Env:
+    """Environment where two paths meet; a place of an attribute is kept only if both know it."""
+    merged: Env = {}
+    for name in a.keys() | b.keys():
+        if name in a and name in b:
+            merged[name] = join(a[name], b[name])
+        elif "." not in name:
+            merged[name] = a[name] if name in a else b[name]
+    return dict(sorted(merged.items()))
+
+
+def _replace(frame: Frame, env: Env) -> None:
+    frame.env.clear()
+    frame.env.update(env)
+
+
+def _expr(it: Interpreter, frame: Frame, stmt: ast.Expr) -> bool:
+    it.evaluate(frame, stmt.value)
+    return True
+
+
+def _assign(it: Interpreter, frame: Frame, stmt: ast.Assign) -> bool:
+    value = it.evaluate(frame, stmt.value)
+    for target in stmt.targets:
+        indexing.bind(it, frame, target, value)
+    return True
+
+
+def _annassign(it: Interpreter, frame: Frame, stmt: ast.AnnAssign) -> bool:
+    if stmt.value is not None:
+        value = it.evaluate(frame, stmt.value)
+        if isinstance(value, Opaque):
+            from refactor.analysis.annotations import from_annotation
+
+            known = from_annotation(it, frame.module, stmt.annotation)
+            value = known if known is not None else value
+        indexing.bind(it, frame, stmt.target, value)
+    return True
+
+
+def _augassign(it: Interpreter, frame: Frame, stmt: ast.AugAssign) -> bool:
+    right = it.evaluate(frame, stmt.value)
+    if isinstance(stmt.target, ast.Subscript):
+        owner = it.evaluate(frame, stmt.target.value)
+        if isinstance(owner, Tensor):
+            indexing.index_tensor(it, frame, stmt.target, owner, OPAQUE)
+        return True
+    load = ast.copy_location(
+        ast.Name(stmt.target.id, ast.Load())
+        if isinstance(stmt.target, ast.Name)
+        else ast.Attribute(stmt.target.value, stmt.target.attr, ast.Load()),
+        stmt.target,
+    )
+    left = expressions.evaluate(it, frame, load)
+    if isinstance(left, Tensor) and left.device is not None and isinstance(right, Opaque):
+        value: Val = left
+    else:
+        value = expressions.binary(left, right, stmt.op)
+    indexing.bind(it, frame, stmt.target, value)
+    return True
+
+
+def _return(it: Interpreter, frame: Frame, stmt: ast.Return) -> bool:
+    value = it.evaluate(frame, stmt.value) if stmt.value is not None else Host("none", None, literal=True)
+    frame.returned = value if frame.returned is None else join(frame.returned, value)
+    return False
+
+
+def _raise(it: Interpreter, frame: Frame, stmt: ast.Raise) -> bool:
+    emit, frame.emit = frame.emit, False  # the message is built when the call has failed already
+    if stmt.exc is not None:
+        it.evaluate(frame, stmt.exc)
+    frame.emit = emit
+    return False
+
+
+def _stop(it: Interpreter, frame: Frame, stmt: ast.stmt) -> bool:
+    return False
+
+
+def _if(it: Interpreter, frame: Frame, stmt: ast.If) -> bool:
+    decision = conditions.decide(it, frame, stmt.test)
+    if decision.tensors:
+        raises = all(isinstance(child, ast.Raise) for child in stmt.body) and not stmt.orelse
+        kind = EventKind.ASSERT if raises else EventKind.BRANCH
+        it.emit(frame, kind, stmt, decision.tensors[0], "raise" if raises else "if", tensors=decision.tensors)
+    before = dict(frame.env)
+    outcomes: list[Env] = []
+    for outcome, body in ((True, stmt.body), (False, stmt.orelse)):
+        if decision.truth in (None, outcome):
+            _replace(frame, before)
+            conditions.refine(it, frame, stmt.test, outcome)
+            if block(it, frame, body):
+                outcomes.append(dict(frame.env))
+    if not outcomes:
+        return False
+    _replace(frame, outcomes[0] if len(outcomes) == 1 else join_env(outcomes[0], outcomes[1]))
+    return True
+
+
+def _counts(node: ast.expr) -> bool:
+    while isinstance(node, ast.Call) and last_name(node.func) in _COUNTERS and node.args:
+        if last_name(node.func) == "range":
+            return True
+        node = node.args[0]
+    return False
+
+
+def _for(it: Interpreter, frame: Frame, stmt: ast.For) -> bool:
+    counted = _counts(stmt.iter)
+    if counted:
+        frame.header += 1
+        outer, frame.leaves = frame.leaves, []
+    source = it.evaluate(frame, stmt.iter)
+    if counted:
+        leaves, frame.leaves = frame.leaves, outer
+        frame.header -= 1
+        if leaves:
+            it.emit(frame, EventKind.COUNTED_LOOP, stmt, leaves[0], "range")
+    item = indexing.iterate(it, frame, source, stmt.iter)
+    _loop(it, frame, stmt.body, lambda: indexing.bind(it, frame, stmt.target, item))
+    return block(it, frame, stmt.orelse) if stmt.orelse else True
+
+
+def _loop(it: Interpreter, frame: Frame, body: list[ast.stmt], head: Callable[[], object]) -> None:
+    """A loop body twice: the second time with what the first left behind."""
+    for _ in range(2):
+        before = dict(frame.env)
+        head()
+        through = block(it, frame, body)
+        merged = join_env(before, frame.env) if through or _leaves_loop(body) else before
+        same = merged == before
+        _replace(frame, merged)
+        if same:
+            break
+
+
+def _leaves_loop(body: list[ast.stmt]) -> bool:
+    return any(isinstance(node, ast.Break | ast.Continue) for stmt in body for node in ast.walk(stmt))
+
+
+def _while(it: Interpreter, frame: Frame, stmt: ast.While) -> bool:
+    def head() -> None:
+        decision = conditions.decide(it, frame, stmt.test)
+        if decision.tensors:
+            it.emit(frame, EventKind.WHILE, stmt, decision.tensors[0], "while", tensors=decision.tensors)
+        conditions.refine(it, frame, stmt.test, True)
+
+    _loop(it, frame, stmt.body, head)
+    return block(it, frame, stmt.orelse) if stmt.orelse else True
+
+
+def _with(it: Interpreter, frame: Frame, stmt: ast.With) -> bool:
+    for item in stmt.items:
+        value = it.evaluate(frame, item.context_expr)
+        if item.optional_vars is not None:
+            entered = value if isinstance(value, Obj | ExtObj) else OPAQUE
+            indexing.bind(it, frame, item.optional_vars, entered)
+    return block(it, frame, stmt.body)
+
+
+def _try(it: Interpreter, frame: Frame, stmt: ast.Try) -> bool:
+    before = dict(frame.env)
+    ends: list[Env] = []
+    if block(it, frame, stmt.body) and block(it, frame, stmt.orelse):
+        ends.append(dict(frame.env))
+    middle = join_env(before, frame.env)
+    for handler in stmt.handlers:
+        _replace(frame, middle)
+        if handler.name:
+            frame.env[handler.name] = OPAQUE
+        if block(it, frame, handler.body):
+            ends.append(dict(frame.env))
+    if ends:
+        merged = ends[0]
+        for end in ends[1:]:
+            merged = join_env(merged, end)
+        _replace(frame, merged)
+    else:
+        _replace(frame, middle)
+    through = block(it, frame, stmt.finalbody) if stmt.finalbody else True
+    return through and bool(ends)
+
+
+def _assert(it: Interpreter, frame: Frame, stmt: ast.Assert) -> bool:
+    decision = conditions.decide(it, frame, stmt.test)
+    if decision.tensors:
+        it.emit(frame, EventKind.ASSERT, stmt, decision.tensors[0], "assert", tensors=decision.tensors)
+    conditions.refine(it, frame, stmt.test, True)
+    return True
+
+
+def _function(it: Interpreter, frame: Frame, stmt: ast.FunctionDef) -> bool:
+    info = it.nested.get(id(stmt))
+    if info is None:
+        owner = f"{frame.function.qualname}." if frame.function is not None else ""
+        info = it.nested[id(stmt)] = FunctionInfo(stmt, frame.module, f"{owner}{stmt.name}")
+    info.closure = frame
+    frame.env[stmt.name] = Fn((info,))
+    return True
+
+
+def _class(it: Interpreter, frame: Frame, stmt: ast.ClassDef) -> bool:
+    from refactor.analysis.domain import Cls
+
+    frame.env[stmt.name] = Cls((ClassInfo(stmt, frame.module, stmt.name),))
+    return True
+
+
+def _import(it: Interpreter, frame: Frame, stmt: ast.Import | ast.ImportFrom) -> bool:
+    for name, bound in import_bindings(frame.module, stmt):
+        found = it.project.imported(bound, frame.module)
+        frame.env[name] = instances.as_value(it, found) or OPAQUE
+    return True
+
+
+def _delete(it: Interpreter, frame: Frame, stmt: ast.Delete) -> bool:
+    for target in stmt.targets:
+        for name in target_names(target):
+            frame.env.pop(name, None)
+    return True
+
+
+def _match(it: Interpreter, frame: Frame, stmt: ast.Match) -> bool:
+    subject = it.evaluate(frame, stmt.subject)
+    before = dict(frame.env)
+    ends: list[Env] = [before]
+    for case in stmt.cases:
+        _replace(frame, before)
+        for node in ast.walk(case.pattern):
+            name = getattr(node, "name", None) or getattr(node, "rest", None)
+            if isinstance(name, str):
+                frame.env[name] = subject if node is case.pattern else Opaque(is_tainted(subject))
+        if case.guard is not None:
+            decision = conditions.decide(it, frame, case.guard)
+            if decision.tensors:
+                it.emit(frame, EventKind.BOOL_OP, case.guard, decision.tensors[0], "case guard")
+        if block(it, frame, case.body):
+            ends.append(dict(frame.env))
+    merged = ends[0]
+    for end in ends[1:]:
+        merged = join_env(merged, end)
+    _replace(frame, merged)
+    return True
+
+
+_HANDLERS: dict[type[ast.stmt], Callable[[Any, Any, Any], bool]] = {
+    ast.Expr: _expr,
+    ast.Assign: _assign,
+    ast.AnnAssign: _annassign,
+    ast.AugAssign: _augassign,
+    ast.Return: _return,
+    ast.Raise: _raise,
+    ast.Break: _stop,
+    ast.Continue: _stop,
+    ast.If: _if,
+    ast.For: _for,
+    ast.AsyncFor: _for,
+    ast.While: _while,
+    ast.With: _with,
+    ast.AsyncWith: _with,
+    ast.Try: _try,
+    ast.Assert: _assert,
+    ast.FunctionDef: _function,
+    ast.AsyncFunctionDef: _function,
+    ast.ClassDef: _class,
+    ast.Import: _import,
+    ast.ImportFrom: _import,
+    ast.Delete: _delete,
+    ast.Match: _match,
+}
+if hasattr(ast, "TryStar"):
+    _HANDLERS[ast.TryStar] = _try
