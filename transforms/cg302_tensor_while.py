@@ -6,6 +6,7 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
+from refactor.rewrite.branch import propose_branch
 from refactor.rule import Example, Rule
 
 
@@ -60,4 +61,5 @@ class FixedPoint(nn.Module):
 """
         ),
     ),
+    propose=propose_branch,
 )

@@ -1,0 +1,169 @@
+"""Writes a plan down with libcst: the pieces as methods in front of the function, calls in their places."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import libcst as cst
+
+from refactor.analysis import liveness
+from refactor.analysis.model import Facts
+from refactor.rewrite.model import Refusal
+from refactor.rewrite.names import placeholder
+from refactor.rewrite.plan import Block, Keep, Nest, Piece
+from refactor.rewrite.syntax import self_name
+
+_Line = cst.SimpleStatementLine | cst.BaseCompoundStatement
+_UNCLEAR = Refusal(
+    "the layout of this function was not understood (two statements on one line?); reformat it"
+)
+
+
+class _Mismatch(Exception):
+    """The libcst block does not have the lines that the plan was made for."""
+
+
+class Outliner:
+    """Builds the methods of one plan; predicates are handed over as libcst leaves them."""
+
+    def __init__(
+        self, facts: Facts, function: ast.FunctionDef, plan: Block, names: Mapping[Piece, str]
+    ) -> None:
+        self.facts, self.function, self.plan, self.names = facts, function, plan, names
+        self.owner = self_name(function) or "self"
+        self.tests: dict[Piece, cst.BaseExpression] = {}
+        self.methods: list[cst.FunctionDef] = []
+
+    def take(self, piece: Piece) -> Callable[[Any], cst.BaseExpression]:
+        """The change of a predicate: the expression is kept for its piece, its name takes the place."""
+
+        def build(node: cst.BaseExpression) -> cst.BaseExpression:
+            assert piece.predicate is not None
+            self.tests[piece] = node
+            return cst.Name(piece.predicate.name)
+
+        return build
+
+    def build(self, node: cst.FunctionDef) -> cst.FlattenSentinel[cst.BaseStatement] | Refusal:
+        """The segments, and the function that calls them."""
+        self.methods = []
+        try:
+            body = self.suite(node.body, self.plan)
+        except _Mismatch:
+            return _UNCLEAR
+        blanks = [line for line in node.leading_lines if line.comment is None]
+        head = blanks if node.leading_lines and node.leading_lines[0].comment is None else []
+        gap = [cst.EmptyLine(indent=False)]
+        methods = [m.with_changes(leading_lines=gap) for m in self.methods]
+        methods[0] = methods[0].with_changes(leading_lines=head)
+        lines = node.leading_lines if head else [*gap, *node.leading_lines]
+        return cst.FlattenSentinel([*methods, node.with_changes(body=body, leading_lines=lines)])
+
+    # -- blocks
+
+    def suite(self, suite: cst.BaseSuite, plan: Block) -> cst.BaseSuite:
+        """A block with its pieces replaced by calls."""
+        if isinstance(suite, cst.SimpleStatementSuite):
+            line = cst.SimpleStatementLine(suite.body)
+            lines = self.lines([line], plan)
+            if len(lines) == 1 and isinstance(lines[0], cst.SimpleStatementLine):
+                return suite.with_changes(body=lines[0].body)
+            return cst.IndentedBlock(lines, header=suite.trailing_whitespace)
+        assert isinstance(suite, cst.IndentedBlock)
+        return suite.with_changes(body=self.lines(suite.body, plan))
+
+    def lines(self, old: Sequence[Any], plan: Block) -> list[_Line]:
+        """The lines of a block, in the order of the plan."""
+        used = [i for e in plan.entries for i in (e.units if isinstance(e, Piece) else (e.unit,))]
+        if used != list(range(len(old))):
+            raise _Mismatch
+        new: list[_Line] = []
+        for entry in plan.entries:
+            if isinstance(entry, Keep):
+                new.append(old[entry.unit])
+            elif isinstance(entry, Nest):
+                new.append(self.nest(old[entry.unit], entry))
+            else:
+                new.append(self.call(entry, [old[i] for i in entry.units]))
+        return new
+
+    def nest(self, node: Any, entry: Nest) -> _Line:
+        """A compound statement with pieces inside it."""
+        if not isinstance(node, cst.If | cst.For | cst.While | cst.With):
+            raise _Mismatch
+        changed: Any = node.with_changes(body=self.suite(node.body, entry.body))
+        if isinstance(node, cst.If) and not node.whitespace_before_test.empty:
+            pass
+        elif isinstance(node, cst.If) and isinstance(node.test, cst.Name):
+            changed = changed.with_changes(whitespace_before_test=cst.SimpleWhitespace(" "))
+        if entry.orelse is None or isinstance(node, cst.With):
+            return changed  # type: ignore[no-any-return]
+        orelse = node.orelse
+        if isinstance(orelse, cst.If):
+            return changed.with_changes(orelse=self.elif_(orelse, entry.orelse))  # type: ignore[no-any-return]
+        if not isinstance(orelse, cst.Else):
+            raise _Mismatch
+        return changed.with_changes(  # type: ignore[no-any-return]
+            orelse=orelse.with_changes(body=self.suite(orelse.body, entry.orelse))
+        )
+
+    def elif_(self, node: cst.If, plan: Block) -> cst.If | cst.Else:
+        """An ``elif`` stays one unless something has to be computed before its test."""
+        lines = self.lines([node], plan)
+        if len(lines) == 1 and isinstance(lines[0], cst.If):
+            return lines[0]
+        first = lines[0].with_changes(leading_lines=())
+        return cst.Else(cst.IndentedBlock([first, *lines[1:]]), leading_lines=node.leading_lines)
+
+    # -- pieces
+
+    def call(self, piece: Piece, lines: Sequence[Any]) -> cst.SimpleStatementLine:
+        """Make the method of a piece; return the line that calls it."""
+        lead: Sequence[cst.EmptyLine] = lines[0].leading_lines if lines else ()
+        count = next((i for i, line in enumerate(lead) if line.comment is not None), len(lead))
+        body = [lines[0].with_changes(leading_lines=lead[count:]), *lines[1:]] if lines else []
+        results: list[cst.BaseExpression] = [cst.Name(name) for name in piece.outputs]
+        targets = list(piece.outputs)
+        if piece.predicate is not None:
+            results.append(_bare(self.tests[piece]))
+            targets.append(piece.predicate.name)
+        if results:
+            body.append(cst.SimpleStatementLine([_return(results)]))
+        self.methods.append(self.method(piece, body))
+        made = f"{self.owner}.{self.names[piece]}({', '.join(piece.inputs)})"
+        text = f"return {made}" if piece.returns else f"{', '.join(targets)} = {made}" if targets else made
+        line = cst.ensure_type(cst.parse_statement(text), cst.SimpleStatementLine)
+        return line.with_changes(leading_lines=lead[:count])
+
+    def method(self, piece: Piece, body: Sequence[_Line]) -> cst.FunctionDef:
+        """The method of a piece."""
+        parameters = ", ".join([self.owner, *(self.parameter(name) for name in piece.inputs)])
+        text = f"@{placeholder('segment')}\ndef {self.names[piece]}({parameters}):\n    pass\n"
+        made = cst.ensure_type(cst.parse_statement(text), cst.FunctionDef)
+        return made.with_changes(body=cst.IndentedBlock(body))
+
+    def parameter(self, name: str) -> str:
+        """A parameter, annotated as in the function while it still has the value it came with."""
+        arguments = self.function.args
+        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        found = next((a.annotation for a in every if a.arg == name), None)
+        if found is None or name in liveness.writes(self.function.body):
+            return name
+        text = self.facts.source.snippet(found)
+        return name if "\n" in text or "\r" in text else f"{name}: {text}"
+
+
+def _return(results: Sequence[cst.BaseExpression]) -> cst.Return:
+    if len(results) == 1:
+        return cst.Return(results[0])
+    return cst.Return(cst.Tuple([cst.Element(result) for result in results], lpar=(), rpar=()))
+
+
+def _bare(node: cst.BaseExpression) -> cst.BaseExpression:
+    """Without parentheses that hold nothing together."""
+    text = cst.Module([]).code_for_node(node)
+    if len(node.lpar) == 1 and not set(text) & {"\n", "\r"}:
+        return node.with_changes(lpar=(), rpar=())
+    return node

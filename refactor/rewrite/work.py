@@ -1,0 +1,240 @@
+"""What a statement does: how much device work, which side effects, and whether a segment may hold it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Iterable
+from itertools import pairwise
+
+from refactor.analysis.model import EventKind, Facts, Kind
+from refactor.rewrite.ops import METADATA, torch_function
+from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_statement, same_scope, self_name
+
+BREAKING = frozenset(
+    {
+        EventKind.READBACK,
+        EventKind.TO_HOST,
+        EventKind.SHOW,
+        EventKind.ASSERT,
+        EventKind.SYNCHRONIZE,
+        EventKind.SYNC_OP,
+        EventKind.DYNAMIC_OP,
+        EventKind.MASK_INDEX,
+        EventKind.DEVICE_SIZE,
+        EventKind.BRANCH,
+        EventKind.BOOL_OP,
+        EventKind.WHILE,
+        EventKind.COUNTED_LOOP,
+        EventKind.HOST_CONSTANT,
+        EventKind.HOST_TO_DEVICE,
+        EventKind.INDEX_LIST,
+        EventKind.INDEX_FILL,
+        EventKind.LAUNCH,
+        EventKind.GROWING_CACHE,
+        EventKind.HOST_STATE,
+    }
+)
+"""Events whose statement stays outside every graph, unless another rewrite takes care of it."""
+MODULE_WORK = 3
+_LIGHT_MODULES = frozenset(
+    [
+        "ReLU",
+        "Identity",
+        "Dropout",
+        "GELU",
+        "SiLU",
+        "Sigmoid",
+        "Tanh",
+        "Flatten",
+        "ReLU6",
+        "Hardswish",
+        "LeakyReLU",
+    ]
+)
+_MUTATORS = frozenset(
+    {
+        "append",
+        "extend",
+        "insert",
+        "pop",
+        "remove",
+        "clear",
+        "update",
+        "setdefault",
+        "add",
+        "discard",
+        "popitem",
+        "appendleft",
+    }
+)
+_EFFECTS = frozenset(
+    {"print", "next", "setattr", "delattr", "open", "input", "register_buffer", "register_hook"}
+)
+_HOST_SCOPES = (
+    "random.",
+    "numpy.",
+    "time.",
+    "logging.",
+    "warnings.",
+    "os.",
+    "sys.",
+    "torch.cuda.",
+    "torch.distributed.",
+)
+_SIZES = frozenset(
+    {"size", "dim", "numel", "stride", "element_size", "nelement", "is_floating_point", "is_contiguous"}
+)
+OUTLINABLE = (
+    ast.Assign,
+    ast.AugAssign,
+    ast.AnnAssign,
+    ast.Expr,
+    ast.If,
+    ast.For,
+    ast.While,
+    ast.With,
+    ast.Pass,
+)
+
+
+def work(
+    facts: Facts, function: FunctionNode, nodes: Iterable[ast.AST], free: Collection[ast.AST] = ()
+) -> int:
+    """An estimate of the number of kernels: modules and own methods count for several, ``free`` for none."""
+    total = 0
+    for root in nodes:
+        for node in (root, *same_scope(root)):
+            if node in free:
+                continue
+            if isinstance(node, ast.Call):
+                total += _call_work(facts, function, node)
+            elif isinstance(node, ast.BinOp | ast.Compare | ast.UnaryOp):
+                total += facts.value(node).kind is Kind.TENSOR
+            elif isinstance(node, ast.AugAssign):
+                value = (
+                    facts.value(node.target).kind is Kind.TENSOR
+                    or facts.value(node.value).kind is Kind.TENSOR
+                )
+                total += value
+    return total
+
+
+def _call_work(facts: Facts, function: FunctionNode, call: ast.Call) -> int:
+    func = call.func
+    value = facts.value(func)
+    if value.kind is Kind.MODULE:
+        light = (value.qualname or "").partition(":")[2] in _LIGHT_MODULES
+        return 1 if light else MODULE_WORK
+    name = dotted(facts, func)
+    if torch_function(name):
+        return int(facts.value(call).kind is not Kind.HOST)
+    if not isinstance(func, ast.Attribute):
+        return MODULE_WORK if facts.value(call).kind is Kind.TENSOR else 0
+    if getattr(func.value, "id", None) == self_name(function):
+        return 0 if facts.value(call).kind is Kind.HOST else MODULE_WORK
+    owner = facts.value(func.value).kind
+    if owner is Kind.TENSOR:
+        return 0 if func.attr in METADATA or func.attr in _SIZES else 1
+    return MODULE_WORK if facts.value(call).kind is Kind.TENSOR else 0
+
+
+def host_statements(facts: Facts, function: FunctionNode, settled: Iterable[ast.AST]) -> set[ast.stmt]:
+    """Statements of a function that no graph can hold, by the events in them or in what they call."""
+    done = set(settled)
+    found: set[ast.stmt] = set()
+    callees: set[str] = set()
+    name = _qualname(facts, function)
+    for event in (*facts.events, *(e for other in facts.foreign for e in other.events)):
+        if event.kind not in BREAKING or event.node in done:
+            continue
+        if event.function is function:
+            found.add(enclosing_statement(facts, event.node))
+            continue
+        chain = event.chain
+        callees.update(after for before, after in pairwise(chain) if before == name)
+    if callees:
+        for node in same_scope(function):
+            if isinstance(node, ast.Call) and _calls_one_of(facts, node, callees):
+                found.add(enclosing_statement(facts, node))
+    return found
+
+
+def _qualname(facts: Facts, function: FunctionNode) -> str:
+    parts = [function.name]
+    node = facts.parents.get(function)
+    while node is not None:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            parts.insert(0, node.name)
+        node = facts.parents.get(node)
+    return ".".join(parts)
+
+
+def _calls_one_of(facts: Facts, call: ast.Call, callees: set[str]) -> bool:
+    value = facts.value(call.func)
+    target = (value.qualname or "").partition(":")[2]
+    if value.kind is Kind.MODULE:
+        return f"{target}.forward" in callees or f"{target}.__call__" in callees
+    if value.kind is Kind.FUNCTION and target:
+        return target in callees
+    last = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    return any(callee.rpartition(".")[2] == last for callee in callees)
+
+
+def effects(facts: Facts, statement: ast.stmt) -> set[str] | None:
+    """Names of local containers that a statement changes, or None: it changes or asks other host state."""
+    changed: set[str] = set()
+    for node in (statement, *same_scope(statement)):
+        if isinstance(node, ast.Lambda | ast.NamedExpr | ast.Yield | ast.YieldFrom | ast.Await | ast.Starred):
+            if isinstance(node, ast.Starred) and isinstance(node.ctx, ast.Load):
+                continue
+            return None
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            return None
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            return None
+        if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            if facts.value(node.value).kind is Kind.TENSOR:
+                continue
+            if not isinstance(node.value, ast.Name):
+                return None
+            changed.add(node.value.id)
+        if isinstance(node, ast.Call):
+            touched = _call_effect(facts, node)
+            if touched is None:
+                return None
+            changed |= touched
+    return changed
+
+
+def _call_effect(facts: Facts, call: ast.Call) -> set[str] | None:
+    func = call.func
+    name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+    if name in _EFFECTS or (dotted(facts, func) or "").startswith(_HOST_SCOPES):
+        return None
+    if (
+        isinstance(func, ast.Attribute)
+        and name in _MUTATORS
+        and facts.value(func.value).kind is not Kind.TENSOR
+    ):
+        return {func.value.id} if isinstance(func.value, ast.Name) else None
+    logger = isinstance(func, ast.Attribute) and "log" in getattr(func.value, "id", "").lower()
+    if logger and name in ("debug", "info", "warning", "error", "exception", "log"):
+        return None
+    return set()
+
+
+def leaves(statement: ast.stmt) -> bool:
+    """Whether control can leave the statement in another way than at its end (exceptions apart)."""
+    if isinstance(statement, ast.Return | ast.Break | ast.Continue):
+        return True
+    loops = isinstance(statement, ast.For | ast.While)
+    inner = [*getattr(statement, "body", ()), *([] if loops else getattr(statement, "orelse", ()))]
+    if loops and any(_returns(child) for child in statement.body):  # type: ignore[attr-defined]
+        return True
+    if loops:
+        return any(leaves(child) for child in statement.orelse)  # type: ignore[attr-defined]
+    return any(leaves(child) for child in inner)
+
+
+def _returns(statement: ast.stmt) -> bool:
+    return any(isinstance(node, ast.Return) for node in (statement, *same_scope(statement)))
