@@ -49,7 +49,7 @@ class Settings:
     src: tuple[str, ...] = ()
     """Import roots relative to the root; the default is ``src`` where it exists, and ``.``."""
     regions: tuple[str, ...] = ()
-    """``module:qualname`` patterns that widen the regions; with a leading ``!`` they narrow them."""
+    """``!module:qualname`` patterns (``*``, ``?``): what is found in these regions is left out."""
     baseline: str | None = None
     runtime: str | None = None
     """Dotted name of the vendored runtime module; None: chosen for each edited file."""
@@ -152,6 +152,15 @@ def _strings(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _regions(value: object) -> tuple[str, ...]:
+    patterns = _strings(value)
+    if not all(re.fullmatch(r"![^:]+:[^:]+", pattern) for pattern in patterns):
+        raise TypeError(
+            'an array of patterns of regions to leave out, such as "!package.module:Model.forward"'
+        )
+    return patterns
+
+
 def _string(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise TypeError("a string")
@@ -183,6 +192,7 @@ def _ignores(value: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 _READERS: dict[str, Callable[[object], Any]] = {
     "per-file-ignores": _ignores,
+    "regions": _regions,
     "baseline": _string,
     "runtime": _module,
     "target": _tables,

@@ -9,7 +9,7 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,13 +94,13 @@ def _inline(pairs: Iterable[tuple[str, str]]) -> str:
     return f"{{ {body} }}" if body else "{}"
 
 
-def drafts(facts: Facts, regions: Sequence[str], edited: Sequence[str]) -> tuple[Draft, ...]:
+def drafts(facts: Facts, regions: Sequence[str], edited: Collection[str]) -> tuple[Draft, ...]:
     """Drafts for regions, in order and each once.
 
     Args:
         facts: of the file the regions were found from.
         regions: ``module:qualname``, also of other modules under the same import root.
-        edited: qualnames in the file of ``facts`` that a patch changes.
+        edited: those of them for which code was rewritten.
     """
     found: dict[str, Draft] = {}
     trees: dict[str, Classes | None] = {}
@@ -110,11 +110,7 @@ def drafts(facts: Facts, regions: Sequence[str], edited: Sequence[str]) -> tuple
             tree = facts.tree if module == facts.module else _tree(facts.root, module)
             trees[module] = classes_of(tree) if tree is not None else None
         classes = trees[module]
-        draft = (
-            _draft(classes, module, qualname, qualname in edited and module == facts.module)
-            if classes
-            else None
-        )
+        draft = _draft(classes, module, qualname, region in edited) if classes else None
         if draft is not None:
             found.setdefault(draft.name, draft)
     return tuple(found.values())
@@ -278,12 +274,14 @@ def update_targets(root: Path, found: Sequence[Draft]) -> Path | None:
             names = {target.get("name") for target in tomllib.loads(text).get("target", [])}
         except (tomllib.TOMLDecodeError, AttributeError, TypeError):
             return None
-        fresh = {draft.name: draft for draft in reversed(found) if draft.name not in names}
-        ordered = [draft for draft in dict.fromkeys(found) if fresh.get(draft.name) is draft]
-        if not ordered:
+        fresh: dict[str, Draft] = {}
+        for draft in found:
+            if draft.name not in names and not (draft.name in fresh and fresh[draft.name].is_edited):
+                fresh[draft.name] = draft
+        if not fresh:
             return None
-        for draft in ordered:
+        for draft in fresh.values():
             if draft.harness and not (folder / draft.harness[0]).exists():
                 write_file(folder / draft.harness[0], draft.harness[1].encode("utf-8"))
-        write_file(file, (text + "".join(draft.rendered() for draft in ordered)).encode("utf-8"))
+        write_file(file, (text + "".join(draft.rendered() for draft in fresh.values())).encode("utf-8"))
     return file

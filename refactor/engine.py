@@ -1,19 +1,21 @@
 """What the tool does with one file: bytes to findings, and findings to a patch.
 
 An `Examiner` lives in one process and keeps the project's parsed modules. What it returns is frozen and can
-be sent between processes; nothing here prints or writes.
+be sent between processes; nothing here prints or writes. Between its two steps `refactor.settle` decides
+which findings count, because a hazard of one file may be found from the regions of another.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import sys
 import traceback
 import warnings
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from refactor.baseline import Known
 from refactor.config import Settings
@@ -22,8 +24,8 @@ from refactor.findings import Applicability, FileError, Finding, Outcome
 from refactor.place import place_of
 from refactor.rule import Hit, Rule
 from refactor.selection import Selection
-from refactor.source import Source, SourceError, load, parse
-from refactor.suppress import UNUSED, Suppression, split, suppressions
+from refactor.source import SourceError, load, parse
+from refactor.suppress import UNUSED, Suppression, suppressions
 from refactor.vendor import NAME, Copy, Refused, Site, copy_in, site_for
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).resolve().parent.parent
 RECURSION = 5000
 """Python frames an analysis may stack up: an expression nested a thousand deep needs a few for each level."""
+
+T = TypeVar("T")
 
 
 def catalogue() -> tuple[Rule, ...]:
@@ -49,23 +53,73 @@ class Task:
 
     settings: Settings
     cwd: Path
-    rewrite: bool = False
     safe_only: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file; ``data`` is set when it comes from standard input, ``known`` is its share of the baseline."""
+    """One file to look at; ``data`` is set when it comes from standard input."""
 
     path: Path
     file: str
     data: bytes | None = None
-    known: Mapping[Known, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A finding before anything is left out, and what a baseline would remember of it."""
+
+    finding: Finding
+    known: Known
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a file could not be dealt with; ``crash`` is the traceback if the fault is ours."""
+
+    error: FileError
+    crash: str = ""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What one file tells: findings of its own, and findings its regions lead to in other files."""
+
+    job: Job
+    module: str = ""
+    raws: tuple[Raw, ...] = ()
+    foreign: tuple[tuple[str, tuple[Raw, ...]], ...] = ()
+    """``(real path, findings)`` of other files."""
+    comments: tuple[Suppression, ...] = ()
+    copy: Copy | None = None
+    """The file is a vendored runtime: never analysed."""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """One file to rewrite: the findings that count, and modules whose regions reach into it."""
+
+    job: Job
+    findings: tuple[Finding, ...]
+    entries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What a file becomes."""
+
+    order: Order
+    patch: Patch | None = None
+    site: Site | None = None
+    """Where the runtime goes if the patch needs it."""
+    drafts: tuple[Draft, ...] = ()
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """What is known about one file after it was examined."""
+    """Everything about one file that is reported or written."""
 
     job: Job
     findings: tuple[Finding, ...] = ()
@@ -73,33 +127,40 @@ class Result:
     known: tuple[Known, ...] = ()
     """What a baseline would remember of ``findings``, in their order."""
     suppressed: tuple[tuple[Finding, str], ...] = ()
-    errors: tuple[FileError, ...] = ()
-    crash: str = ""
-    """Traceback of an error that is ours, not the file's."""
+    entries: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
     copy: Copy | None = None
-    """The file is a vendored runtime: never analysed."""
-    patch: Patch | None = None
-    site: Site | None = None
-    """Where the runtime goes if the patch needs it."""
-    drafts: tuple[Draft, ...] = ()
+    made: Rewritten | None = None
+
+    @property
+    def patch(self) -> Patch | None:
+        """The patch, if one was made."""
+        return self.made.patch if self.made else None
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
         """What was done about every finding, suppressed ones included, by place."""
-        made = self.patch.outcomes if self.patch else ()
-        seen = {outcome.finding for outcome in made}
-        rest = tuple(Outcome(f, "refused", _NO_REWRITE) for f in self.findings if f not in seen)
+        done = self.patch.outcomes if self.patch else ()
+        seen = {outcome.finding for outcome in done}
+        reason = _FAILED if self.failures else _NO_REWRITE
+        rest = tuple(Outcome(f, "refused", reason) for f in self.findings if f not in seen)
         quiet = tuple(Outcome(finding, "suppressed", reason) for finding, reason in self.suppressed)
-        return tuple(sorted((*made, *rest, *quiet), key=lambda outcome: outcome.finding))
+        return tuple(sorted((*done, *rest, *quiet), key=lambda outcome: outcome.finding))
+
+    @property
+    def order(self) -> Order:
+        """What to rewrite."""
+        return Order(self.job, self.findings, self.entries)
 
 
 _NOT_SAFE = "the rewrite has to be verified; leave out --safe-only to apply it"
 _NO_REWRITE = "this rule explains, it never edits"
+_FAILED = "the file could not be rewritten: see the error reported for it"
 Accepted = tuple[Rule, Hit, Finding]
 
 
 class Examiner:
-    """Examines files of one project, one after the other."""
+    """Examines and rewrites files of one project, one after the other."""
 
     def __init__(self, task: Task) -> None:
         from refactor.analysis import Project
@@ -109,54 +170,58 @@ class Examiner:
         self.project = Project(task.settings.root, task.settings.src)
         sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION))
 
-    def __call__(self, job: Job) -> Result:
-        """Examine one file. Whatever goes wrong is a value of the result, so that the other files go on."""
+    def examine(self, job: Job) -> Examined:
+        """Findings of one file. Whatever goes wrong is a value of the result, so that the others go on."""
+        done = self._guarded(job, lambda: self._examine(job))
+        return Examined(job, failure=done) if isinstance(done, Failure) else done
+
+    def rewrite(self, order: Order) -> Rewritten:
+        """The patch for the findings of one file; failures are values here too."""
+        done = self._guarded(order.job, lambda: self.rewritten(order, *self.candidates(order)))
+        return Rewritten(order, failure=done) if isinstance(done, Failure) else done
+
+    def _guarded(self, job: Job, work: Callable[[], T]) -> T | Failure:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # SyntaxWarning about the user's file: not for our stderr
-                return self._examine(job)
+                return work()
         except SourceError as error:
             file = job.file if error.path == job.path else display(error.path, self.task.cwd)
-            return Result(job, errors=(FileError(file, error.line, error.message),))
+            return Failure(FileError(file, error.line, error.message))
         except RecursionError:
-            return Result(job, errors=(FileError(job.file, 1, "is nested too deeply to be analysed"),))
+            return Failure(FileError(job.file, 1, "is nested too deeply to be analysed"))
         except MemoryError:
-            return Result(job, errors=(FileError(job.file, 1, "needs more memory than there is"),))
+            return Failure(FileError(job.file, 1, "needs more memory than there is"))
         except Exception as error:  # ours: reported with its place and exit code 2, and the run goes on
-            return Result(job, errors=(_internal(job.file, error),), crash=traceback.format_exc())
+            return Failure(_internal(job.file, error), traceback.format_exc())
 
-    def _examine(self, job: Job) -> Result:
-        result, facts, accepted = self.candidates(job)
-        return self.rewritten(result, facts, accepted) if self.task.rewrite and facts else result
-
-    def candidates(self, job: Job) -> tuple[Result, Facts | None, list[Accepted]]:
-        """The findings of a file, with its facts and the hits a patch can be made of.
-
-        Raises:
-            SourceError: the file cannot be read, decoded or parsed.
-        """
+    def _examine(self, job: Job) -> Examined:
         from refactor.analysis import analyze
 
         source = load(job.path, job.data)
         copy = copy_in(job.path, source.data)
         if copy is not None:
-            return Result(job, copy=copy), None, []
-        facts = analyze(source, self.project, self.task.settings.regions)
+            return Examined(job, copy=copy)
+        comments = suppressions(source)
+        facts = analyze(source, self.project)
         if facts is None:
             parse(source)  # the prefilter does not: a file that does not parse is reported all the same
-        hits = self._hits(facts, job.file) if facts else {}
-        relative = display(job.path, self.task.settings.root)
-        kept, quiet, unused = split(sorted(hits), suppressions(source))
-        kept += [_comment_finding(source, job.file, *row) for row in self.selection.judged(unused)]
-        kept = sorted(finding for finding in kept if not self.selection.is_ignored(finding, relative))
-        fresh, baselined = _without_known([(f, _known(source, relative, f)) for f in kept], job.known)
-        result = Result(
-            job,
-            findings=tuple(finding for finding, _ in fresh),
-            known=tuple(known for _, known in fresh),
-            suppressed=tuple(sorted((*quiet, *baselined))),
+            return Examined(job, comments=comments)
+        foreign = [
+            (
+                os.path.realpath(other.source.path),
+                self._raws(other, display(other.source.path, self.task.cwd)),
+            )
+            for other in facts.foreign
+        ]
+        raws = self._raws(facts, job.file)
+        return Examined(job, facts.module, raws, tuple(row for row in foreign if row[1]), comments)
+
+    def _raws(self, facts: Facts, file: str) -> tuple[Raw, ...]:
+        relative = display(facts.source.path, self.task.settings.root)
+        return tuple(
+            Raw(finding, _known(facts, relative, finding)) for finding in sorted(self._hits(facts, file))
         )
-        return result, facts, [(*hits[finding], finding) for finding in result.findings if finding in hits]
 
     def _hits(self, facts: Facts, file: str) -> dict[Finding, tuple[Rule, Hit]]:
         """Findings of all selected rules; of several for one rule and place the first counts."""
@@ -165,28 +230,39 @@ class Examiner:
         for rule in self.selection.rules:
             for hit in rule.detect(facts):
                 finding = _finding(facts, file, rule, hit)
-                if found.setdefault((rule.code, finding.start, finding.end), finding) is finding:
+                if found.setdefault(key_of(finding), finding) is finding:
                     hits[finding] = rule, hit
         return hits
 
-    def rewritten(self, result: Result, facts: Facts, accepted: Sequence[Accepted]) -> Result:
-        """The result with the patch for the accepted hits, and drafts of the regions concerned."""
-        if not accepted:
-            return result
+    def candidates(self, order: Order) -> tuple[Facts, list[Accepted]]:
+        """The facts of a file to rewrite, and the hits of the ordered findings.
+
+        Raises:
+            SourceError: the file cannot be read, decoded or parsed.
+        """
+        from refactor.analysis import analyze
+
+        facts = analyze(load(order.job.path, order.job.data), self.project, order.entries)
+        if facts is None:
+            raise SourceError(order.job.path, 1, "changed while it was being rewritten")
+        hits = {key_of(finding): hit for finding, hit in self._hits(facts, order.job.file).items()}
+        return facts, [(*hits[key_of(f)], f) for f in order.findings if key_of(f) in hits]
+
+    def rewritten(self, order: Order, facts: Facts, accepted: Sequence[Accepted]) -> Rewritten:
+        """The patch for accepted hits, and drafts of the regions concerned."""
         from refactor.draft import drafts
         from refactor.rewrite.model import RuntimeImport
         from refactor.rewrite.patch import make_patch
 
-        site = site_for(result.job.path, facts.tree, self.task.settings)
+        if not accepted:
+            return Rewritten(order)
+        site = site_for(order.job.path, facts.tree, self.task.settings)
         limited = [(self._limited(rule, finding, site), hit, finding) for rule, hit, finding in accepted]
         module = site.module if isinstance(site, Site) else NAME  # then no proposal that imports it is left
         patch = make_patch(facts, limited, RuntimeImport(module))
-        return replace(
-            result,
-            patch=patch,
-            site=site if isinstance(site, Site) else None,
-            drafts=drafts(facts, [finding.region for _, _, finding in accepted], patch.regions),
-        )
+        regions = [finding.region for _, _, finding in accepted]
+        done = {row.finding.region for row in patch.outcomes if row.status == "applied"}
+        return Rewritten(order, patch, site if isinstance(site, Site) else None, drafts(facts, regions, done))
 
     def _limited(self, rule: Rule, finding: Finding, site: Site | Refused) -> Rule:
         """The rule without the rewrites this run must not make."""
@@ -224,6 +300,11 @@ def _refusal(reason: str) -> Refusal:
     return Refusal(reason)
 
 
+def key_of(finding: Finding) -> tuple[str, int, int]:
+    """What makes two findings in one file the same, from whichever region they were found."""
+    return finding.code, finding.start, finding.end
+
+
 def _finding(facts: Facts, file: str, rule: Rule, hit: Hit) -> Finding:
     place = place_of(facts.source, hit.event.node)
     return Finding(
@@ -244,54 +325,15 @@ def _finding(facts: Facts, file: str, rule: Rule, hit: Hit) -> Finding:
     )
 
 
-def _comment_finding(source: Source, file: str, comment: Suppression, message: str) -> Finding:
-    offset, text = source.lines[comment.line - 1]
-    start = offset + len(text[: comment.column - 1].encode(source.encoding))
-    end = start + len(comment.text.encode(source.encoding))
-    return Finding(
-        file=file,
-        line=comment.line,
-        column=comment.column,
-        end_line=comment.line,
-        end_column=comment.end_column,
-        code=UNUSED.code,
-        name=UNUSED.name,
-        severity=UNUSED.severity,
-        applicability=UNUSED.applicability,
-        message=message,
-        region=f"{source.path.stem}:<comment>",
-        start=start,
-        end=end,
-    )
-
-
-def _known(source: Source, relative: str, finding: Finding) -> Known:
-    text = " ".join(source.lines[finding.line - 1][1].split())
+def _known(facts: Facts, relative: str, finding: Finding) -> Known:
+    text = " ".join(facts.source.lines[finding.line - 1][1].split())
     return Known(relative, finding.code, finding.region, text)
-
-
-def _without_known(
-    rows: Sequence[tuple[Finding, Known]], baseline: Mapping[Known, int]
-) -> tuple[list[tuple[Finding, Known]], list[tuple[Finding, str]]]:
-    """Findings the baseline does not know, and those it does, with the reason."""
-    left = dict(baseline)
-    fresh: list[tuple[Finding, Known]] = []
-    old: list[tuple[Finding, str]] = []
-    for finding, known in rows:
-        if left.get(known, 0) > 0:
-            left[known] -= 1
-            old.append((finding, "in the baseline"))
-        else:
-            fresh.append((finding, known))
-    return fresh, old
 
 
 def _internal(file: str, error: Exception) -> FileError:
     """An error of the tool itself, with the innermost place in its own code."""
-    ours = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename
-    ]
-    frame = (ours or traceback.extract_tb(error.__traceback__))[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = ([frame for frame in frames if frame.filename.startswith(str(_HERE))] or frames)[-1]
     where = f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno}"
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return FileError(file, 1, f"internal error: {said} (at {where}; --debug shows more); please report it")

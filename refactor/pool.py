@@ -1,7 +1,8 @@
-"""Many files at once: worker processes, results in the order of the files, a dead worker blamed on a file.
+"""Many files at once: worker processes, results in the order given, a dead worker blamed on one file.
 
 Processes, because parsing and analysis are Python. A worker that dies takes its pool with it; the files it
-may have been reading are then read again, each in a process of its own, so that only the culprit is reported.
+may have been working on are then done again, each in a process of its own, so that only the culprit is
+reported.
 """
 
 from __future__ import annotations
@@ -15,24 +16,26 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 
-from refactor.engine import Examiner, Job, Result, Task
+from refactor.engine import Examined, Examiner, Failure, Job, Order, Rewritten, Task
 from refactor.findings import FileError
 
 ALONE = 24
-"""Up to this many files are examined in this process: starting others would take longer."""
+"""Up to this many files are done in this process: starting others would take longer."""
 _CHUNK = 16
 
-Rows = list[tuple[int, Job]]
-Done = list[tuple[int, Result]]
+Item = Job | Order
+Rows = list[tuple[int, Item]]
+Done = list[tuple[int, Examined | Rewritten]]
+
+
+def _nothing(count: int) -> None:
+    """Progress nobody looks at."""
 
 
 def examine(
-    jobs: Sequence[Job],
-    task: Task,
-    workers: int | None = None,
-    advance: Callable[[int], None] = lambda count: None,
-) -> list[Result]:
-    """Examine files and return the results in their order.
+    jobs: Sequence[Job], task: Task, workers: int | None = None, advance: Callable[[int], None] = _nothing
+) -> list[Examined]:
+    """Examine files; results come in their order.
 
     Args:
         jobs: the files.
@@ -40,23 +43,41 @@ def examine(
         workers: number of processes; by default one for each CPU if there are more than `ALONE` files.
         advance: called with the number of files that were just finished.
     """
-    count = workers if workers is not None else _cpus() if len(jobs) > ALONE else 1
-    results: dict[int, Result] = {}
-    for done in _here(jobs, task) if count <= 1 else _pooled(jobs, task, count):
+    return [row for row in _run(jobs, task, workers, advance) if isinstance(row, Examined)]
+
+
+def rewrite(
+    orders: Sequence[Order], task: Task, workers: int | None = None, advance: Callable[[int], None] = _nothing
+) -> list[Rewritten]:
+    """Make the patches of files, as `examine` does."""
+    return [row for row in _run(orders, task, workers, advance) if isinstance(row, Rewritten)]
+
+
+def _run(
+    items: Sequence[Item], task: Task, workers: int | None, advance: Callable[[int], None]
+) -> list[Examined | Rewritten]:
+    count = workers if workers is not None else _cpus() if len(items) > ALONE else 1
+    results: dict[int, Examined | Rewritten] = {}
+    for done in _here(items, task) if count <= 1 else _pooled(items, task, count):
         results.update(done)
         advance(len(done))
-    return [results[index] for index in range(len(jobs))]
+    return [results[index] for index in range(len(items))]
 
 
-def _here(jobs: Sequence[Job], task: Task) -> Iterator[Done]:
-    examiner = Examiner(task)
-    for index, job in enumerate(jobs):
-        yield [(index, examiner(job))]
+def _here(items: Sequence[Item], task: Task) -> Iterator[Done]:
+    if items:
+        examiner = Examiner(task)
+        for index, item in enumerate(items):
+            yield [(index, _one(examiner, item))]
 
 
-def _pooled(jobs: Sequence[Job], task: Task, workers: int) -> Iterator[Done]:
-    size = max(1, min(_CHUNK, len(jobs) // (4 * workers)))
-    rows = list(enumerate(jobs))
+def _one(examiner: Examiner, item: Item) -> Examined | Rewritten:
+    return examiner.examine(item) if isinstance(item, Job) else examiner.rewrite(item)
+
+
+def _pooled(items: Sequence[Item], task: Task, workers: int) -> Iterator[Done]:
+    size = max(1, min(_CHUNK, len(items) // (4 * workers)))
+    rows = list(enumerate(items))
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
     chunks.reverse()
     while chunks:
@@ -66,12 +87,11 @@ def _pooled(jobs: Sequence[Job], task: Task, workers: int) -> Iterator[Done]:
             while chunks or running:
                 while chunks and len(running) < 2 * workers:
                     chunk = chunks.pop()
-                    running[pool.submit(_examine_all, task, chunk)] = chunk
+                    running[pool.submit(_all, task, chunk)] = chunk
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield future.result()
                     del running[future]
         except BrokenProcessPool:
-            pool.shutdown()
             suspects = [row for chunk in running.values() for row in chunk]
             yield from _one_by_one(sorted(suspects, key=lambda row: row[0]), task)
         finally:
@@ -80,19 +100,25 @@ def _pooled(jobs: Sequence[Job], task: Task, workers: int) -> Iterator[Done]:
 
 def _one_by_one(suspects: Rows, task: Task) -> Iterator[Done]:
     pool = _pool(1)
-    for index, job in suspects:
+    for index, item in suspects:
         try:
-            yield pool.submit(_examine_all, task, [(index, job)]).result()
-        except BrokenProcessPool:  # noqa: PERF203
-            pool.shutdown()
-            message = "the process that examined it died: out of memory, or a crash of the interpreter"
-            yield [(index, Result(job, errors=(FileError(job.file, 1, message),)))]
+            yield pool.submit(_all, task, [(index, item)]).result()
+        except BrokenProcessPool:  # noqa: PERF203  # that is the point
+            yield [(index, _died(item))]
+            pool.shutdown(wait=False)
             pool = _pool(1)
-    pool.shutdown()
+    pool.shutdown(wait=False)
+
+
+def _died(item: Item) -> Examined | Rewritten:
+    job = item if isinstance(item, Job) else item.job
+    message = "the process that worked on it died: out of memory, or a crash of the interpreter"
+    failure = Failure(FileError(job.file, 1, message))
+    return Examined(item, failure=failure) if isinstance(item, Job) else Rewritten(item, failure=failure)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() and os.name == "posix" else "spawn"
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     return ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start)
 
 
@@ -107,9 +133,9 @@ def _examiner(task: Task) -> Examiner:
     return Examiner(task)
 
 
-def _examine_all(task: Task, rows: Rows) -> Done:
+def _all(task: Task, rows: Rows) -> Done:
     examiner = _examiner(task)
-    done = [(index, examiner(job)) for index, job in rows]
+    done = [(index, _one(examiner, item)) for index, item in rows]
     gc.freeze()  # what the project keeps need not be looked at again
     return done
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 
 from pathspec import GitIgnoreSpec
 
@@ -18,13 +19,21 @@ class Selection:
     def __init__(self, settings: Settings, catalogue: Sequence[Rule]) -> None:
         self.catalogue = tuple(catalogue)
         self.rules = tuple(rule for rule in catalogue if is_selected(settings, rule.code, rule.name))
+        self._no_regions = tuple(pattern.removeprefix("!") for pattern in settings.regions)
         self._ignores = tuple(
             (GitIgnoreSpec.from_lines([pattern]), codes) for pattern, codes in settings.per_file_ignores
         )
 
-    def is_ignored(self, finding: Finding, relative: str) -> bool:
-        """Whether ``per-file-ignores`` leaves a finding out; ``relative`` is the path from the root."""
-        return any(
+    def is_wanted(self, finding: Finding, relative: str) -> bool:
+        """Whether neither ``per-file-ignores`` nor ``regions`` leaves a finding out.
+
+        Args:
+            finding: one of a selected rule.
+            relative: the file's path from the root.
+        """
+        if any(fnmatchcase(finding.region, pattern) for pattern in self._no_regions):
+            return False
+        return not any(
             spec.match_file(relative)
             for spec, codes in self._ignores
             if any(match_length(code, finding.code, finding.name) for code in codes)

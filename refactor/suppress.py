@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import tokenize
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from refactor.config import match_length
@@ -41,8 +41,12 @@ class Suppression:
 
     line: int
     column: int
-    end_column: int
+    """Both from 1, in code points; ``start`` and ``end`` in bytes of the file."""
+    start: int
+    end: int
     text: str
+    row: str
+    """The line it stands on."""
     codes: tuple[str, ...]
     lines: tuple[int, int] | None
     spans_only: bool = False
@@ -64,37 +68,45 @@ def suppressions(source: Source) -> tuple[Suppression, ...]:
     if b"refactor:" not in source.data:
         return ()
     found: list[Suppression] = []
-    waiting: list[tuple[tokenize.TokenInfo, re.Match[str]]] = []  # own lines, until the next statement
-    inside: list[tuple[tokenize.TokenInfo, re.Match[str]]] = []
+    open_: list[tokenize.TokenInfo] = []  # comments whose statement has not ended yet
     start: int | None = None
     quiet = {tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
     try:
         for token in tokenize.generate_tokens(io.StringIO(source.text, newline="").readline):
             if token.type == tokenize.COMMENT:
-                match = _COMMENT.search(token.string)
-                if match and match["file"]:
-                    found.append(_suppression(token, match, None))
-                elif match:
-                    (waiting if start is None else inside).append((token, match))
+                open_.append(token)
             elif token.type == tokenize.NEWLINE and start is not None:
-                lines = (start, token.start[0])
-                found += [_suppression(t, m, lines) for t, m in waiting]
-                found += [_suppression(t, m, lines, t.start[0] not in lines) for t, m in inside]
-                waiting, inside, start = [], [], None
+                for comment in open_:
+                    found += _suppressions(source, comment, (start, token.start[0]))
+                open_, start = [], None
             elif token.type not in quiet and start is None:
                 start = token.start[0]
     except (tokenize.TokenError, SyntaxError):
         return ()
-    found += [_suppression(t, m, (t.start[0], t.start[0])) for t, m in (*waiting, *inside)]
-    return tuple(sorted(found, key=lambda item: (item.line, item.column)))
+    for comment in open_:
+        found += _suppressions(source, comment, (comment.start[0], comment.start[0]))
+    return tuple(sorted(found, key=lambda item: item.start))
 
 
-def _suppression(
-    token: tokenize.TokenInfo, match: re.Match[str], lines: tuple[int, int] | None, spans_only: bool = False
-) -> Suppression:
-    codes = tuple(code.strip() for code in (match["codes"] or "").split(",") if code.strip())
-    line, column = token.start[0], token.start[1] + match.start() + 1
-    return Suppression(line, column, column + len(match.group()), match.group(), codes, lines, spans_only)
+def _suppressions(source: Source, token: tokenize.TokenInfo, lines: tuple[int, int]) -> Iterator[Suppression]:
+    """What one comment suppresses, if it is such a comment, within a statement's lines."""
+    match = _COMMENT.search(token.string)
+    if match is None:
+        return
+    line, column = token.start[0], token.start[1] + match.start()
+    offset, row = source.lines[line - 1]
+    start = offset + len(row[:column].encode(source.encoding))
+    yield Suppression(
+        line=line,
+        column=column + 1,
+        start=start,
+        end=start + len(match.group().encode(source.encoding)),
+        text=match.group(),
+        row=row,
+        codes=tuple(code.strip() for code in (match["codes"] or "").split(",") if code.strip()),
+        lines=None if match["file"] else lines,
+        spans_only=lines[0] < line < lines[1],
+    )
 
 
 def split(

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from refactor.cli.session import Session, baseline_of, options, run, settings_for, show
-from refactor.cli.streams import Unusable, count, emit, emit_bytes, say, say_errors
+from refactor.cli.streams import Unusable, count, emit, emit_bytes, say, say_failures
 from refactor.discovery import display, find_files
 from refactor.engine import Result, Task
 from refactor.findings import FileError, Outcome
@@ -56,8 +56,8 @@ def apply(
     if show_settings:
         emit(show(settings, found, cwd))
         return
-    task = Task(settings, cwd, rewrite=True, safe_only=safe_only)
-    session = run(task, found, baseline=baseline_of(settings, baseline, cwd), jobs=jobs, debug=debug)
+    task = Task(settings, cwd, safe_only=safe_only)
+    session = run(task, found, baseline=baseline_of(settings, baseline, cwd), jobs=jobs, rewriting=True)
     if interactive:
         from refactor.cli.review import reviewed
 
@@ -68,7 +68,7 @@ def apply(
         session = _write(session)
         emit(rendered(session.listing(outcomes=True), form))
         code = 0
-    say_errors(session.errors)
+    say_failures(session.failures, debug=debug)
     _sum_up(session, written=not diff)
     raise SystemExit(2 if session.errors else code)
 
@@ -82,16 +82,22 @@ def replacements(session: Session) -> list[Replacement]:
     """Everything that has to be written, runtimes first: no file may import one that is not there."""
     runtimes: dict[Path, Replacement] = {}
     for result in session.results:
-        needed = result.site.path if result.patch and result.patch.runtime and result.site else None
+        needed = _runtime_of(result)
         path = result.copy.path if result.copy and result.copy.is_outdated else needed
         if path and needs_write(path):
             runtimes[path] = Replacement(path, path.read_bytes() if path.exists() else None, runtime())
     files = []
     for result in edited(session):
         assert result.patch is not None
-        site = result.site.path if result.site and result.patch.runtime else None
-        files.append(Replacement(result.job.path, result.patch.source.data, result.patch.new, needs=site))
+        before, after = result.patch.source.data, result.patch.new
+        files.append(Replacement(result.job.path, before, after, needs=_runtime_of(result)))
     return [*(runtimes[path] for path in sorted(runtimes)), *files]
+
+
+def _runtime_of(result: Result) -> Path | None:
+    """Where the runtime is that the rewritten file imports."""
+    made = result.made
+    return made.site.path if made and made.site and made.patch and made.patch.runtime else None
 
 
 def _print_diff(session: Session) -> int:
@@ -114,24 +120,22 @@ def _write(session: Session) -> Session:
     except JournalError as error:
         raise Unusable(str(error)) from None
     failed = dict(written.failed)
-    errors = {FileError(display(path, session.task.cwd), 1, reason) for path, reason in failed.items()}
     results = tuple(_unwritten(r, failed[r.job.path]) if r.job.path in failed else r for r in session.results)
-    update_targets(root, [draft for result in results for draft in result.drafts])
-    return replace(session, results=results, errors=tuple(sorted({*session.errors, *errors})))
+    update_targets(root, [draft for result in results if result.made for draft in result.made.drafts])
+    errors = (FileError(display(path, session.task.cwd), 1, reason) for path, reason in failed.items())
+    return replace(session, results=results, others=(*session.others, *errors))
 
 
 def _unwritten(result: Result, reason: str) -> Result:
-    patch = result.patch
-    if patch is None:
+    """The result of a file that is as it was."""
+    if result.made is None or result.patch is None:
         return result
     rows = tuple(
         Outcome(row.finding, "refused", f"the file {reason}") if row.status == "applied" else row
-        for row in patch.outcomes
+        for row in result.patch.outcomes
     )
-    source = patch.source
-    return replace(
-        result, patch=replace(patch, edits=(), new=source.data, outcomes=rows, regions=()), drafts=()
-    )
+    patch = replace(result.patch, edits=(), new=result.patch.source.data, outcomes=rows, regions=())
+    return replace(result, made=replace(result.made, patch=patch, drafts=()))
 
 
 def _sum_up(session: Session, *, written: bool) -> None:

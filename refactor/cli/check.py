@@ -9,7 +9,7 @@ import click
 
 from refactor.baseline import dump_baseline
 from refactor.cli.session import Session, baseline_of, options, run, settings_for, show
-from refactor.cli.streams import count, emit, say, say_errors
+from refactor.cli.streams import count, emit, say, say_failures
 from refactor.discovery import Found, find_files
 from refactor.engine import Task
 from refactor.journal import write_file
@@ -69,15 +69,15 @@ def check(
         found,
         baseline=None if write_baseline is not None else known,
         jobs=jobs,
-        debug=debug,
         data=data,
     )
     if write_baseline is not None:
         file = cwd / write_baseline if write_baseline else known or settings.root / BASELINE
         _remember(session, file)
+        say_failures(session.failures, debug=debug)
         raise SystemExit(2 if session.errors else 0)
     emit(rendered(session.listing(outcomes=False), form))
-    say_errors(session.errors)
+    say_failures(session.failures, debug=debug)
     _sum_up(session)
     raise SystemExit(2 if session.errors else 1 if session.findings and not exit_zero else 0)
 
@@ -85,7 +85,6 @@ def check(
 def _remember(session: Session, file: Path) -> None:
     known = [item for result in session.results for item in result.known]
     write_file(file, dump_baseline(known).encode("utf-8", "surrogateescape"))
-    say_errors(session.errors)
     say(f"wrote {count(len(known), 'finding')} to {file}")
 
 

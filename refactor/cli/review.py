@@ -6,18 +6,19 @@ together are asked about together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 
 import click
 
+from refactor.analysis.model import Facts
 from refactor.cli.session import Session
 from refactor.cli.streams import say
-from refactor.engine import Accepted, Examiner, Result
-from refactor.findings import Outcome
+from refactor.engine import Accepted, Examiner, Order, Result, Rewritten
+from refactor.findings import Finding, Outcome
 from refactor.report.diff import Hunk, hunks, to_diff
-from refactor.rewrite.model import Edit
+from refactor.rewrite.model import Edit, Patch
 from refactor.source import SourceError, load, parse
 
 _HELP = """\
@@ -40,104 +41,98 @@ class _File:
     """The review of one file: what was accepted, and what the user wrote instead."""
 
     examiner: Examiner
-    result: Result
-    facts: object
+    order: Order
+    facts: Facts
     accepted: list[Accepted] = field(default_factory=list)
     written: list[tuple[bytes, bytes]] = field(default_factory=list)
     """``(file as generated, file as the user made it)`` of every edited rewrite."""
 
-    def made(self, more: Sequence[Accepted] = ()) -> Result:
+    def made(self, more: Sequence[Accepted] = ()) -> Rewritten:
+        """The rewrite with what was accepted, and more."""
         chosen = sorted((*self.accepted, *more), key=lambda row: row[2])
-        return self.examiner.rewritten(self.result, self.facts, chosen)  # type: ignore[arg-type]
+        return self.examiner.rewritten(self.order, self.facts, chosen)
+
+    def text(self) -> bytes:
+        """The file with what was accepted."""
+        patch = self.made().patch
+        return patch.new if patch else self.facts.source.data
 
 
 def reviewed(session: Session) -> Session:
     """The session with only the rewrites that the user accepts."""
     examiner = Examiner(session.task)
-    results = list(session.results)
-    waiting = [index for index, result in enumerate(results) if _applied(result)]
+    results: list[Result] = []
     quitting = False
-    for index in waiting:
-        if quitting:
-            results[index] = _declined(results[index])
+    for result in session.results:
+        if result.made is None or result.patch is None or not _applied(result.patch):
+            results.append(result)
+        elif quitting:
+            results.append(replace(result, made=_decided(result.made, result.patch, {})))
         else:
-            quitting = not _review(examiner, results, index)
+            made, quitting = _review(examiner, result.made, result.patch)
+            results.append(replace(result, made=made))
     return replace(session, results=tuple(results))
 
 
-def _applied(result: Result) -> list[Outcome]:
-    return [row for row in result.outcomes if row.status == "applied"]
+def _applied(patch: Patch) -> set[Finding]:
+    return {row.finding for row in patch.outcomes if row.status == "applied"}
 
 
-def _declined(result: Result) -> Result:
-    """A result with none of the rewrites that are still undecided."""
-    if result.patch is None:
-        return result
-    rows = tuple(
-        replace(row, status="refused", reason=_DECLINED) if row.status == "applied" else row
-        for row in result.patch.outcomes
-    )
-    return replace(
-        result, patch=replace(result.patch, new=result.patch.source.data, edits=(), outcomes=rows), drafts=()
-    )
-
-
-def _review(examiner: Examiner, results: list[Result], index: int) -> bool:
-    """Review one file and store its result; False to stop."""
-    full = results[index]
-    result, facts, accepted = examiner.candidates(full.job)
-    file = _File(examiner, result, facts)
-    offered = {row.finding for row in _applied(full)}
-    waiting = [row for row in accepted if row[2] in offered]
-    goes_on, take_all = True, False
-    while waiting and goes_on:
+def _review(examiner: Examiner, full: Rewritten, patch: Patch) -> tuple[Rewritten, bool]:
+    """Review one file; True if the user wants no more questions."""
+    facts, candidates = examiner.candidates(full.order)
+    file = _File(examiner, full.order, facts)
+    offered = _applied(patch)
+    waiting = [row for row in candidates if row[2] in offered]
+    answer = ""
+    while waiting and answer not in ("d", "q"):
         bundle, made = _bundle(file, waiting)
-        answer = "y" if take_all else _ask(file, made, [row[2] for row in bundle])
         waiting = waiting[len(bundle) :]
-        take_all = take_all or answer == "a"
-        goes_on = answer != "q"
-        if answer in "ya":
+        answer = answer if answer == "a" else _ask(file, made, {row[2] for row in bundle})
+        if answer in ("y", "a"):
             file.accepted += bundle
-        if answer in "dq":
-            break
-    results[index] = _finished(file, full)
-    return goes_on
-
-
-def _bundle(file: _File, waiting: Sequence[Accepted]) -> tuple[list[Accepted], Result]:
-    """The fewest rewrites from the front that work with what was accepted."""
-    for size in range(1, len(waiting) + 1):
-        bundle = list(waiting[:size])
-        made = file.made(bundle)
-        done = {row.finding for row in _applied(made)}
-        if all(finding in done for _, _, finding in (*file.accepted, *bundle)):
-            return bundle, made
-    return list(waiting), made
-
-
-def _finished(file: _File, full: Result) -> Result:
-    """The result with what was accepted; every other rewrite was declined."""
     made = file.made()
-    if full.patch is None or not made.patch:
-        return _declined(full)
-    patch = made.patch
-    decided = {row.finding: row for row in patch.outcomes}
+    if made.patch is None:
+        return _decided(full, patch, {}), answer == "q"
+    done = _decided(full, patch, {row.finding: row for row in made.patch.outcomes})
+    new = _with_edits(file, made.patch.new)
+    edits = made.patch.edits if new == made.patch.new else (Edit(0, len(facts.source.data), new),)
+    assert done.patch is not None
+    kept = replace(made.patch, new=new, edits=edits, outcomes=done.patch.outcomes)
+    return replace(made, patch=kept), answer == "q"
+
+
+def _decided(full: Rewritten, patch: Patch, decided: Mapping[Finding, Outcome]) -> Rewritten:
+    """The whole rewrite with the outcomes that were decided on; the others were declined."""
     rows = []
-    for row in full.patch.outcomes:
+    for row in patch.outcomes:
         declined = row.status == "applied" and row.finding not in decided
         rows.append(
             replace(row, status="refused", reason=_DECLINED) if declined else decided.get(row.finding, row)
         )
-    new = _with_edits(file, patch.new)
-    edits = patch.edits if new == patch.new else (Edit(0, len(patch.source.data), new),)
-    return replace(made, patch=replace(patch, new=new, edits=edits, outcomes=tuple(rows)), site=full.site)
+    left = replace(
+        patch, new=patch.source.data, edits=(), outcomes=tuple(rows), runtime=frozenset(), regions=()
+    )
+    return replace(full, patch=left, drafts=())
+
+
+def _bundle(file: _File, waiting: Sequence[Accepted]) -> tuple[list[Accepted], Rewritten]:
+    """The fewest rewrites from the front that work with what was accepted."""
+    bundle: list[Accepted] = []
+    for row in waiting:
+        bundle.append(row)
+        made = file.made(bundle)
+        wanted = {finding for _, _, finding in (*file.accepted, *bundle)}
+        if made.patch is not None and wanted <= _applied(made.patch):
+            break
+    return bundle, made
 
 
 def _with_edits(file: _File, new: bytes) -> bytes:
     for generated, wanted in file.written:
         merged = _merged(generated, wanted, new)
         if merged is None:
-            say(f"{file.result.job.file}: a later rewrite touches your edit; it is kept as generated")
+            say(f"{file.order.job.file}: a later rewrite touches your edit; it is kept as generated")
         new = new if merged is None else merged
     return new
 
@@ -157,12 +152,11 @@ def _merged(base: bytes, mine: bytes, theirs: bytes) -> bytes | None:
     return b"".join(c)
 
 
-def _ask(file: _File, made: Result, findings: Sequence[object]) -> str:
+def _ask(file: _File, made: Rewritten, findings: Collection[Finding]) -> str:
     """Show a rewrite and return the answer: one of ``y n a d q``."""
     assert made.patch is not None
-    base = file.made().patch
-    before = base.new if base else made.patch.source.data
-    patch = to_diff(file.result.job.file, before, made.patch.new, ())
+    before = file.text()
+    patch = to_diff(file.order.job.file, before, made.patch.new, ())
     for row in made.patch.outcomes:
         if row.finding in findings:
             place = f"{row.finding.file}:{row.finding.line}"
@@ -186,7 +180,7 @@ def _ask(file: _File, made: Result, findings: Sequence[object]) -> str:
             say(_HELP)
 
 
-def _edited(file: _File, before: bytes, made: Result) -> str | None:
+def _edited(file: _File, before: bytes, made: Rewritten) -> str | None:
     """The answer after the user edited the rewrite; None to ask again."""
     assert made.patch is not None
     source = made.patch.source
@@ -205,7 +199,7 @@ def _edited(file: _File, before: bytes, made: Result) -> str | None:
     try:
         parse(load(source.path, new))
     except SourceError as error:
-        say(f"{file.result.job.file}:{error.line}: with your edit the file {error.message}")
+        say(f"{file.order.job.file}:{error.line}: with your edit the file {error.message}")
         return None
     file.written.append((made.patch.new, new))
     return "y"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,12 +13,13 @@ from refactor.baseline import load_baseline
 from refactor.cli.streams import progress, say
 from refactor.config import Settings, check_codes, load_settings, overridden
 from refactor.discovery import Found, display
-from refactor.engine import Job, Result, Task, catalogue
+from refactor.engine import Failure, Job, Result, Rewritten, Task, catalogue
 from refactor.findings import FileError, Finding
-from refactor.pool import examine
+from refactor.pool import examine, rewrite
 from refactor.report import FORMATS, Listing
 from refactor.rule import Rule
 from refactor.selection import Selection
+from refactor.settle import settle
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -60,8 +61,20 @@ class Session:
 
     task: Task
     results: tuple[Result, ...]
-    errors: tuple[FileError, ...]
+    others: tuple[FileError, ...]
+    """Errors that belong to no result, such as a path that does not exist."""
     rules: tuple[Rule, ...]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What could not be dealt with, by file and line."""
+        found = [*map(Failure, self.others), *(f for result in self.results for f in result.failures)]
+        return sorted(dict.fromkeys(found), key=lambda failure: failure.error)
+
+    @property
+    def errors(self) -> list[FileError]:
+        """The errors to report, each once."""
+        return list(dict.fromkeys(failure.error for failure in self.failures))
 
     @property
     def findings(self) -> list[Finding]:
@@ -105,26 +118,30 @@ def run(
     *,
     baseline: Path | None,
     jobs: int | None,
-    debug: bool,
-    data: Mapping[Path, bytes] = {},
+    rewriting: bool = False,
+    data: Mapping[Path, bytes] | None = None,
 ) -> Session:
-    """Examine the files that were found.
+    """Examine the files that were found, and make their patches if asked to.
 
     Raises:
         ConfigError: the baseline cannot be read.
     """
     known = load_baseline(baseline) if baseline else {}
-    root, cwd = task.settings.root, task.cwd
-    work = [
-        Job(path, display(path, cwd), (data or {}).get(path), known.get(display(path, root), {}))
-        for path in found.files
-    ]
-    with progress(len(work)) as advance:
-        results = examine(work, task, jobs, advance)
-    for result in results:
-        if debug and result.crash:
-            say(result.crash)
+    selection = Selection(task.settings, catalogue())
+    work = [Job(path, display(path, task.cwd), (data or {}).get(path)) for path in found.files]
+    with progress(len(work), "examining") as advance:
+        results = settle(examine(work, task, jobs, advance), task, selection, known)
+    if rewriting:
+        orders = [result.order for result in results if result.findings]
+        with progress(len(orders), "rewriting") as advance:
+            made = {row.order.job: row for row in rewrite(orders, task, jobs, advance)}
+        results = [_with(result, made.get(result.job)) for result in results]
     for folder in found.empty:
         say(f"warning: no Python files in {folder}")
-    errors = sorted({*found.errors, *(error for result in results for error in result.errors)})
-    return Session(task, tuple(results), tuple(errors), Selection(task.settings, catalogue()).rules)
+    return Session(task, tuple(results), found.errors, selection.rules)
+
+
+def _with(result: Result, made: Rewritten | None) -> Result:
+    if made is None:
+        return result
+    return replace(result, made=made, failures=(*result.failures, *((made.failure,) if made.failure else ())))

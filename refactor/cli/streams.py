@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from refactor.findings import FileError
+from refactor.engine import Failure
 
 _SHOWN = 200
 """With this many files or more a terminal shows progress."""
@@ -39,10 +39,15 @@ def say(text: str) -> None:
     sys.stderr.buffer.flush()
 
 
-def say_errors(errors: Iterable[FileError]) -> None:
-    """One ``file:line: message`` line for each."""
-    for error in errors:
-        say(f"{error.file}:{error.line}: {error.message}")
+def say_failures(failures: Iterable[Failure], *, debug: bool) -> None:
+    """One ``file:line: message`` line for each, with the traceback of our own errors if asked for."""
+    said = set()
+    for failure in failures:
+        if debug and failure.crash:
+            say(failure.crash)
+        if failure.error not in said:
+            said.add(failure.error)
+            say(f"{failure.error.file}:{failure.error.line}: {failure.error.message}")
 
 
 def count(number: int, noun: str) -> str:
@@ -52,7 +57,7 @@ def count(number: int, noun: str) -> str:
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[int], None]]:
+def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error, if that is a terminal and there is enough to do."""
     if total < _SHOWN or not sys.stderr.isatty():
         yield lambda done: None
@@ -62,7 +67,7 @@ def progress(total: int) -> Iterator[Callable[[int], None]]:
 
     # No refresh thread: worker processes are forked from this one.
     with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
-        task = bar.add_task("examining", total=total)
+        task = bar.add_task(what, total=total)
 
         def advance(done: int) -> None:
             bar.advance(task, done)
