@@ -1,0 +1,64 @@
+"""CG101: a value of a tensor on the device read by the host."""
+
+from __future__ import annotations
+
+from refactor.transforms.wording import hits, quote
+
+from refactor.analysis.model import Event, EventKind, Facts
+from refactor.findings import Applicability, Severity
+from refactor.rule import Example, Rule
+
+
+def _message(facts: Facts, event: Event) -> str:
+    return f"{quote(facts, event.node)} waits for the device and reads the value of {quote(facts, event.subject)} back"
+
+
+RULE = Rule(
+    code="CG101",
+    name="host-read",
+    summary="a value read back from the device",
+    severity=Severity.BREAKS,
+    applicability=Applicability.MANUAL,
+    detect=hits(EventKind.READBACK, message=_message),
+    what=(
+        "Reports `.item()`, `.tolist()`, `float(t)`, `int(t)`, `bool(t)` and `math` functions of tensors on "
+        "the device in a region."
+    ),
+    why=(
+        "The host has to wait for the value, which capture forbids; in a replay the value seen at capture "
+        "would stay for ever."
+    ),
+    instead=(
+        "Keep the value on the device (a tensor of rank 0 works in arithmetic, `torch.where`, `clamp`), or "
+        "read it after the replay."
+    ),
+    error="operation not permitted when stream is capturing",
+    valid=(
+        Example(
+            """\
+import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    def forward(self, x, scale: float = 1.0):
+        low = float("-inf")
+        n = x.shape[0]
+        return x * float(scale) + int(n) + low
+""",
+            "strings, numbers and shapes are host values",
+        ),
+    ),
+    invalid=(
+        Example(
+            """\
+import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    def forward(self, x: torch.Tensor):
+        peak = x.abs().max().item()  # !
+        return x / peak
+""",
+        ),
+    ),
+)

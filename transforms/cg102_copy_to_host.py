@@ -1,0 +1,58 @@
+"""CG102: a tensor copied from the device to the host."""
+
+from __future__ import annotations
+
+from refactor.transforms.wording import hits, quote
+
+from refactor.analysis.model import Event, EventKind, Facts
+from refactor.findings import Applicability, Severity
+from refactor.rule import Example, Rule
+
+
+def _message(facts: Facts, event: Event) -> str:
+    return f"{quote(facts, event.subject)} is copied to the host here"
+
+
+RULE = Rule(
+    code="CG102",
+    name="copy-to-host",
+    summary="a tensor copied from the device to the host",
+    severity=Severity.BREAKS,
+    applicability=Applicability.MANUAL,
+    detect=hits(EventKind.TO_HOST, message=_message),
+    what=(
+        'Reports `.cpu()`, `.numpy()`, `.to("cpu")` and NumPy functions of tensors on the device in a region.'
+    ),
+    why="The copy to unpinned memory makes the host wait, which capture forbids.",
+    instead="The same computation with torch on the device, or the copy after the replay.",
+    error=(
+        "Cannot copy between CPU and CUDA tensors during CUDA graph capture unless the CPU tensor is pinned"
+    ),
+    valid=(
+        Example(
+            """\
+import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    def forward(self, x):
+        index = torch.arange(4).numpy()
+        return x + index.sum()
+""",
+            "made on the CPU",
+        ),
+    ),
+    invalid=(
+        Example(
+            """\
+import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    def forward(self, x: torch.Tensor):
+        order = x.cpu().numpy().argsort()  # !
+        return x, order
+""",
+        ),
+    ),
+)

@@ -1,0 +1,56 @@
+"""CG104: a check of a tensor's values that can raise."""
+
+from __future__ import annotations
+
+from refactor.transforms.wording import hits, quote
+
+from refactor.analysis.model import Event, EventKind, Facts
+from refactor.findings import Applicability, Severity
+from refactor.rule import Example, Rule
+
+
+def _message(facts: Facts, event: Event) -> str:
+    return f"{quote(facts, event.subject)} is read back to the host here to decide whether to raise"
+
+
+RULE = Rule(
+    code="CG104",
+    name="tensor-assert",
+    summary="an assertion about the values of a tensor",
+    severity=Severity.BREAKS,
+    applicability=Applicability.MANUAL,
+    detect=hits(EventKind.ASSERT, message=_message),
+    what="Reports `assert` and `if …: raise` whose condition is a tensor on the device in a region.",
+    why="The host has to wait for the condition, which capture forbids. A replay would not check anything.",
+    instead=(
+        "Check before the region, or `torch._assert_async`, which raises later and without a Python message."
+    ),
+    error="operation not permitted when stream is capturing",
+    valid=(
+        Example(
+            """\
+import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    def forward(self, x):
+        assert x.dim() == 2, "expected two dimensions"
+        return x
+""",
+            "a shape check",
+        ),
+    ),
+    invalid=(
+        Example(
+            """\
+import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    def forward(self, x: torch.Tensor):
+        assert x.min() >= 0  # !
+        return x.sqrt()
+""",
+        ),
+    ),
+)
