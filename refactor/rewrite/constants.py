@@ -195,9 +195,7 @@ def propose_index(facts: Facts, hit: Hit) -> Proposal | Refusal:
             return Refusal("an empty index selects nothing; write an empty slice")
         if not all(_is_int(facts, item) for item in index.elts):
             return Refusal("only a flat list of integers is rewritten; masks and nested lists differ")
-    elif not (
-        facts.value(index).kind is Kind.TENSOR and is_plain(index) and isinstance(index, ast.Attribute)
-    ):
+    elif not _is_kept_tensor(facts, index) and not _names_integers(facts, index):
         return Refusal("the index is computed on the host at every call; make it on the device")
 
     base = subscript.value
@@ -209,6 +207,16 @@ def propose_index(facts: Facts, hit: Hit) -> Proposal | Refusal:
 
     note = "the index is built once per device and kept"
     return Proposal((Change(index, build),), note, frozenset({"constant"}))
+
+
+def _is_kept_tensor(facts: Facts, index: ast.expr) -> bool:
+    return facts.value(index).kind is Kind.TENSOR and is_plain(index) and isinstance(index, ast.Attribute)
+
+
+def _names_integers(facts: Facts, index: ast.expr) -> bool:
+    """A name or attribute that holds a flat list of integers; `constant` sees if its content changes."""
+    items = facts.value(index).items or ()
+    return is_plain(index) and bool(items) and all(v.kind is Kind.HOST and v.dtype == "int" for v in items)
 
 
 def _subscript_around(facts: Facts, index: ast.expr) -> ast.Subscript | None:
