@@ -200,7 +200,7 @@ def scratch(owner: Any, name: str, *operands: Any) -> Tensor | None:
             while len(home.buffers) > 256:
                 home.buffers.popitem(last=False)
     address = _storage(buffer)
-    return None if any(_storage(t) == address for t in tensors) else buffer
+    return None if address and any(_storage(t) == address for t in tensors) else buffer
 
 
 def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
@@ -390,7 +390,7 @@ def _token(value: Any) -> Hashable:
     if kind not in _SCALARS:
         return _Same(value)
     if kind is float and (value == 0 or value != value):
-        return (kind, "nan" if value != value else math.copysign(1, value))
+        return (kind, "nan" if value != value else str(value))
     return (kind, value)
 
 
@@ -924,7 +924,7 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if isinstance(value, Tensor):
                     value = (value,)
                 elif isinstance(value, torch.Generator):
-                    self.generators.setdefault(id(value), (value, value.get_state()))
+                    self.generators.setdefault(_identity(value), (value, value.get_state()))
                 if isinstance(value, (list, tuple)):
                     alias = argument.alias_info
                     writes = alias is not None and alias.is_write
@@ -975,6 +975,10 @@ def _whole(tensor: Tensor) -> Tensor:
         return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
 
 
+def _identity(generator: torch.Generator) -> int:
+    return getattr(generator, "_cdata", id(generator))  # torch may hand out several objects for one
+
+
 class _Sandbox:
     """Runs code on the device and then undoes it: memory, random numbers, gradients, Python state, output."""
 
@@ -984,7 +988,7 @@ class _Sandbox:
         self.snapshot = watch.snapshot()
         self.random = self._random()
         self.drew_on_host = self.drew_on_device = False
-        self.own = {id(g): (g, g.get_state()) for g in watch.generators}
+        self.own = {_identity(g): (g, g.get_state()) for g in watch.generators}
 
     def _random(self) -> list[Any]:
         numpy = sys.modules.get("numpy")
@@ -1192,9 +1196,10 @@ class _Graph:
         self.targets = [self._narrow(inputs[i], i) for i in self.copied]
         self.all_copied = self.copied == list(range(len(call.leaves)))
         self.plans = call.plans
+        self.size = sum(inputs[i].numel() for i in self.copied)
         self.mutated: list[int] = []
         self.cuts: dict[Hashable, _Cuts | None] = {}
-        self.views: dict[Any, tuple[list[Tensor], list[tuple[Tensor, Any]]]] = {}
+        self.views: dict[Any, tuple[list[Tensor], list[tuple[Tensor, Any]], int]] = {}
         self.graph: Any = None
         self.keep: list[Any] = []  # memory the graph reads
         self.outer: set[int] = set()  # addresses of memory outside that the graph writes
@@ -1225,17 +1230,20 @@ class _Graph:
             if sources:
                 torch._foreach_copy_(self.targets, sources)
             return
-        heads, tails = self._split(call)
+        heads, tails, real = self._split(call)
+        self.real += real
+        self.slots += self.size
         if heads:
             torch._foreach_copy_(heads, [self._narrow(call.leaves[i], i) for i in self.copied])
         for tail, fill in tails:
             tail.fill_(fill)
 
-    def _split(self, call: _Call) -> tuple[list[Tensor], list[tuple[Tensor, Any]]]:
+    def _split(self, call: _Call) -> tuple[list[Tensor], list[tuple[Tensor, Any]], int]:
         key = tuple(call.sizes.values())
         known = self.views.get(key)
         if known is None:
             tails = []
+            real = sum(call.leaves[i].numel() for i in self.copied)
             for i in self.copied:
                 for dim, name in self.plans[i].dims if self.plans else ():
                     rest = call.buckets[name] - call.sizes[name]
@@ -1246,7 +1254,7 @@ class _Graph:
             ]
             if len(self.views) >= 256:
                 self.views.clear()
-            known = self.views[key] = (heads, tails)
+            known = self.views[key] = (heads, tails, real)
         return known
 
     # -- replaying
@@ -1384,6 +1392,7 @@ class _Runner:
     def reset(self) -> None:
         """Forget everything."""
         with self.lock:
+            self.replays = 0
             self._drop(list(getattr(self, "graphs", {}).values()))
             self.graphs: dict[Hashable, _Graph] = {}
             self.refused: dict[Hashable, str] = {}
@@ -1397,7 +1406,7 @@ class _Runner:
             self.parameters: list[Tensor] = []  # those whose gradients the code touches
             self.exact = self.options.padding is None
             self.off: str | None = None
-            self.rebound = 0
+            self.rebound = self.replays = 0  # replays of graphs that are gone
 
     # -- the hot path
 
@@ -1503,7 +1512,7 @@ class _Runner:
         slots = sum(g.slots for g in graphs)
         return {
             "graphs": len(graphs),
-            "replays": sum(g.replays for g in graphs),
+            "replays": self.replays + sum(g.replays for g in graphs),
             "eager": dict(self.eager),
             "bytes": sum(g.bytes for g in graphs),
             "padding": 1 - sum(g.real for g in graphs) / slots if slots else 0.0,
@@ -1533,6 +1542,7 @@ class _Runner:
         if graphs:
             torch.cuda.synchronize(graphs[0].pool.device)  # replays may still be under way
             for graph in graphs:
+                self.replays += graph.replays
                 with graph.pool.lock:
                     graph.graph.reset()
                     graph.pool.live -= 1
@@ -1623,10 +1633,10 @@ class _Runner:
         try:
             leaves: list[Tensor] = []
             _flatten(result, leaves, [])
-            if any(t.requires_grad for t in leaves):
+            if any(t.grad_fn is not None for t in leaves) and torch.is_grad_enabled():
                 if not touched:
                     raise _Eager("autograd records: a result requires a gradient")
-                result = _rebuild(result, iter([t.detach() for t in leaves]))
+                result = _rebuild(result, iter([t.detach() if t.grad_fn is not None else t for t in leaves]))
             del leaves
             with _pool(device).lock:
                 self._record(call, key, device, parameters, [g is not None for g in before], bool(touched))
@@ -1827,6 +1837,9 @@ class _Trial:
         """One watched run and its results; afterwards everything is as before."""
         sandbox = self.sandbox
         self._set_gradients()
+        sandbox.observer.made.clear()
+        for t in inputs:
+            sandbox.observer.written.pop(_storage(t), None)  # to be put back to what they hold now
         with sandbox.observer:
             out = self._body(inputs)
         changed = sandbox.restore_python()
@@ -1867,16 +1880,17 @@ class _Trial:
         self._compare(graph, exact, padded, cuts, outer)
         floats = [i for i in graph.copied if graph.plans[i].dims and _is_data(self.call.leaves[i])]
         if floats:  # other data, then other padding: a maximum or a sum may agree by luck
-            with torch.no_grad():
+            for i in floats:
+                exact_inputs[i].mul_(0.5)
+            exact = self._run(exact_inputs)
+            for repeated in (False, True):
+                graph.load(self.call)
                 for i in floats:
-                    exact_inputs[i].mul_(0.5)
-                    graph.real_part(i, graph.inputs[i], self.call).mul_(0.5)
-                exact = self._run(exact_inputs)
-                self._compare(graph, exact, self._run(graph.inputs), cuts, outer)
-                for i in floats:
-                    if not graph.plans[i].explicit:
+                    if repeated and not graph.plans[i].explicit:
                         self._repeat(graph, i)
-            self._compare(graph, exact, self._run(graph.inputs), cuts, outer)
+                    graph.real_part(i, graph.inputs[i], self.call).mul_(0.5)
+                self._compare(graph, exact, self._run(graph.inputs), cuts, outer)
+            graph.load(self.call)
         return cuts
 
     def _exact(self) -> list[Tensor]:
@@ -1896,7 +1910,7 @@ class _Trial:
             if size != bucket:
                 index = torch.arange(size, bucket, device=graph.inputs[i].device) % size
                 rows = graph.inputs[i].index_select(dim, index)
-                graph.inputs[i].narrow(dim, size, bucket - size).copy_(rows.mul_(2))
+                graph.inputs[i].narrow(dim, size, bucket - size).copy_(rows)
 
     def _cuts(self, exact: _Result, grown: _Result) -> _Cuts:
         if exact.form != grown.form or len(exact.leaves) != len(grown.leaves):
@@ -2072,9 +2086,9 @@ class _Result:
 
 def _user_line(stack: Iterable[traceback.FrameSummary]) -> str:
     """The innermost line that is neither torch's nor ours."""
-    library = torch.__file__.rpartition("__init__")[0]
-    frames = [f for f in stack if not f.filename.startswith((library, "<")) and f.filename != __file__]
-    frames = [f for f in frames if "contextlib" not in f.filename and "warnings" not in f.filename]
+    device = inspect.getfile(torch.cuda.CUDAGraph.replay).rpartition("graphs.py")[0]  # elsewhere if emulated
+    library = (torch.__file__.rpartition("__init__")[0], device, contextlib.__file__, warnings.__file__, "<")
+    frames = [f for f in stack if not f.filename.startswith(library) and f.filename != __file__]
     if not frames:
         return "the code"
     frame = frames[-1]
