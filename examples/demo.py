@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,20 @@ def refactor(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[s
     """Run the tool; its messages (stderr) go straight to the terminal."""
     command = [str(REFACTOR), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
+
+
+def shortened(patch: str) -> str:
+    """A patch without the lines of the runtime that it adds."""
+    parts = re.split(r"(?m)^(?=--- (?:/dev/null|a/))", patch)
+    shown = []
+    for part in parts:
+        head, hunk, lines = part.partition("\n@@ ")
+        if hunk and head.endswith("/cuda_graphs.py"):
+            count = sum(line.startswith("+") for line in lines.splitlines())
+            shown.append(f"{head}\n({count} lines: the runtime, not shown here)\n")
+        else:
+            shown.append(part)
+    return "".join(shown)
 
 
 def torch_line() -> str:
@@ -81,6 +96,7 @@ def show_table(rows: list[tuple[str, ...]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "emulated"))
+    parser.add_argument("--examples", type=int, default=25, help="sequences of calls for each target")
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "demo")
     options = parser.parse_args()
     work = options.work.resolve()
@@ -91,14 +107,14 @@ def main() -> int:
     for name in EXAMPLES:
         project = copy_before(name, work)
         print(f"\n== {name}: refactor apply --diff\n", flush=True)
-        print(refactor("apply", "--diff", ".", cwd=project).stdout, flush=True)
+        print(shortened(refactor("apply", "--diff", ".", cwd=project).stdout), flush=True)
         applied = refactor("apply", ".", cwd=project)
         print(applied.stdout, flush=True)
         print(f"== {name}: refactor verify", flush=True)
         checked = refactor(
             "verify", "--before", HERE / name / "before", "--after", project,
             "--targets", HERE / name / "targets.toml", "--device", options.device,
-            "--python", sys.executable, "--json", "-", cwd=project,
+            "--examples", str(options.examples), "--python", sys.executable, "--json", "-", cwd=project,
         )  # fmt: skip
         codes.add(checked.returncode)
         try:
@@ -112,7 +128,7 @@ def main() -> int:
         reasons += [f"{t['name']}: {t['reason']}" for t in report["targets"] if t.get("reason")]
     print(f"\nThe rewritten programs are in {work}\n")
     show_table(rows)
-    print(*reasons, sep="\n")
+    print("\n" + "\n".join(reasons))
     return next((code for code in PRECEDENCE if code in codes), 2)
 
 

@@ -1,4 +1,4 @@
-"""The generated parts of README.md: the diff of an example and the table of rules.
+"""The generated parts of README.md: the findings and the diff of an example, and the table of rules.
 
 ``python tests/docs/readme.py --write`` writes them anew; without ``--write`` it says if they are current.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +28,16 @@ def diff_of_router() -> str:
     return "```diff\n" + "".join(lines) + "```"
 
 
+def findings_of_router() -> str:
+    """What `refactor check` prints for examples/router."""
+    refactor = Path(sys.executable).with_name("refactor")
+    folder = ROOT / "examples" / "router" / "before"
+    done = subprocess.run(
+        [str(refactor), "check", "."], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return f"```text\n{done.stdout}```"
+
+
 def rule_table() -> str:
     """One line a rule, in the order of their codes."""
     head = "| code | name | severity | rewrite | what it finds |\n|---|---|---|---|---|\n"
@@ -40,7 +51,8 @@ def rule_table() -> str:
 
 def generated(text: str) -> str:
     """`text` with everything between the marks of a generated part replaced by what it should be."""
-    for mark, part in (("diff", diff_of_router()), ("rules", rule_table())):
+    parts = {"diff": diff_of_router(), "findings": findings_of_router(), "rules": rule_table()}
+    for mark, part in parts.items():
         pattern = re.compile(rf"(<!-- {mark}:begin[^\n]*-->\n).*?(<!-- {mark}:end -->)", re.DOTALL)
         text, found = pattern.subn(lambda m, part=part: f"{m[1]}{part}\n{m[2]}", text)  # type: ignore[misc]
         if found != 1:
