@@ -203,7 +203,7 @@ class Examiner:
         if copy is not None:
             return Examined(job, copy=copy)
         comments = suppressions(source)
-        facts = analyze(source, self.project)
+        facts = analyze(source, self.project, regions=self.task.settings.regions)
         if facts is None:
             parse(source)  # the prefilter does not: a file that does not parse is reported all the same
             return Examined(job, comments=comments)
@@ -242,7 +242,8 @@ class Examiner:
         """
         from refactor.analysis import analyze
 
-        facts = analyze(load(order.job.path, order.job.data), self.project, order.entries)
+        source = load(order.job.path, order.job.data)
+        facts = analyze(source, self.project, regions=self.task.settings.regions, entries=order.entries)
         if facts is None:
             raise SourceError(order.job.path, 1, "changed while it was being rewritten")
         hits = {key_of(finding): hit for finding, hit in self._hits(facts, order.job.file).items()}

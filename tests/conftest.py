@@ -35,7 +35,7 @@ class FakeProject:
         self.root = root
 
 
-def fake_analyze(source: Source, project: FakeProject, entries: object = ()) -> Facts | None:
+def fake_analyze(source: Source, project: FakeProject, regions: object = (), entries: object = ()) -> Facts | None:
     if b"hazard" not in source.data:
         return None
     tree = parse(source)
