@@ -186,14 +186,15 @@ class _Planner:
         read = liveness.reads([*body, *tail])
         needed = [*read, *(name for name in piece.outputs if name not in sure)]
         piece.inputs = tuple(dict.fromkeys(n for n in needed if n in self.locals and n != self.owner))
-        if any(name not in piece.sure for name in piece.inputs) or self.too_little(piece):
+        unusable = any(name not in piece.sure or not self.is_known(name, piece) for name in piece.inputs)
+        if unusable or self.too_little(piece):
             self.give_back(piece)
             return
         mutated = set[str]()
         for statement in body:
-            mutated |= effects(self.facts, statement) or set()
+            mutated |= effects(self.facts, self.function, statement) or set()
         if any(name in piece.inputs or name in piece.outputs or name not in sure for name in mutated):
-            self.give_back(piece, *(s for s in body if effects(self.facts, s)))
+            self.give_back(piece, *(s for s in body if effects(self.facts, self.function, s)))
         for name in piece.outputs:
             if not self.is_device(name):
                 self.give_back(piece, *(s for s in body if name in liveness.writes([s])))
@@ -219,10 +220,23 @@ class _Planner:
         if piece.predicate and not statements:
             self.unhoisted.add(piece.predicate.branch)
 
+    def is_known(self, name: str, piece: Piece) -> bool:
+        """Whether a variable can go into a graph: wherever the piece reads it, its kind is known."""
+        nodes: list[ast.AST] = [*piece.statements, *([piece.predicate.test] if piece.predicate else [])]
+        reads = [
+            node
+            for root in nodes
+            for node in (root, *same_scope(root))
+            if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
+        ]
+        kinds = {self.facts.value(node).kind for node in reads}
+        return not kinds & {Kind.UNKNOWN, Kind.FUNCTION}
+
     def is_device(self, name: str) -> bool:
-        """Whether a variable can come out of a graph: tensors, containers of them, and what is not known."""
+        """Whether a variable can come out of a graph: tensors and containers of them."""
         kinds = self.kinds.get(name, set())
-        return not kinds & {Kind.HOST, Kind.READBACK, Kind.MODULE, Kind.FUNCTION}
+        hosted = kinds & {Kind.HOST, Kind.READBACK, Kind.MODULE, Kind.FUNCTION}
+        return bool(kinds & {Kind.TENSOR, Kind.CONTAINER}) and not hosted
 
     # -- one block
 
@@ -280,7 +294,7 @@ class _Planner:
                 return False
         if isinstance(stmt, ast.Expr) and isinstance(stmt.value, ast.Constant):
             return False  # a docstring stays with its function
-        return effects(self.facts, stmt) is not None
+        return effects(self.facts, self.function, stmt) is not None
 
     def returnable(self, unit: Sequence[ast.stmt]) -> bool:
         """Whether a segment can compute the value of a ``return``: tensors and displays of them."""
@@ -288,7 +302,10 @@ class _Planner:
         assert isinstance(last, ast.Return)
         if last in self.forced or last in self.host or last.value is None:
             return False
-        if not all(self.outlinable(s) for s in unit[:-1]) or effects(self.facts, last) != set():
+        if (
+            not all(self.outlinable(s) for s in unit[:-1])
+            or effects(self.facts, self.function, last) != set()
+        ):
             return False
         return self.only_tensors(last.value)
 

@@ -21,6 +21,9 @@ _UNCLEAR = Refusal(
 )
 
 
+_WIDTH = 88  # of a line without its indentation
+
+
 class _Mismatch(Exception):
     """The libcst block does not have the lines that the plan was made for."""
 
@@ -132,15 +135,16 @@ class Outliner:
         if results:
             body.append(cst.SimpleStatementLine([_return(results)]))
         self.methods.append(self.method(piece, body))
-        made = f"{self.owner}.{self.names[piece]}({', '.join(piece.inputs)})"
-        text = f"return {made}" if piece.returns else f"{', '.join(targets)} = {made}" if targets else made
+        start = "return " if piece.returns else f"{', '.join(targets)} = " if targets else ""
+        text = _wrapped(f"{start}{self.owner}.{self.names[piece]}(", piece.inputs, ")")
         line = cst.ensure_type(cst.parse_statement(text), cst.SimpleStatementLine)
         return line.with_changes(leading_lines=lead[:count])
 
     def method(self, piece: Piece, body: Sequence[_Line]) -> cst.FunctionDef:
         """The method of a piece."""
-        parameters = ", ".join([self.owner, *(self.parameter(name) for name in piece.inputs)])
-        text = f"@{placeholder('segment')}\ndef {self.names[piece]}({parameters}):\n    pass\n"
+        parameters = [self.owner, *(self.parameter(name) for name in piece.inputs)]
+        header = _wrapped(f"def {self.names[piece]}(", parameters, "):")
+        text = f"@{placeholder('segment')}\n{header}\n    pass\n"
         made = cst.ensure_type(cst.parse_statement(text), cst.FunctionDef)
         return made.with_changes(body=cst.IndentedBlock(body))
 
@@ -153,6 +157,12 @@ class Outliner:
             return name
         text = self.facts.source.snippet(found)
         return name if "\n" in text or "\r" in text else f"{name}: {text}"
+
+
+def _wrapped(head: str, items: Sequence[str], tail: str) -> str:
+    """A call or a header on one line, or with its arguments on a line of their own."""
+    text = f"{head}{', '.join(items)}{tail}"
+    return text if len(text) <= _WIDTH else f"{head}\n    {', '.join(items)}\n{tail}"
 
 
 def _return(results: Sequence[cst.BaseExpression]) -> cst.Return:

@@ -63,6 +63,8 @@ class Block:
             if isinstance(entry, Piece):
                 last = not any(isinstance(e, Nest | Piece) for e in self.entries[index + 1 :])
                 word = place or ("start" if not seen else "end" if last else "middle")
+                if entry.returns and not place:
+                    word = "output"
                 if entry.predicate is not None and not entry.statements:
                     word = "test"
                 yield entry, word

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Collection, Iterable
 from itertools import pairwise
 
-from refactor.analysis.model import EventKind, Facts, Kind
-from refactor.rewrite.ops import METADATA, torch_function
+from refactor.analysis.model import Device, EventKind, Facts, Kind, Value
+from refactor.rewrite.ops import METADATA, VIEWS, names_in, torch_function
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_statement, same_scope, self_name
 
 BREAKING = frozenset(
@@ -81,8 +82,12 @@ _HOST_SCOPES = (
     "torch.cuda.",
     "torch.distributed.",
 )
-_SIZES = frozenset(
-    {"size", "dim", "numel", "stride", "element_size", "nelement", "is_floating_point", "is_contiguous"}
+_FREE = (VIEWS | METADATA) - names_in(
+    "to float half double bfloat16 int long bool type type_as contiguous einsum"
+)
+_BUILTINS = names_in(
+    """len range zip enumerate isinstance min max sum tuple list dict set sorted reversed getattr hasattr
+    float int bool str abs round slice type super map filter any all"""
 )
 OUTLINABLE = (
     ast.Assign,
@@ -109,7 +114,7 @@ def work(
             if isinstance(node, ast.Call):
                 total += _call_work(facts, function, node)
             elif isinstance(node, ast.BinOp | ast.Compare | ast.UnaryOp):
-                total += facts.value(node).kind is Kind.TENSOR
+                total += on_device(facts, node)
             elif isinstance(node, ast.AugAssign):
                 value = (
                     facts.value(node.target).kind is Kind.TENSOR
@@ -125,17 +130,50 @@ def _call_work(facts: Facts, function: FunctionNode, call: ast.Call) -> int:
     if value.kind is Kind.MODULE:
         light = (value.qualname or "").partition(":")[2] in _LIGHT_MODULES
         return 1 if light else MODULE_WORK
-    name = dotted(facts, func)
-    if torch_function(name):
-        return int(facts.value(call).kind is not Kind.HOST)
+    if not understood(facts, function, call) or (isinstance(func, ast.Name) and func.id in _BUILTINS):
+        return 0
+    made = facts.value(call)
+    result = made.kind
+    if result is Kind.HOST or made.device is Device.HOST or _all_host(made):
+        return 0
+    name = torch_function(dotted(facts, func))
+    if name is None and isinstance(func, ast.Attribute) and facts.value(func.value).kind is Kind.TENSOR:
+        name = func.attr
+    if name is not None:
+        return int(name not in _FREE)
+    scope = (value.qualname or "").partition(":")[0].partition(".")[0]
+    return 0 if result is Kind.CONTAINER and scope in sys.stdlib_module_names else MODULE_WORK
+
+
+def _all_host(value: Value) -> bool:
+    return value.items is not None and all(item.kind is Kind.HOST or _all_host(item) for item in value.items)
+
+
+def on_device(facts: Facts, node: ast.expr) -> bool:
+    """Whether an expression is a tensor that is not known to live on the CPU."""
+    value = facts.value(node)
+    return value.kind is Kind.TENSOR and value.device is not Device.HOST
+
+
+def understood(facts: Facts, function: FunctionNode, call: ast.Call) -> bool:
+    """Whether the analysis knows what a call does, or it is a submodule given tensors."""
+    func = call.func
+    anything = facts.value(func).qualname in ("torch.nn:Module", None)
+    if facts.value(call).kind in (Kind.TENSOR, Kind.CONTAINER, Kind.HOST) and not (
+        facts.value(func).kind is Kind.MODULE and anything
+    ):
+        return True
+    if isinstance(func, ast.Name) and func.id in _BUILTINS:
+        return True
+    arguments = [*call.args, *(word.value for word in call.keywords)]
+    tensors = all(facts.value(a).kind in (Kind.TENSOR, Kind.HOST) for a in arguments) and bool(arguments)
+    if facts.value(func).kind is Kind.MODULE:
+        return tensors
     if not isinstance(func, ast.Attribute):
-        return MODULE_WORK if facts.value(call).kind is Kind.TENSOR else 0
-    if getattr(func.value, "id", None) == self_name(function):
-        return 0 if facts.value(call).kind is Kind.HOST else MODULE_WORK
-    owner = facts.value(func.value).kind
-    if owner is Kind.TENSOR:
-        return 0 if func.attr in METADATA or func.attr in _SIZES else 1
-    return MODULE_WORK if facts.value(call).kind is Kind.TENSOR else 0
+        return False
+    if facts.value(func.value).kind is Kind.TENSOR:
+        return True
+    return tensors and getattr(func.value, "id", None) == self_name(function)
 
 
 def host_statements(facts: Facts, function: FunctionNode, settled: Iterable[ast.AST]) -> set[ast.stmt]:
@@ -180,8 +218,8 @@ def _calls_one_of(facts: Facts, call: ast.Call, callees: set[str]) -> bool:
     return any(callee.rpartition(".")[2] == last for callee in callees)
 
 
-def effects(facts: Facts, statement: ast.stmt) -> set[str] | None:
-    """Names of local containers that a statement changes, or None: it changes or asks other host state."""
+def effects(facts: Facts, function: FunctionNode, statement: ast.stmt) -> set[str] | None:
+    """Names of local containers that a statement changes, or None: it may change or ask other host state."""
     changed: set[str] = set()
     for node in (statement, *same_scope(statement)):
         if isinstance(node, ast.Lambda | ast.NamedExpr | ast.Yield | ast.YieldFrom | ast.Await | ast.Starred):
@@ -200,7 +238,7 @@ def effects(facts: Facts, statement: ast.stmt) -> set[str] | None:
             changed.add(node.value.id)
         if isinstance(node, ast.Call):
             touched = _call_effect(facts, node)
-            if touched is None:
+            if touched is None or not (touched or understood(facts, function, node)):
                 return None
             changed |= touched
     return changed
