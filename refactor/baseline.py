@@ -38,9 +38,7 @@ def load_baseline(path: Path) -> Mapping[str, Mapping[Known, int]]:
             for r in document["findings"]
         ]
     except OSError as error:
-        message = (
-            f"the baseline cannot be read: {error.strerror}; make it with `refactor check --write-baseline`"
-        )
+        message = f"cannot be read: {error.strerror}; `refactor check --write-baseline` makes a baseline"
         raise ConfigError(path, 1, message) from None
     except json.JSONDecodeError as error:
         raise ConfigError(path, error.lineno, f"is no baseline: {error.msg}") from None

@@ -1,8 +1,8 @@
 """What several parts of the suite share.
 
-The frame (command line, engine, journal, reports) is tested with an analysis that is easy to see through: every
-call of ``hazard(…)`` is a finding, and the rewrite turns it into ``safe(…)``. What the real analysis and the
-real rules find is tested in their own folders.
+The frame (command line, engine, journal, reports) is tested with an analysis that is easy to see through:
+every call of ``hazard(…)`` is a finding, and the rewrite turns it into ``safe(…)``. What the real analysis and
+the real rules find is tested in their own folders.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 import libcst as cst
 import pytest
+import refactor.transforms
 from click.testing import CliRunner, Result
 
 import refactor.analysis
-import refactor.rewrite.patch  # noqa: F401  # loaded here once, not in every worker process
-import refactor.transforms
+import refactor.rewrite.patch  # loaded here once, not in every worker process
 from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.cli import main
 from refactor.findings import Applicability, Severity
@@ -35,7 +35,9 @@ class FakeProject:
         self.root = root
 
 
-def fake_analyze(source: Source, project: FakeProject, regions: object = (), entries: object = ()) -> Facts | None:
+def fake_analyze(
+    source: Source, project: FakeProject, regions: object = (), entries: object = ()
+) -> Facts | None:
     if b"hazard" not in source.data:
         return None
     tree = parse(source)
@@ -54,9 +56,20 @@ def fake_analyze(source: Source, project: FakeProject, regions: object = (), ent
             region = regions.setdefault(function, Region("forward", name, source.path.stem, function or tree))
             statement: Any = _up(node, parents, ast.stmt)
             chain = (name,)
-            events.append(Event(EventKind.READBACK, node, statement, function, region, chain, detail=node.func.id))
+            events.append(
+                Event(EventKind.READBACK, node, statement, function, region, chain, detail=node.func.id)
+            )
     events.sort(key=lambda event: (event.node.lineno, event.node.col_offset))
-    return Facts(source, tree, source.path.stem, source.path.parent, tuple(regions.values()), tuple(events), {}, parents)
+    return Facts(
+        source,
+        tree,
+        source.path.stem,
+        source.path.parent,
+        tuple(regions.values()),
+        tuple(events),
+        {},
+        parents,
+    )
 
 
 def _up(node: Any, parents: dict[Any, Any], kind: type[ast.AST]) -> Any:
@@ -66,7 +79,9 @@ def _up(node: Any, parents: dict[Any, Any], kind: type[ast.AST]) -> Any:
 
 
 def _detect(code: str) -> Callable[[Facts], Iterable[Hit]]:
-    wanted = {"CG101": "hazard", "CG102": "hazard_runtime", "CG103": "hazard_manual", "CG104": "hazard_safe"}[code]
+    wanted = {"CG101": "hazard", "CG102": "hazard_runtime", "CG103": "hazard_manual", "CG104": "hazard_safe"}[
+        code
+    ]
 
     def detect(facts: Facts) -> Iterator[Hit]:
         for event in facts.events:

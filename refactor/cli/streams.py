@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import IO, Any
 
 import click
 
@@ -18,6 +19,10 @@ class Unusable(click.ClickException):
     """The command cannot run: configuration or journal. Exit code 2."""
 
     exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message alone: it starts with the place, as all others."""
+        say(self.format_message())
 
 
 def emit(text: str) -> None:

@@ -28,18 +28,20 @@ class TestWhatMustNotChange:
         ("before", "after"),
         [
             pytest.param(
-                b"# x  \r\nhazard(1)  \r\n\r\nlast = 1", b"# x  \r\nsafe(1)  \r\n\r\nlast = 1", id="CRLF and trailing blanks"
+                b"# x  \r\nhazard(1)  \r\n\r\nlast = 1",
+                b"# x  \r\nsafe(1)  \r\n\r\nlast = 1",
+                id="CRLF and trailing blanks",
             ),
-            pytest.param(
-                b"\xef\xbb\xbfhazard( 1 )\n", b"\xef\xbb\xbfsafe( 1 )\n", id="the byte order mark"
-            ),
+            pytest.param(b"\xef\xbb\xbfhazard( 1 )\n", b"\xef\xbb\xbfsafe( 1 )\n", id="the byte order mark"),
             pytest.param(
                 b"# -*- coding: latin-1 -*-\ns = '\xe9'; hazard('\xe8')\n",
                 b"# -*- coding: latin-1 -*-\ns = '\xe9'; safe('\xe8')\n",
                 id="the declared encoding",
             ),
             pytest.param(
-                b"if 1:\n\thazard(1)\t# why\n\x0c\nx  =  1\n", b"if 1:\n\tsafe(1)\t# why\n\x0c\nx  =  1\n", id="tabs, form feeds and odd spacing"
+                b"if 1:\n\thazard(1)\t# why\n\x0c\nx  =  1\n",
+                b"if 1:\n\tsafe(1)\t# why\n\x0c\nx  =  1\n",
+                id="tabs, form feeds and odd spacing",
             ),
         ],
     )
@@ -181,17 +183,25 @@ class TestDiff:
         command.write("b.py", "def\n")
         result = command("apply", "--diff")
         assert result.exit_code == 2
-        assert result.stdout.startswith("--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@ CG101 plain-call\n-hazard(1)\n+safe(1)\n")
+        assert result.stdout.startswith(
+            "--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@ CG101 plain-call\n-hazard(1)\n+safe(1)\n"
+        )
 
     @pytest.mark.parametrize(
         ("name", "data"),
         [
-            pytest.param("a.py", b"x = 1\n" * 30 + b"hazard(1)\n" + b"y = 2\n" * 30 + b"hazard(2)", id="no newline at the end"),
+            pytest.param(
+                "a.py",
+                b"x = 1\n" * 30 + b"hazard(1)\n" + b"y = 2\n" * 30 + b"hazard(2)",
+                id="no newline at the end",
+            ),
             pytest.param("a.py", b"hazard(1)\r\nx = 1\r\n", id="CRLF"),
-            pytest.param("a.py", b"# -*- coding: latin-1 -*-\n# \xe9\nhazard(1)\n", id="bytes that are not UTF-8"),
+            pytest.param(
+                "a.py", b"# -*- coding: latin-1 -*-\n# \xe9\nhazard(1)\n", id="bytes that are not UTF-8"
+            ),
             pytest.param("a.py", b"x = 1\x0c\ny = 1\rhazard(1)\n", id="form feeds and lone carriage returns"),
             pytest.param("pkg/a b.py", b"hazard(1)\n", id="a blank in the name"),
-            pytest.param("pkg/caf\u00e9 \"x\".py", b"hazard(1)\n", id="a name that git quotes"),
+            pytest.param('pkg/caf\u00e9 "x".py', b"hazard(1)\n", id="a name that git quotes"),
         ],
     )
     def test_git_applies_it_to_the_bytes_that_apply_writes(self, command, name, data):

@@ -36,7 +36,9 @@ def test_findings_are_ordered_by_file_and_place(command):
     for name in ("b.py", "a/z.py", "a.py"):
         command.write(name, "hazard(1); hazard(2)\nhazard_safe(3)\n")
     places = [line.rsplit(": CG", 1)[0] for line in command("check").stdout.splitlines()]
-    assert places == [f"{name}:{place}" for name in ("a/z.py", "a.py", "b.py") for place in ("1:1", "1:12", "2:1")]
+    assert places == [
+        f"{name}:{place}" for name in ("a/z.py", "a.py", "b.py") for place in ("1:1", "1:12", "2:1")
+    ]
 
 
 def test_json_has_the_documented_keys_with_columns_in_code_points(command):
@@ -109,7 +111,9 @@ def test_sarif_is_valid_against_the_parts_of_the_schema_that_it_uses(command):
         pytest.param(("--select", "CG10"), ["CG101", "CG104"], id="a prefix names a family"),
         pytest.param(("--select", "safe-call"), ["CG104"], id="a rule can be named by its name"),
         pytest.param(("--ignore", "CG101,CG102"), ["CG104"], id="ignore takes several codes"),
-        pytest.param(("--ignore", "CG1", "--extend-select", "CG104"), ["CG104"], id="the more specific selector wins"),
+        pytest.param(
+            ("--ignore", "CG1", "--extend-select", "CG104"), ["CG104"], id="the more specific selector wins"
+        ),
     ],
 )
 def test_selection(command, args, codes):
@@ -132,7 +136,9 @@ def test_standard_input_is_checked_under_its_name(command):
 
 
 def test_standard_input_is_shown_in_full_format(command):
-    result = command("check", "-", "--stdin-filename", "new.py", "--output-format", "full", input="hazard(1)\n")
+    result = command(
+        "check", "-", "--stdin-filename", "new.py", "--output-format", "full", input="hazard(1)\n"
+    )
     assert "1 | hazard(1)" in result.stdout
 
 
@@ -210,7 +216,10 @@ class TestBadInput:
         command.write("good.py", "hazard(1)\n")
         result = command("check")
         assert result.exit_code == 2
-        assert "bad.py:1: internal error: KeyError: 'an error of the tool' (at tests/conftest.py:" in result.stderr
+        assert (
+            "bad.py:1: internal error: KeyError: 'an error of the tool' (at tests/conftest.py:"
+            in result.stderr
+        )
         assert "Traceback" not in result.stderr
         assert "Traceback" in command("check", "--debug").stderr
         assert "good.py:1:1" in result.stdout

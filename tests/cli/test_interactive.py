@@ -29,7 +29,9 @@ def test_every_question_shows_rule_reason_note_and_the_lines_that_yes_changes(co
         pytest.param("n\na\n", "hazard(1) safe(2) safe(3)", id="a takes the rest of the file"),
         pytest.param("y\nd\n", "safe(1) hazard(2) hazard(3)", id="d leaves the rest of the file"),
         pytest.param("y\nq\n", "safe(1) hazard(2) hazard(3)", id="q leaves the rest"),
-        pytest.param("?\nx\ny\nq\n", "safe(1) hazard(2) hazard(3)", id="anything else explains and asks again"),
+        pytest.param(
+            "?\nx\ny\nq\n", "safe(1) hazard(2) hazard(3)", id="anything else explains and asks again"
+        ),
         pytest.param("y\n", "safe(1) hazard(2) hazard(3)", id="the end of input is q"),
     ],
 )
@@ -85,8 +87,12 @@ class TestEdit:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            pytest.param(("-hazard(1)", "-other(1)"), 'only lines that start with "+"', id="old lines stay as they are"),
-            pytest.param(("+safe(1)", "+safe(1"), "with your edit the file cannot be parsed", id="the file must parse"),
+            pytest.param(
+                ("-hazard(1)", "-other(1)"), 'only lines that start with "+"', id="old lines stay as they are"
+            ),
+            pytest.param(
+                ("+safe(1)", "+safe(1"), "with your edit the file cannot be parsed", id="the file must parse"
+            ),
         ],
     )
     def test_what_cannot_be_used_is_asked_again(self, command, monkeypatch, change, message):

@@ -191,7 +191,9 @@ class TestJournal:
             write_file(target, data)
 
         monkeypatch.setattr(journal, "write_file", fail)
-        written = journal.write(tmp_path, [Replacement(runtime, None, b"r"), Replacement(path, b"old", b"new", runtime)])
+        written = journal.write(
+            tmp_path, [Replacement(runtime, None, b"r"), Replacement(path, b"old", b"new", runtime)]
+        )
         assert path.read_bytes() == b"old"
         assert [failed for failed, _ in written.failed] == [runtime, path]
         assert journal.undo(tmp_path) is None
