@@ -310,11 +310,13 @@ class _Planner:
         return self.only_tensors(last.value)
 
     def only_tensors(self, node: ast.expr) -> bool:
-        if isinstance(node, ast.Tuple | ast.List):
-            return bool(node.elts) and all(self.only_tensors(item) for item in node.elts)
-        if isinstance(node, ast.Dict):
-            keys = all(isinstance(key, ast.Constant) for key in node.keys)
-            return keys and all(self.only_tensors(item) for item in node.values)
+        """Whether a value is a tensor, or a display of tensors and literals."""
+        if isinstance(node, ast.Tuple | ast.List | ast.Dict):
+            items = node.values if isinstance(node, ast.Dict) else node.elts
+            keys = node.keys if isinstance(node, ast.Dict) else []
+            tensors = [item for item in items if not isinstance(item, ast.Constant)]
+            named = all(isinstance(key, ast.Constant) for key in keys)
+            return named and bool(tensors) and all(self.only_tensors(item) for item in tensors)
         return self.facts.value(node).kind is Kind.TENSOR
 
     def predicate(self, branch: ast.If) -> Predicate | None:
