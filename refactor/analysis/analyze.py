@@ -13,7 +13,8 @@ from refactor.analysis.interpreter import Interpreter, Records
 from refactor.analysis.loops import batch_loops
 from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.analysis.project import ModuleInfo, Project
-from refactor.analysis.regions import forwards
+from refactor.analysis.instances import decorate
+from refactor.analysis.regions import classes, forwards
 from refactor.source import Source, SourceError, parse
 
 _WORDS = re.compile(
@@ -44,7 +45,8 @@ def analyze(
     tree = parse(source)
     try:
         module = project.add(source, tree)
-        interpreter = Interpreter(project)
+        interpreter = Interpreter(project) if entries else shared(project)
+        interpreter.start(module)
         for name in entries:
             other = project.module(name, module)
             if other is not None and other is not module:
@@ -59,15 +61,27 @@ def analyze(
     return replace(own, foreign=foreign)
 
 
+def shared(project: Project) -> Interpreter:
+    """The interpreter whose summaries serve all files that a process analyses."""
+    if project.interpreter is None:
+        project.interpreter = Interpreter(project)
+    found: Interpreter = project.interpreter
+    return found
+
+
 def interpret(interpreter: Interpreter, module: ModuleInfo) -> tuple[Region, ...]:
     """Interpret every region of a module; those that others reach already are not started again."""
     regions: list[Region] = []
-    for info in forwards(module):
-        assert info.cls is not None
-        region = Region("forward", info.qualname, module.name, info.node)
-        regions.append(region)
-        if info not in interpreter.recorded(module).reached:
-            interpreter.run_region(region, info, Obj((info.cls,)))
+    found = forwards(module)  # as they are written, before decorators replace them
+    for cls in classes(module):
+        decorate(interpreter, cls)
+    for cls, info in found:
+        region = Region("forward", f"{cls.qualname}.forward", module.name, info.node)
+        inherited = info.cls is not cls
+        if not inherited:
+            regions.append(region)
+        if inherited or info not in interpreter.recorded(module).reached:
+            interpreter.run_region(region, info, Obj((cls,)))
     return tuple(sorted(regions, key=lambda r: (r.node.lineno, r.qualname)))  # type: ignore[attr-defined]
 
 

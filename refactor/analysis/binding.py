@@ -19,6 +19,7 @@ from refactor.analysis.domain import (
     Seq,
     Tensor,
     Val,
+    element,
     is_tainted,
     join,
 )
@@ -90,6 +91,10 @@ def _missing(
 
 def _refine(it: Interpreter, target: FunctionInfo, arg: ast.arg, value: Val) -> Val:
     """An unknown argument is what its annotation says, or a tensor if the function uses it as one."""
+    if arg.annotation is not None and _vague(value):
+        known = from_annotation(it, target.module, arg.annotation)
+        if isinstance(known, Seq | Dict) and isinstance(value, Seq | Dict) and type(known) is type(value):
+            return known
     if isinstance(value, Opaque):
         known = from_annotation(it, target.module, arg.annotation)
         if known is not None and not (isinstance(known, Opaque)):
@@ -97,6 +102,17 @@ def _refine(it: Interpreter, target: FunctionInfo, arg: ast.arg, value: Val) -> 
         if value.tainted and arg.annotation is None and used_as_tensor(it, target, arg.arg, None):
             return Tensor(Device.DEVICE)
     return value
+
+
+def _vague(value: Val) -> bool:
+    """A container of whose elements nothing is known."""
+    if isinstance(value, Seq):
+        inner = element(value)
+        return value.items != () and (inner is None or isinstance(inner, Opaque) or _vague(inner))
+    if isinstance(value, Dict):
+        values = [v for _, v in value.entries]
+        return all(isinstance(v, Opaque) or _vague(v) for v in [*values, value.element or OPAQUE])
+    return False
 
 
 def bind_region(it: Interpreter, target: FunctionInfo, bound: Val | None) -> dict[str, Val]:

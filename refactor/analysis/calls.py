@@ -49,6 +49,15 @@ _LOGGING = names(
 )
 
 
+_COMMON = names(
+    """
+    forward get set update append extend pop items keys values add remove copy clear insert index count sort
+    reverse join split strip format encode decode read write close open run start stop step reset init build
+    call apply map filter train eval to cuda cpu half float parameters load save
+    """
+)
+
+
 @dataclass
 class Arguments:
     """Evaluated arguments of one call."""
@@ -191,6 +200,8 @@ def _super(it: Interpreter, frame: Frame, node: ast.Call) -> Val | None:
             owner.classes[0].attrs["*items"] = Seq("modules", tuple(args.values))
     if func.attr == "forward" and any(b == "torch.nn.Sequential" for b in owner.classes[0].mro):
         return tensors.sequential(it, frame, owner.classes[0].attrs.get("*items", OPAQUE), args)
+    if func.attr in ("get", "to_tuple", "values"):
+        return _object_method(it, frame, owner, func.attr, args)
     known = cls.mro[-1] if isinstance(cls.mro[-1], str) else ""
     if func.attr == "forward" and known.startswith("torch.nn."):
         return tensors.call_module(it, frame, ExtObj(known), args)
@@ -217,6 +228,9 @@ def _call_method(it: Interpreter, frame: Frame, func: Method, args: Arguments) -
         return tensors.external_method(it, frame, owner, name, args)
     if isinstance(owner, Cls):
         return Obj(owner.classes) if name.startswith(("from_", "_from")) else OPAQUE
+    guessed = _by_name(it, frame, owner, name, args)
+    if guessed is not None:
+        return guessed
     if isinstance(owner, Host):
         if owner.type == "shape" and name == "numel":
             return INT
@@ -226,6 +240,24 @@ def _call_method(it: Interpreter, frame: Frame, func: Method, args: Arguments) -
     if isinstance(owner, Readback):
         return owner
     return TAINTED if is_tainted(owner) or any(map(is_tainted, args.every)) else OPAQUE
+
+
+def _by_name(it: Interpreter, frame: Frame, owner: Val, name: str, args: Arguments) -> Val | None:
+    """A method called on something given from outside, found by its name in the classes this file knows."""
+    given = isinstance(owner, Opaque) or (isinstance(owner, Host) and owner.type is None)
+    if not (given or (isinstance(owner, ExtObj) and owner.name == "torch.nn.Module")):
+        return None
+    if name in _COMMON or name.startswith("__") or not any(map(is_tainted, args.every)):
+        return None
+    found = tuple(
+        cls
+        for cls in it.known_classes(frame.module)
+        if isinstance(cls.own.get(name), FunctionInfo) and "property" not in cls.own[name].decorators
+    )
+    if not 0 < len(found) <= 4:
+        return None
+    method = instances.attribute(it, frame, Obj(found), name)
+    return _call_fn(it, frame, method, args) if isinstance(method, Fn) else None
 
 
 def _object_method(it: Interpreter, frame: Frame, owner: Obj, name: str, args: Arguments) -> Val:
@@ -243,10 +275,15 @@ def _object_method(it: Interpreter, frame: Frame, owner: Obj, name: str, args: A
         return Seq("generator", None, DEVICE_TENSOR)
     if module and name in ("train", "eval", "to", "half", "float", "cuda", "requires_grad_", "apply"):
         return owner
+    if name == "get" and not owner.fields and owner.classes[0].find("__getitem__") and args.values:
+        item = instances.attribute(it, frame, owner, "__getitem__")
+        if isinstance(item, Fn):
+            item_value = instances.invoke(it, frame, item, args.values[:1], {})
+            return join(item_value, args.values[1]) if len(args.values) > 1 else item_value
     if name in ("get", "pop") and owner.fields:
         key = args.get(0, "key")
-        field_value = dict(owner.fields).get(key.value) if isinstance(key, Host) else None
-        return field_value if field_value is not None else OPAQUE
+        kept = dict(owner.fields).get(key.value) if isinstance(key, Host) else None
+        return kept if kept is not None else OPAQUE
     if name in ("to_tuple", "values"):
         return Seq("tuple", tuple(v for _, v in owner.fields if v != NONE)) if owner.fields else TAINTED
     return TAINTED if any(map(is_tainted, args.every)) or is_tainted(owner) else OPAQUE

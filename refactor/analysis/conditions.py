@@ -123,6 +123,8 @@ def boolop_value(it: Interpreter, frame: Frame, node: ast.BoolOp) -> Val:
         refine(it, frame, operand, conjunction)
     last = it.evaluate(frame, node.values[-1])
     _restore(frame, saved)
+    if truth(last) is (not conjunction) and isinstance(result, Host | None) and isinstance(last, Host):
+        return Host("bool", not conjunction)  # whatever the others are: "a and False"
     return last if result is None else join(result, last)
 
 
@@ -189,11 +191,8 @@ def _membership(
     it: Interpreter, frame: Frame, node: ast.Compare, left: Val, op: ast.cmpop, right: Val
 ) -> Val:
     if isinstance(right, Dict) and isinstance(left, Host) and left.value is not NO_VALUE:
-        if right.get(left.value) is not None:
-            return Host("bool", isinstance(op, ast.In))
-        if not right.open:
-            return Host("bool", isinstance(op, ast.NotIn))
-        return BOOL
+        # Absence is never concluded: another name of the same dict may have added the key.
+        return Host("bool", isinstance(op, ast.In)) if right.get(left.value) is not None else BOOL
     if isinstance(left, Host) and left.value is not NO_VALUE and isinstance(right, Seq):
         values = [item.value if isinstance(item, Host) else NO_VALUE for item in right.items or ()]
         if right.items is not None and NO_VALUE not in values:

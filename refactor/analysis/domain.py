@@ -194,9 +194,10 @@ def _join_host(a: Host, b: Host) -> Host:
     if a.type == "none" or b.type == "none":
         other = b if a.type == "none" else a
         return Host(other.type, NO_VALUE, other.device, owner=other.owner, optional=True)
+    same = a.type == b.type and a.value is not NO_VALUE and a.value == b.value
     return Host(
         a.type if a.type == b.type else None,
-        NO_VALUE,
+        a.value if same else NO_VALUE,
         join_device(a.device, b.device),
         owner=a.owner if a.owner == b.owner else None,
         optional=none,
@@ -225,6 +226,17 @@ def _join_objects(a: Val, b: Val) -> Val:
         return a
     if isinstance(b, Readback) and isinstance(a, Host):
         return b
+    if isinstance(a, Fn) and isinstance(b, Fn) and isinstance(a.bound, Obj) and isinstance(b.bound, Obj):
+        owners = Obj(_union(a.bound.classes, b.bound.classes)[:_MANY])
+        return Fn(_union(a.targets, b.targets)[:_MANY], owners)
+    # An annotation that says no more than "a module" adds nothing to what is known.
+    for known, other in ((a, b), (b, a)):
+        if (
+            isinstance(other, ExtObj)
+            and other.name == "torch.nn.Module"
+            and isinstance(known, Obj | ExtObj | Seq)
+        ):
+            return known
     # A module made in the code or given by the caller, a helper or None: keep what can be followed.
     for known, other in ((a, b), (b, a)):
         followed = isinstance(known, Obj | Fn | Cls | ExtObj)

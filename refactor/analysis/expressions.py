@@ -291,11 +291,11 @@ def _named(it: Interpreter, frame: Frame, node: ast.NamedExpr) -> Val:
 
 
 def _lambda(it: Interpreter, frame: Frame, node: ast.Lambda) -> Val:
-    info = it.nested.get(id(node))
+    info = it.nested.get((id(node), id(frame)))
     if info is None:
         owner = frame.function.qualname + "." if frame.function is not None else ""
         cls = frame.function.cls if frame.function is not None else None
-        info = it.nested[id(node)] = FunctionInfo(node, frame.module, f"{owner}<lambda>", cls)
+        info = it.nested[id(node), id(frame)] = FunctionInfo(node, frame.module, f"{owner}<lambda>", cls)
     info.closure = frame
     return Fn((info,))
 

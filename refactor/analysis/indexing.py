@@ -14,6 +14,7 @@ from refactor.analysis.domain import (
     NONE,
     OPAQUE,
     TAINTED,
+    Cls,
     Dict,
     ExtObj,
     Fn,
@@ -310,6 +311,8 @@ def bind(it: Interpreter, frame: Frame, target: ast.expr, value: Val) -> None:
             frame.env[f"{target.value.id}.{target.attr}"] = value
         if isinstance(owner, Obj):
             instances.set_attribute(it, frame, owner, target.attr, value)
+        elif isinstance(owner, Cls) and isinstance(value, Fn):
+            owner.classes[0].own[target.attr] = value.targets[0]
 
 
 def _unpack(it: Interpreter, frame: Frame, targets: list[ast.expr], value: Val) -> None:

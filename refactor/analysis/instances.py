@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ def as_value(it: Interpreter, found: Any) -> Val | None:
     if isinstance(found, FunctionInfo):
         return Fn((found,))
     if isinstance(found, ClassInfo):
+        decorate(it, found)
         return Cls((found,))
     if isinstance(found, ModuleInfo):
         return PyModule(found)
@@ -149,7 +151,7 @@ def _object_attribute(it: Interpreter, frame: Frame, owner: Obj, name: str) -> V
         if field_name == name:
             return value
     result: Val | None = None
-    for cls in owner.classes[:4]:
+    for cls in owner.classes[:8]:
         value = _instance_attribute(it, frame, owner, cls, name)
         result = value if result is None else join(result, value)
     return result if result is not None else OPAQUE
@@ -159,11 +161,14 @@ def _instance_attribute(it: Interpreter, frame: Frame, owner: Obj, cls: ClassInf
     found = cls.find(name)
     bound: Val = owner if len(owner.classes) == 1 else Obj((cls,), owner.fields)
     if found is not None and isinstance(found[1], FunctionInfo):
+        known = overrides(cls, name)
+        if known is not None and not found[1].decorators & {"property", "staticmethod", "classmethod"}:
+            return _object_attribute(it, frame, Obj(known.classes), name)
         return _method(it, frame, found[1], bound)
     initialise(it, frame, cls)
-    if name in cls.attrs:
-        stored: Val = cls.attrs[name]
-        return stored
+    if name in cls.attrs or (cls, name) in it.overlay:
+        later = it.overlay.get((cls, name))
+        return join(cls.attrs[name], later) if name in cls.attrs and later else later or cls.attrs[name]
     if found is not None:
         base, item = found
         if isinstance(item, ClassInfo):
@@ -243,11 +248,14 @@ def set_attribute(it: Interpreter, frame: Frame, owner: Obj, name: str, value: V
             value = OPAQUE
         if cls.is_module and isinstance(value, Tensor) and name in cls.buffers:
             value = Tensor(Device.DEVICE, value.dtype, value.rank)
-        old = cls.attrs.get(name)
-        if frame.init_of is None and old is None and not cls.initialised:
+        table: dict[Any, Val] = cls.attrs
+        key: Any = name
+        if frame.init_of is None:
+            # What methods assign holds for the analysis of one file only: results must not depend on others.
             initialise(it, frame, cls)
-            old = cls.attrs.get(name)
-        cls.attrs[name] = value if old is None else join(old, value)
+            table, key = it.overlay, (cls, name)
+        old = table.get(key)
+        table[key] = value if old is None else join(old, value)
 
 
 def register_buffer(it: Interpreter, owner: Obj, name: str, value: Val) -> None:
@@ -304,10 +312,59 @@ def invoke(
     for target in function.targets:
         values = list(args)
         if function.bound is not None:
-            values.insert(0, function.bound)
+            values.insert(0, _narrowed(function.bound, target))
         value = it.call_function(frame, target, values, full, open_keywords)
         result = value if result is None else join(result, value)
     return result if result is not None else OPAQUE
+
+
+def _narrowed(bound: Val, target: FunctionInfo) -> Val:
+    """The instances among those bound that define this very method."""
+    if not isinstance(bound, Obj) or len(bound.classes) < 2 or isinstance(target.node, ast.Lambda):
+        return bound
+    name = target.node.name
+    kept = tuple(cls for cls in bound.classes if (found := cls.find(name)) is not None and found[1] is target)
+    return Obj(kept, bound.fields) if kept else bound
+
+
+def decorate(it: Interpreter, cls: ClassInfo) -> None:
+    """Interpret decorators that replace methods of a class: ``cls.forward = wrapped``."""
+    if cls.decorated:
+        return
+    cls.decorated = True
+    for node in reversed(cls.node.decorator_list):
+        if isinstance(cls.module.resolve(node.func if isinstance(node, ast.Call) else node), FunctionInfo):
+            frame = it.module_frame(cls.module)
+            decorator = it.evaluate(frame, node)
+            if isinstance(decorator, Fn):
+                invoke(it, frame, decorator, [Cls((cls,))], {})
+
+
+def overrides(cls: ClassInfo, name: str) -> Cls | None:
+    """The classes of the same file that define a method which this one only declares."""
+    found = cls.find(name)
+    if found is None or not isinstance(found[1], FunctionInfo) or not is_abstract(found[1]):
+        return None
+    others = tuple(
+        other
+        for other in cls.module.table.values()
+        if isinstance(other, ClassInfo) and name in other.own and other is not cls and cls in other.mro
+    )
+    return Cls(others[:12]) if others else None
+
+
+def is_abstract(info: FunctionInfo) -> bool:
+    """A method without a body of its own, or one that only raises ``NotImplementedError``."""
+    if "abstractmethod" in info.decorators:
+        return True
+    body = [
+        stmt
+        for stmt in getattr(info.node, "body", ())
+        if not (isinstance(stmt, ast.Expr) and isinstance(stmt.value, ast.Constant))
+    ]
+    if not body:
+        return True
+    return len(body) == 1 and isinstance(body[0], ast.Raise) and "NotImplemented" in ast.dump(body[0])
 
 
 def call_object(

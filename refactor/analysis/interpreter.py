@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from refactor.analysis import calls, expressions, instances, statements
 from refactor.analysis.binding import bind_call, bind_region
-from refactor.analysis.domain import NONE, OPAQUE, TAINTED, Fn, Host, Obj, Opaque, Seq, Val, is_tainted, join
+from refactor.analysis.domain import (
+    NONE,
+    OPAQUE,
+    TAINTED,
+    Host,
+    Obj,
+    Seq,
+    Tensor,
+    Val,
+    element,
+    is_tainted,
+    join,
+)
 from refactor.analysis.loops import drives_batches
 from refactor.analysis.model import Event, EventKind, Region
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, Project
 
 MAX_DEPTH = 28
 """Calls followed below a region."""
-MAX_CONTEXTS = 10
+MAX_SUMMARIES = 100_000
+"""Summaries kept before all are dropped."""
+MAX_CONTEXTS = 3
 """Different argument values for which one function is interpreted."""
 
 
@@ -68,8 +82,22 @@ class Interpreter:
         self.contexts: dict[tuple[int, bool], int] = {}
         self.stack: list[FunctionInfo] = []
         self.pending: set[Any] = set()
-        self.nested: dict[int, FunctionInfo] = {}
+        self.nested: dict[tuple[int, int], FunctionInfo] = {}
+        self.overlay: dict[tuple[ClassInfo, str], Val] = {}
+        self.root: ModuleInfo | None = None
         self.drivers: dict[int, bool] = {}
+        self.visible: dict[ModuleInfo, tuple[ClassInfo, ...]] = {}
+
+    def start(self, root: ModuleInfo) -> None:
+        """Begin with another file: summaries stay, what was recorded and bounded for the last one goes.
+
+        Functions of the file itself are interpreted anew, so that its facts do not depend on which files
+        came before; hazards in other modules are recorded for the first file that reaches them.
+        """
+        self.root = root
+        self.records, self.contexts, self.nested, self.overlay = {}, {}, {}, {}
+        if len(self.memo) > MAX_SUMMARIES:
+            self.memo.clear()
 
     # -- recording -------------------------------------------------------------------------------------------
 
@@ -140,6 +168,13 @@ class Interpreter:
             module.values[name] = found
         return found
 
+    def known_classes(self, module: ModuleInfo) -> tuple[ClassInfo, ...]:
+        """Classes that a module defines or imports by name from the code base."""
+        if module not in self.visible:
+            found = [module.lookup(name) for name in module.table if name.lstrip("_")[:1].isupper()]
+            self.visible[module] = tuple(item for item in found if isinstance(item, ClassInfo))
+        return self.visible[module]
+
     # -- calls -----------------------------------------------------------------------------------------------
 
     def call_function(
@@ -159,19 +194,21 @@ class Interpreter:
             return unknown
         emit = frame.emit and not self.drives(target)
         env = bind_call(self, frame, target, args, keywords, open_keywords)
-        key: tuple[Any, ...] = (id(target.node), id(target.closure), emit, tuple(env.items()))
         try:
-            if key in self.memo:
-                return self.memo[key]
+            known = self.memo.get(self.summary_key(target, env, emit))
         except TypeError:  # an unhashable literal among the arguments
             return unknown
-        self.memo[key] = unknown
+        if known is not None:
+            return known
         count = self.contexts.get((id(target.node), emit), 0)
         self.contexts[id(target.node), emit] = count + 1
         if count >= MAX_CONTEXTS:
-            if count >= 3 * MAX_CONTEXTS:
-                return unknown
             env = {name: widen(value) for name, value in env.items()}
+            known = self.memo.get(self.summary_key(target, env, emit))
+            if known is not None or count >= 4 * MAX_CONTEXTS:
+                return known if known is not None else unknown
+        key = self.summary_key(target, env, emit)
+        self.memo[key] = unknown
         inner = Frame(
             target.module,
             target,
@@ -186,6 +223,11 @@ class Interpreter:
         result = self.run(inner)
         self.memo[key] = result
         return result
+
+    def summary_key(self, target: FunctionInfo, env: dict[str, Val], emit: bool) -> tuple[Any, ...]:
+        """What the result of a call depends on; functions of the file at hand are kept apart."""
+        root = self.root if target.module is self.root else None
+        return target.node, target.closure, emit, root, tuple(env.items())
 
     def drives(self, target: FunctionInfo) -> bool:
         """Whether a function is a loop around regions, never part of one."""
@@ -235,11 +277,14 @@ def display(target: FunctionInfo, env: dict[str, Val]) -> str:
 
 
 def widen(value: Val) -> Val:
-    """The value without literals, so that few contexts are left."""
-    if isinstance(value, Host) and not isinstance(value.value, type(None)):
+    """The value without literals, ranks and lengths, so that few contexts are left."""
+    if isinstance(value, Host) and value.type != "none":
         return Host(value.type, device=value.device, owner=value.owner, optional=value.optional)
-    if isinstance(value, Seq) and value.items is not None:
-        return Seq(value.type, tuple(widen(item) for item in value.items), value.element)
-    if isinstance(value, Fn) and value.bound is not None and not isinstance(value.bound, Opaque):
-        return replace(value, bound=widen(value.bound))
+    if isinstance(value, Tensor):
+        return Tensor(value.device, value.dtype, None, value.optional, value.maybe)
+    if isinstance(value, Seq):
+        inner = element(value)
+        return Seq(value.type, None, widen(inner) if inner is not None else None)
+    if isinstance(value, Obj):
+        return Obj(value.classes)
     return value

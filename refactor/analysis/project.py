@@ -52,6 +52,7 @@ class ClassInfo:
     qualname: str
     attrs: dict[str, Any] = field(default_factory=dict)
     initialised: bool = False
+    decorated: bool = False
     buffers: set[str] = field(default_factory=set)
 
     @property
@@ -251,6 +252,7 @@ class Project:
         self.root = root.resolve()
         places = [self.root / entry for entry in src] if src else [self.root / "src", self.root]
         self.roots = tuple(dict.fromkeys([*(p.resolve() for p in places if p.is_dir()), self.root]))
+        self.interpreter: Any = None  # set by the analysis: summaries shared by all files
         self._by_path: dict[Path, ModuleInfo | None] = {}
         self._found: dict[tuple[Path, str], Path | None] = {}
 
@@ -270,7 +272,10 @@ class Project:
         return folder, ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
     def add(self, source: Source, tree: ast.Module) -> ModuleInfo:
-        """Register a file that is already parsed."""
+        """Register a file that is already parsed; one that others know with these bytes stays the same."""
+        known = self._by_path.get(source.path.resolve())
+        if known is not None and known.source.data == source.data:
+            return known
         root, name = self.place(source.path)
         info = ModuleInfo(self, name, root, source, tree)
         self._by_path[source.path.resolve()] = info

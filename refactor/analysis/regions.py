@@ -16,15 +16,15 @@ def classes(module: ModuleInfo) -> Iterator[ClassInfo]:
             yield from (inner for inner in bound.own.values() if isinstance(inner, ClassInfo))
 
 
-def forwards(module: ModuleInfo) -> list[FunctionInfo]:
-    """``forward`` of every module class of a file; classes that others construct come last."""
-    found = [
-        cls.own["forward"]
-        for cls in classes(module)
-        if isinstance(cls.own.get("forward"), FunctionInfo) and cls.is_module
-    ]
+def forwards(module: ModuleInfo) -> list[tuple[ClassInfo, FunctionInfo]]:
+    """``forward`` of every module class of a file, inherited ones too; classes that others construct come last."""
+    found: list[tuple[ClassInfo, FunctionInfo]] = []
+    for cls in classes(module):
+        defined = cls.find("forward") if cls.is_module else None
+        if defined is not None and isinstance(defined[1], FunctionInfo):
+            found.append((cls, defined[1]))
     used = _constructed(module)
-    return sorted(found, key=lambda info: info.cls.name in used if info.cls else False)
+    return sorted(found, key=lambda pair: (pair[0].name in used, pair[1].cls is not pair[0]))
 
 
 def _constructed(module: ModuleInfo) -> frozenset[str]:

@@ -225,10 +225,10 @@ def _assert(it: Interpreter, frame: Frame, stmt: ast.Assert) -> bool:
 
 
 def _function(it: Interpreter, frame: Frame, stmt: ast.FunctionDef) -> bool:
-    info = it.nested.get(id(stmt))
+    info = it.nested.get((id(stmt), id(frame)))
     if info is None:
         owner = f"{frame.function.qualname}." if frame.function is not None else ""
-        info = it.nested[id(stmt)] = FunctionInfo(stmt, frame.module, f"{owner}{stmt.name}")
+        info = it.nested[id(stmt), id(frame)] = FunctionInfo(stmt, frame.module, f"{owner}{stmt.name}")
     info.closure = frame
     frame.env[stmt.name] = Fn((info,))
     return True

@@ -71,6 +71,8 @@ def torch_function(it: Interpreter, frame: Frame, name: str, args: Arguments) ->
     if name in SYNCHRONIZE:
         it.emit(frame, EventKind.SYNCHRONIZE, args.node, None, name)
         return NONE
+    if name == "torch.device":
+        return factories.as_device(args.get(0, "type"))
     if name in EXTERNAL_SYNC:
         return _external_sync(it, frame, name, args)
     if leaf in GROUPED:
@@ -96,8 +98,6 @@ def _external_sync(it: Interpreter, frame: Frame, name: str, args: Arguments) ->
 
 
 def _torch_other(it: Interpreter, frame: Frame, name: str, scope: str, leaf: str, args: Arguments) -> Val:
-    if name == "torch.device":
-        return factories.as_device(args.get(0, "type"))
     if leaf in ("checkpoint", "checkpoint_sequential") and args.values:
         from refactor.analysis.calls import Arguments as NewArguments
         from refactor.analysis.calls import apply
