@@ -6,11 +6,14 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
+from refactor.rewrite.escape import Fate, fate
 from refactor.rewrite.temporaries import propose_temporary
 from refactor.rule import Example, Rule
 
 
-def _message(facts: Facts, event: Event) -> str:
+def _message(facts: Facts, event: Event) -> str | None:
+    if event.subject is None or fate(facts, event.subject) is not Fate.CONSUMED:
+        return None
     return f"{quote(facts, event.subject)} allocates a temporary that does not leave this function"
 
 

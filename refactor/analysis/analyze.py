@@ -15,6 +15,7 @@ from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.analysis.project import ModuleInfo, Project
 from refactor.analysis.instances import decorate
 from refactor.analysis.regions import classes, forwards
+from refactor.analysis.temporaries import temporaries
 from refactor.source import Source, SourceError, parse
 
 _WORDS = re.compile(
@@ -55,7 +56,8 @@ def analyze(
         loops = _loop_events(module)
     except RecursionError:
         raise SourceError(source.path, 1, "cannot be analysed: nested too deeply") from None
-    own = _facts(interpreter.recorded(module), found, loops)
+    records = interpreter.recorded(module)
+    own = _facts(records, found, (*loops, *_temporaries(records)))
     others = [r for m, r in interpreter.records.items() if m is not module and r.events]
     foreign = tuple(_facts(r, (), ()) for r in sorted(others, key=lambda r: str(r.module.source.path)))
     return replace(own, foreign=foreign)
@@ -102,6 +104,12 @@ def _loop_events(module: ModuleInfo) -> tuple[Event, ...]:
             )
         )  # fmt: skip
     return tuple(events)
+
+
+def _temporaries(records: Records) -> Iterator[Event]:
+    parents = Parents(records.module.tree)
+    for info, (region, chain) in records.reached.items():
+        yield from temporaries(info, records.values, parents, region, chain)
 
 
 def statement_of(parents: Mapping[ast.AST, ast.AST], node: ast.AST) -> ast.stmt:

@@ -265,11 +265,11 @@ def _object_method(it: Interpreter, frame: Frame, owner: Obj, name: str, args: A
     if name in ("register_buffer", "register_parameter", "add_module", "register_module") and args.values:
         key = args.values[0]
         if isinstance(key, Host) and isinstance(key.value, str):
-            value = args.get(1, "tensor") or args.get(1, "param") or NONE
+            given = args.get(1, "tensor") or args.get(1, "param") or NONE
             if name == "register_buffer":
-                instances.register_buffer(it, owner, key.value, value)
+                instances.register_buffer(it, owner, key.value, given)
             else:
-                instances.set_attribute(it, frame, owner, key.value, value)
+                instances.set_attribute(it, frame, owner, key.value, given)
         return NONE
     if module and name in ("parameters", "buffers"):
         return Seq("generator", None, DEVICE_TENSOR)
@@ -281,8 +281,8 @@ def _object_method(it: Interpreter, frame: Frame, owner: Obj, name: str, args: A
             item_value = instances.invoke(it, frame, item, args.values[:1], {})
             return join(item_value, args.values[1]) if len(args.values) > 1 else item_value
     if name in ("get", "pop") and owner.fields:
-        key = args.get(0, "key")
-        kept = dict(owner.fields).get(key.value) if isinstance(key, Host) else None
+        wanted = args.get(0, "key")
+        kept = dict(owner.fields).get(wanted.value) if isinstance(wanted, Host) else None
         return kept if kept is not None else OPAQUE
     if name in ("to_tuple", "values"):
         return Seq("tuple", tuple(v for _, v in owner.fields if v != NONE)) if owner.fields else TAINTED

@@ -69,7 +69,8 @@ class Records:
     module: ModuleInfo
     events: dict[tuple[int, EventKind], Event] = field(default_factory=dict)
     values: dict[ast.expr, Val] = field(default_factory=dict)
-    reached: set[FunctionInfo] = field(default_factory=set)
+    reached: dict[FunctionInfo, tuple[Region, tuple[str, ...]]] = field(default_factory=dict)
+    """Functions interpreted as part of a region, with the first region and chain."""
 
 
 class Interpreter:
@@ -240,8 +241,8 @@ class Interpreter:
         """Interpret the body of the frame's function; the value it returns."""
         target = frame.function
         assert target is not None
-        if frame.emit:
-            self.recorded(frame.module).reached.add(target)
+        if frame.emit and frame.region is not None:
+            self.recorded(frame.module).reached.setdefault(target, (frame.region, frame.chain))
         self.stack.append(target)
         try:
             if isinstance(target.node, ast.Lambda):

@@ -199,6 +199,8 @@ def _is_model(
         # A method of a model (model.encode_image(x)) is a call of it as well where eval() names the model.
         return ast.unparse(func.value) in evaluated and func.attr not in ("to", "state_dict", "parameters")
     source = ast.unparse(func)
+    if source in _graphed(module):
+        return False
     if source in evaluated:
         return True
     name = last_name(func)
@@ -213,6 +215,22 @@ def _is_model(
         return made
     words = set(name.lower().strip("_").split("_"))
     return bool(words & _MODEL_WORDS)
+
+
+_WRAPPERS = frozenset({"graphed", "make_graphed_callables"})
+
+
+def _graphed(module: ModuleInfo) -> frozenset[str]:
+    """Sources of the names that hold a callable which replays graphs already."""
+    if not any(word.encode() in module.source.data for word in _WRAPPERS):
+        return frozenset()
+    return frozenset(
+        ast.unparse(target)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        if last_name(node.value.func) in _WRAPPERS
+        for target in node.targets
+    )
 
 
 def _is_local(function: FunctionNode | None, name: str) -> bool:
