@@ -3,12 +3,13 @@
 While `autocast("cuda")` is on, the thread's CPU autocast is on with CUDA's dtype: it casts matrix products and
 convolutions. The operations that only CUDA's lists name are registered beside them here, after
 `aten/src/ATen/autocast_mode.h`, and pass everything through while the program uses CPU autocast itself.
-Operations that only the CPU's list casts to float32 (`trace`, `fft_*`, 3-d pooling, padding modes) still do.
+Operations that only the CPU's list casts to float32 are registered anew, to tell the two apart.
 """
 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,13 +28,20 @@ _FLOAT32 = """
     pow.Tensor_Tensor pow.Scalar softplus layer_norm native_layer_norm group_norm frobenius_norm.dim nuclear_norm
     nuclear_norm.dim cosine_similarity dist pdist renorm logsumexp upsample_nearest1d upsample_nearest2d
     upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
-    norm.Scalar norm.ScalarOpt_dim nll_loss nll_loss2d rms_norm
+    norm.Scalar norm.ScalarOpt_dim nll_loss nll_loss2d
 """.split()
 _FLOAT32_UNLESS_ASKED = """
     softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm linalg_matrix_norm.str_ord
     sum sum.dim_IntList prod prod.dim_int
 """.split()
 _PROMOTE = "addcdiv addcmul atan2 bilinear cross dot vdot index_put tensordot scatter_add".split()
+# Cast to float32 by CPU autocast and left alone by CUDA's.
+_HOST_ONLY = """
+    adaptive_avg_pool3d adaptive_max_pool3d avg_pool3d max_pool3d polar view_as_complex reflection_pad1d
+    reflection_pad2d replication_pad1d replication_pad2d replication_pad3d fft_fft fft_ifft fft_fft2 fft_ifft2
+    fft_fftn fft_ifftn fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn fft_hfft fft_ihfft
+    grid_sampler grid_sampler_2d grid_sampler_3d
+""".split()
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -118,21 +126,29 @@ class CudaAutocast:
             (_FLOAT32, self._float32),
             (_FLOAT32_UNLESS_ASKED, self._float32_unless_asked),
             (_PROMOTE, self._promote),
+            (_HOST_ONLY, self._keep),
         ):
             for name in names:
                 packet = getattr(torch.ops.aten, name.split(".")[0], None)
                 overload = getattr(packet, name.split(".")[1] if "." in name else "default", None)
-                if overload is not None and f"aten::{name}" not in taken:
-                    self._library.impl(name, self._kernel(overload, make), "AutocastCPU")
+                if overload is not None and (f"aten::{name}" not in taken or names is _HOST_ONLY):
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # that a kernel is overridden
+                        self._library.impl(name, self._kernel(overload, make), "AutocastCPU")
 
     def _kernel(self, op: Any, change: Callable[..., Any]) -> Callable[..., Any]:
         def kernel(*args: Any, **kwargs: Any) -> Any:
             with torch._C._ExcludeDispatchKeyGuard(self._keys):
                 if self._is_enabled("cuda"):
                     args, kwargs = change(op, args, kwargs)
+                elif change == self._keep:
+                    args, kwargs = self._float32(op, args, kwargs)
                 return op(*args, **kwargs)
 
         return kernel
+
+    def _keep(self, op: Any, args: Any, kwargs: Any) -> Any:
+        return args, kwargs
 
     def _lower(self, op: Any, args: Any, kwargs: Any) -> Any:
         return _cast((args, kwargs), self._get_dtype("cuda"), (torch.float32, *_HALVES))

@@ -8,6 +8,7 @@ A replay reads and writes the memory recorded at capture, whatever the program's
 from __future__ import annotations
 
 import itertools
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from .errors import DEVICE_ASSERT, INVALIDATED, NOT_PERMITTED, cuda_error
 from .execute import execute, flat, map_tensors, poison, results_of, tensors_in
-from .labels import CPU, CUDA, Home, home_of, storage_of
+from .labels import CPU, CUDA, LISTED, Home, home_of, storage_of
 from .ops import Op
 
 # They change what a tensor object refers to and write no memory.
@@ -47,6 +48,10 @@ class Ledger:
 
     def __init__(self) -> None:
         self._held: dict[int, int] = {}
+        probe = torch.empty(1)
+        key = torch._C.TensorBase.untyped_storage(probe)._cdata
+        # Depending on the version, the Python object of a storage counts as a reference to it.
+        self._wrapper = torch._C._storage_Use_Count(key) - 1
 
     def hold(self, tensor: torch.Tensor) -> int | None:
         """Count `tensor`, an alias some tape keeps; returns the key of its storage."""
@@ -67,7 +72,7 @@ class Ledger:
 
     def freed(self, key: int) -> bool:
         """Whether only tapes still refer to the storage `key`."""
-        return torch._C._storage_Use_Count(key) <= self._held.get(key, 0)
+        return torch._C._storage_Use_Count(key) <= self._held.get(key, 0) + self._wrapper
 
 
 @dataclass
@@ -93,7 +98,7 @@ class Step:
 class Capture:
     """One capture and, once it has ended well, the graph it became."""
 
-    def __init__(self, ledger: Ledger, pool: Pool, generators: list[Any]) -> None:
+    def __init__(self, ledger: Ledger, pool: Pool, generators: list[Any], mode: str) -> None:
         self.home = Home(CUDA, capture=self)
         self.floating = Home(CPU, floating=True, capture=self)
         self.pool = pool
@@ -101,6 +106,8 @@ class Capture:
         self.dead = False
         self.steps: list[Step] = []
         self.generators = generators
+        self.mode = mode
+        self.thread = threading.get_ident()
         self.forked: set[Any] = set()  # streams with work the capturing stream has not waited for
         self.joined: set[Any] = set()
         self._ledger = ledger
@@ -111,6 +118,12 @@ class Capture:
         self._states = [g.get_state() for g in generators]
         # What is free in the pool now may be given out again to this graph, whose replays then overwrite it.
         self._reused = [block for key, block in pool.blocks.items() if ledger.freed(key)]
+
+    def reseeded(self, generator: Any) -> None:
+        """Keep the state `generator` was given inside the capture."""
+        for position, known in enumerate(self.generators):
+            if known is generator:
+                self._states[position] = generator.get_state()
 
     # -- while capturing -------------------------------------------------------------------------------------
 
@@ -180,7 +193,7 @@ class Capture:
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
         home = home_of(tensor)
-        if home is None:
+        if home is None or home is LISTED:
             return tensor.clone()  # a host operand is read at launch, once
         alias = tensor.detach()
         key = self._ledger.hold(alias)
@@ -193,7 +206,7 @@ class Capture:
             return alias
         else:
             known = self._outside
-        if key not in known and alias.layout is torch.strided:
+        if key not in known and alias.layout is torch.strided and not alias.is_nested:
             known[key] = block = flat(alias)
             self._ledger.hold(block)
             self._keys.append(key)
@@ -263,6 +276,9 @@ class Capture:
 
 def fill(target: torch.Tensor, value: torch.Tensor) -> None:
     """Copy a recomputed result into the memory recorded for it."""
+    if target.is_nested:
+        target.copy_(value)
+        return
     if target.layout is torch.strided and any(
         stride == 0 and size > 1 for stride, size in zip(target.stride(), target.shape, strict=True)
     ):

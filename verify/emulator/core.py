@@ -10,7 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import special
 from .capture import Capture, Ledger, Pool, new_pool_id
-from .errors import FOREIGN_GENERATOR, SYNCHRONIZING, UNPINNED_COPY, cuda_error, warn_synchronizing
+from .errors import (
+    FOREIGN_GENERATOR,
+    LEFT_CAPTURING,
+    SYNCHRONIZING,
+    UNPINNED_COPY,
+    cuda_error,
+    warn_synchronizing,
+)
 from .execute import execute, poison, tensors_in
 from .labels import CPU, CUDA, FLOATING, ON_CUDA, PINNED, home_of, logical_device, settle, storage_of
 from .ops import Op, op_of
@@ -30,6 +37,7 @@ class Gpu:
         self.ledger = Ledger()
         self.pools: dict[tuple[int, int], Pool] = {}
         self.capturing: list[Capture] = []
+        self.left_capturing: set[int] = set()
         self.sync_debug = 0
         self.pending: RuntimeError | None = None
         self.poison_empty = False
@@ -64,10 +72,23 @@ class Gpu:
         elif self.sync_debug == 2:
             raise RuntimeError(SYNCHRONIZING)
 
+    def require_usable(self, generator: Any, capture: Capture | None) -> None:
+        """Raise what a generator says that a broken capture has left in capture mode (pytorch#171265)."""
+        if capture is None and generator._cdata in self.left_capturing:
+            raise RuntimeError(LEFT_CAPTURING)
+
     def forbid_while_capturing(self) -> None:
         """For calls that concern the whole device: they break every capture in progress."""
-        if self.capturing:
-            raise [capture.break_off() for capture in self.capturing][0]
+        errors = [capture.break_off() for capture in self.capturing]
+        if errors:
+            raise errors[0]
+
+    def forbid_unsafe(self) -> None:
+        """For calls CUDA thinks unsafe: "global" captures forbid them to all threads, "thread_local" to one."""
+        thread = threading.get_ident()
+        for capture in self.capturing:
+            if capture.mode == "global" or (capture.mode == "thread_local" and capture.thread == thread):
+                raise capture.break_off()
 
 
 class Watch(TorchDispatchMode):
@@ -77,6 +98,7 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.gpu = gpu
         self.stream = stream
+        self.building = False  # inside torch.tensor and its like
 
     @classmethod
     def is_infra_mode(cls) -> bool:
@@ -92,11 +114,16 @@ class Watch(TorchDispatchMode):
         """A synchronisation (`stream`) or an unpinned copy (`copy`); raises what CUDA raises while capturing."""
         capture = self.stream.capture
         if capture is None:
-            self.gpu.waited()
+            if kind == "quiet":
+                self.gpu.raise_pending()
+            else:
+                self.gpu.waited()
             return
         capture.require_valid()
         if kind == "copy":
             raise RuntimeError(UNPINNED_COPY)
+        if kind == "stream":
+            self.gpu.waited()
         raise capture.break_off()
 
     def __torch_dispatch__(
@@ -107,9 +134,11 @@ class Watch(TorchDispatchMode):
         on_cuda, on_host, floating = survey(args, kwargs)
         device = kwargs.get("device") if op.creates else None
         if on_cuda or (device is not None and device.type == "cuda"):
-            return self._on_device(op, args, kwargs, device, on_host)
+            return self._on_device(op, args, kwargs, device, on_host, floating)
         if op.name == "_to_copy" and _asks_cuda(kwargs):
             return special.to_copy(self, op, args, kwargs)
+        if op.name == "lift_fresh":
+            return special.lift(self, op, args, kwargs)
         if device is not None or floating or op.takes_generator or kwargs.get("pin_memory"):
             return self._on_host(op, args, kwargs, on_host, floating)
         result = func(*args, **kwargs)
@@ -140,9 +169,17 @@ class Watch(TorchDispatchMode):
         return result
 
     def _on_device(
-        self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], device: Any, on_host: bool
+        self,
+        op: Op,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        device: Any,
+        on_host: bool,
+        floating: bool,
     ) -> Any:
-        if op.splits:
+        if op.composite and (on_host or not op.whole):
+            if op.sync and self.stream.capture is not None:
+                self.wait(op.sync)
             with self:
                 return op.func.decompose(*args, **kwargs)
         handler = special.HANDLERS.get(op.name)
@@ -161,7 +198,7 @@ class Watch(TorchDispatchMode):
         kind = op.reads_size(args, kwargs)
         if kind:
             self.wait(kind)
-        return self.launch(op, args, kwargs)
+        return self.launch(op, args, kwargs, floating)
 
     def _make_on_host(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         pinned = bool(kwargs.get("pin_memory"))
@@ -170,23 +207,34 @@ class Watch(TorchDispatchMode):
             settle(result, PINNED)
         return result
 
-    def launch(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def launch(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], floating: bool = True) -> Any:
         """Run a kernel of the device, or record it when the current stream is capturing."""
         capture = self.stream.capture
-        generator = self._generator(op, args, kwargs, capture) if op.draws else None
+        if capture is None and self.gpu.capturing:
+            self._launch_beside(op)
+        generator = (
+            self._generator(op, args, kwargs, capture) if op.draws and op.drawing(args, kwargs) else None
+        )
         if capture is not None:
             capture.require_valid()
             result = capture.run(op, args, kwargs, generator)
             capture.record(op, args, kwargs, generator, result, capture.home)
+        else:
+            result = execute(op, args, kwargs, generator)
+            for tensor in (result,) if isinstance(result, _Tensor) else tensors_in(result):
+                settle(tensor, ON_CUDA)
+        if floating:
             self._adopt(args, kwargs)
-            return result
-        result = execute(op, args, kwargs, generator)
-        for tensor in tensors_in(result):
-            settle(tensor, ON_CUDA)
-        self._adopt(args, kwargs)
-        if op.makes_empty and self.gpu.poison_empty:
+        if capture is None and op.makes_empty and self.gpu.poison_empty:
             poison(result)
         return result
+
+    def _launch_beside(self, op: Op) -> None:
+        """A kernel on a stream that takes no part in the capture of this thread: its allocation is unsafe."""
+        thread = threading.get_ident()
+        for capture in self.gpu.capturing:
+            if capture.thread == thread and capture.mode != "relaxed" and not op.writes:
+                raise capture.break_off()
 
     @staticmethod
     def _adopt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -200,25 +248,25 @@ class Watch(TorchDispatchMode):
     def _generator(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], capture: Any) -> Any:
         given = op.argument(op.generator_at, args, kwargs) if op.takes_generator else None
         if given is None:
+            self.gpu.require_usable(self.gpu.generator, capture)
             return self.gpu.generator
         if given._cdata not in self.gpu.generators:
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         if capture is not None and all(given._cdata != known._cdata for known in capture.generators):
             raise RuntimeError(FOREIGN_GENERATOR)
-        return self.gpu.generators[given._cdata]
+        known = self.gpu.generators[given._cdata]
+        self.gpu.require_usable(known, capture)
+        return known
 
 
 def survey(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, bool, bool]:
     """Whether any operand is on the device, in host memory, or floating between them."""
     on_cuda = on_host = floating = False
     for part in (*args, *kwargs.values()) if kwargs else args:
-        if isinstance(part, _Tensor):
-            found: tuple[Any, ...] = (part,)
-        elif isinstance(part, (list, tuple)):
-            found = tuple(tensors_in(part))
-        else:
-            continue
+        found = (part,) if isinstance(part, _Tensor) else part if isinstance(part, (list, tuple)) else ()
         for tensor in found:
+            if not isinstance(tensor, _Tensor):
+                continue
             try:
                 home = getattr(_untyped_storage(tensor), "_home", None)
             except (NotImplementedError, RuntimeError):

@@ -116,9 +116,9 @@ def make_cuda_functions(gpu: Gpu) -> dict[str, Any]:
         gpu.raise_pending()
 
     def manual_seed(seed: int) -> None:
-        if gpu.watch.stream.capture is not None:
-            raise RuntimeError("Cannot call CUDAGeneratorImpl::set_current_seed during CUDA graph capture")
         gpu.generator.manual_seed(int(seed))
+        if gpu.watch.stream.capture is not None:
+            gpu.watch.stream.capture.reseeded(gpu.generator)
 
     def get_rng_state(device: Any = "cuda") -> torch.Tensor:
         return gpu.generator.get_state()  # type: ignore[no-any-return]

@@ -18,9 +18,12 @@ UNPINNED_COPY = (
     "Cannot copy between CPU and CUDA tensors during CUDA graph capture unless the CPU tensor is pinned. "
     "Please use tensor.pin_memory() or allocate the tensor with pin_memory=True."
 )
-FOREIGN_GENERATOR = (
-    "Attempt to increase offset for a CUDA generator not in capture mode. "
-    "If you want to use a generator of your own in a graph, call CUDAGraph.register_generator_state first."
+EVENT_OF_CAPTURE = "operation not permitted on an event last recorded in a capturing stream"
+FOREIGN_GENERATOR = "Attempt to increase offset for a CUDA generator not in capture mode."
+LEFT_CAPTURING = "Offset increment outside graph capture encountered unexpectedly."
+NOT_WHILE_CAPTURING = (
+    "{} during CUDA graph capture. If you need this call to be captured, please file an issue. "
+    "Current cudaStreamCaptureStatus: cudaStreamCaptureStatusActive"
 )
 SYNCHRONIZING = "called a synchronizing CUDA operation"
 EMPTY_GRAPH = "The CUDA Graph is empty. This usually means that the graph was attempted to be captured on wrong device or stream."
@@ -30,6 +33,7 @@ _NAMES = {
     INVALIDATED: "cudaErrorStreamCaptureInvalidated",
     UNJOINED: "cudaErrorStreamCaptureUnjoined",
     DEVICE_ASSERT: "cudaErrorAssert",
+    EVENT_OF_CAPTURE: "cudaErrorCapturedEvent",
     "invalid device ordinal": "cudaErrorInvalidDevice",
 }
 

@@ -15,7 +15,8 @@ _NARROW = {
     torch.complex32: torch.complex64,
 }
 _WIDE = {torch.float32, torch.complex64}
-_LACKING = ("Half", "BFloat16", "bfloat16", "half")
+# "primitive": oneDNN has no recurrent kernel in half precision.
+_LACKING = ("Half", "BFloat16", "bfloat16", "half", "primitive")
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:

@@ -8,7 +8,7 @@ import torch
 
 from .core import Gpu
 from .labels import CUDA, PINNED, logical_device, settle
-from .tensor_api import device_of, made_on, move
+from .tensor_api import building, device_of, made_on, move
 
 
 def default_device() -> torch.device:
@@ -20,6 +20,50 @@ def default_device() -> torch.device:
         if isinstance(mode, DeviceContext):
             return logical_device(mode.device)
     return torch.device("cpu")
+
+
+def read_scalars(gpu: Gpu, data: object) -> None:
+    """Wait for the device if `data` is a list with tensors of the device in it: they are read one by one."""
+    if isinstance(data, (list, tuple)) and data and not isinstance(data[0], (int, float)):
+        for item in data:
+            if isinstance(item, torch.Tensor):
+                if device_of(item) is CUDA:
+                    gpu.watch.wait("stream")
+            else:
+                read_scalars(gpu, item)
+
+
+def make_half_transforms() -> dict[str, Any]:
+    """Functions of `torch.fft` for half precision, which CUDA has: computed in float32 and rounded."""
+    rounded = {torch.float32: torch.float16, torch.complex64: torch.complex32}
+
+    def in_half(original: Any) -> Any:
+        def function(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if device_of(input) is not CUDA or input.dtype not in rounded.values():
+                return original(input, *args, **kwargs)  # type: ignore[no-any-return]
+            wide = input.to(torch.complex64 if input.is_complex() else torch.float32)
+            result = original(wide, *args, **kwargs)
+            return result.to(rounded.get(result.dtype, result.dtype))  # type: ignore[no-any-return]
+
+        return function
+
+    kinds = ("fft", "rfft", "hfft")
+    names = [f"{inverse}{kind}{rank}" for kind in kinds for rank in ("", "2", "n") for inverse in ("", "i")]
+    return {name: in_half(getattr(torch.fft, name)) for name in names}
+
+
+def make_hidden_waits(gpu: Gpu) -> dict[str, Any]:
+    """`torch.cov` and `torch.corrcoef`, which read back a count that a composite makes out of sight."""
+
+    def waiting(original: Any) -> Any:
+        def function(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if device_of(input) is CUDA:
+                gpu.watch.wait("stream")
+            return original(input, *args, **kwargs)  # type: ignore[no-any-return]
+
+        return function
+
+    return {name: waiting(getattr(torch, name)) for name in ("cov", "corrcoef")}
 
 
 def make_factories(gpu: Gpu) -> dict[str, Any]:
@@ -41,7 +85,8 @@ def make_factories(gpu: Gpu) -> dict[str, Any]:
             where = device_of(data)
         else:
             where = place(device)
-        with torch._C.DisableTorchFunction():
+        read_scalars(gpu, data)
+        with building(gpu), torch._C.DisableTorchFunction():
             made = tensor_(data, dtype=dtype)
         if pin_memory:
             settle(made, PINNED)
@@ -51,7 +96,8 @@ def make_factories(gpu: Gpu) -> dict[str, Any]:
         if isinstance(data, torch.Tensor):
             return move(gpu, data, None if device is None else logical_device(device), dtype=dtype)
         where = place(device)
-        with torch._C.DisableTorchFunction():
+        read_scalars(gpu, data)
+        with building(gpu), torch._C.DisableTorchFunction():
             made = as_tensor_(data, dtype=dtype)
         return made_on(gpu, made, where)
 
@@ -62,7 +108,8 @@ def make_factories(gpu: Gpu) -> dict[str, Any]:
             where = None if device is None else logical_device(device)
             return move(gpu, obj, where, dtype=dtype, copy=bool(copy)).requires_grad_(requires_grad)
         where = place(device)
-        with torch._C.DisableTorchFunction():
+        read_scalars(gpu, obj)
+        with building(gpu), torch._C.DisableTorchFunction():
             made = asarray_(obj, dtype=dtype, copy=copy)
         return made_on(gpu, made, where).requires_grad_(requires_grad)
 

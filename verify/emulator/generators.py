@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .core import Gpu
+from .errors import NOT_WHILE_CAPTURING
 from .labels import CPU, CUDA, logical_device
 
 _Base: Any = torch._C.Generator
@@ -38,6 +39,8 @@ def make_generator_type(gpu: Gpu) -> Any:
             wanted = CPU if device is None else logical_device(device)
             if wanted is not CUDA:
                 return _Base() if device is None else _Base(device=device)
+            if gpu.watch.stream.capture is not None:
+                raise RuntimeError(NOT_WHILE_CAPTURING.format("Cannot construct a new CUDAGeneratorImpl"))
             return make_generator(gpu)
 
     Generator.__module__ = "torch"

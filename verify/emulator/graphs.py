@@ -15,7 +15,7 @@ from .errors import (
     EMPTY_GRAPH,
     INVALIDATED,
     NOT_PERMITTED,
-    SYNCHRONIZING,
+    NOT_WHILE_CAPTURING,
     UNJOINED,
     cuda_error,
 )
@@ -58,12 +58,12 @@ def make_graph_type(gpu: Gpu) -> type:
                 )
             if watch.stream.capture is not None:
                 raise watch.stream.capture.break_off()
-            if gpu.sync_debug == 2:
-                raise RuntimeError(SYNCHRONIZING)
             self._stream = watch.stream
             self._pool = gpu.pool(pool)
             self._check_liveness = check_input_liveness
-            self._recording = Capture(gpu.ledger, self._pool, [gpu.generator, *self._registered])
+            self._recording = Capture(
+                gpu.ledger, self._pool, [gpu.generator, *self._registered], capture_error_mode
+            )
             self._stream.capture = self._recording
             gpu.capturing.append(self._recording)
 
@@ -81,10 +81,12 @@ def make_graph_type(gpu: Gpu) -> type:
             with _disable_current_modes():
                 recording.finish()
             if recording.invalid or unjoined:
+                gpu.left_capturing |= {generator._cdata for generator in recording.generators}
                 recording.release()
                 raise cuda_error(INVALIDATED if recording.invalid else UNJOINED)
             if not recording.steps:
                 warnings.warn(EMPTY_GRAPH, UserWarning, stacklevel=2)
+            gpu.left_capturing -= {generator._cdata for generator in recording.generators}
             self._graph = recording
             gpu.captures += 1
 
@@ -97,7 +99,9 @@ def make_graph_type(gpu: Gpu) -> type:
             graph = self._require("replay")
             capture = gpu.watch.stream.capture
             if capture is not None:
-                raise capture.break_off()
+                raise RuntimeError(
+                    NOT_WHILE_CAPTURING.format("Cannot prepare for replay during capturing stage.")
+                )
             if self._check_liveness and graph.lost_inputs():
                 raise RuntimeError("An external input of this CUDA graph was deallocated before replay.")
             gpu.replays += 1

@@ -9,7 +9,14 @@ import torch
 from .autocast import CudaAutocast
 from .core import Gpu
 from .cuda_api import MemPool, Nvtx, make_accelerator_functions, make_cuda_functions, use_mem_pool
-from .factories import make_ctc_loss, make_factories, make_grouping, make_one_hot
+from .factories import (
+    make_ctc_loss,
+    make_factories,
+    make_grouping,
+    make_half_transforms,
+    make_hidden_waits,
+    make_one_hot,
+)
 from .generators import make_generator_type
 from .graphs import graph_pool_handle, make_graph_type
 from .patches import Patches
@@ -97,13 +104,17 @@ class Emulator:
         patches.set_all(torch.Tensor, make_tensor_methods(gpu))
         patches.set_all(torch, make_factories(gpu))
         patches.set(torch, "Generator", make_generator_type(gpu))
+        patches.set_all(torch.fft, make_half_transforms())
+        hidden = make_hidden_waits(gpu)
+        patches.set_all(torch, hidden)
+        patches.set_all(torch.Tensor, hidden)
         patches.set(torch, "ctc_loss", make_ctc_loss(gpu))
         patches.set(torch._C, "_group_tensors_by_device_and_dtype", make_grouping())
         patches.set(torch._C._nn, "_parse_to", parse_to)
         patches.set(torch, "Stream", make_any_stream(torch.Stream, streams["Stream"]))
         patches.set(torch, "Event", make_any_stream(torch.Event, streams["Event"]))
         patches.set(torch.nn.functional, "one_hot", make_one_hot(gpu))
-        self._remove_loader = patch_storages(patches)
+        self._remove_loader = patch_storages(gpu, patches)
         self._autocast.patch(patches)
         watch_threads(gpu, patches)
         gpu.watch.__enter__()

@@ -37,6 +37,9 @@ class Home:
 
 
 ON_CUDA = Home(CUDA)
+LISTED = Home(
+    CPU
+)  # built by the interpreter from a list or number in `x[…]`, on the device of x in CUDA's eyes
 PINNED = Home(CPU, pinned=True)
 FLOATING = Home(CPU, floating=True)
 
@@ -76,8 +79,9 @@ def settle(tensor: torch.Tensor, home: Home | None) -> None:
     known: Home | None = getattr(storage, "_home", None)
     if known is None or known.floating:
         storage._home = home
-        for part in _sparse_parts(tensor):
-            _untyped_storage(part)._home = home
+        if tensor.layout is not torch.strided:
+            for part in _sparse_parts(tensor):
+                _untyped_storage(part)._home = home
 
 
 def real_device(tensor: torch.Tensor) -> torch.device:
@@ -89,6 +93,12 @@ def is_cuda(tensor: torch.Tensor) -> bool:
     """Whether the program placed `tensor` on the emulated GPU."""
     home = home_of(tensor)
     return home is not None and home.device is CUDA
+
+
+def on_host(tensor: torch.Tensor) -> bool:
+    """Whether `tensor` is in host memory for certain."""
+    home = home_of(tensor)
+    return home is None or (home.device is not CUDA and not home.floating)
 
 
 def is_pinned(tensor: torch.Tensor) -> bool:

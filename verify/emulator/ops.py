@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-Sync = Literal["", "stream", "copy"]
+Sync = Literal["", "stream", "copy", "quiet"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -14,14 +14,18 @@ def _names(text: str) -> frozenset[str]:
 
 
 # Kernels that wait for the device: "stream" ones inside the kernel or to read a size back, "copy" ones by an
-# ordinary device-to-host copy, which torch refuses during capture with another message. Measured on an H100.
+# ordinary device-to-host copy, which torch refuses during capture with another message, "quiet" ones without
+# telling `set_sync_debug_mode`. Measured on an H100.
 _STREAM_SYNCS = _names("""
-    _local_scalar_dense item is_nonzero equal allclose nonzero masked_select _unique _unique2 unique_dim
-    unique_consecutive unique_dim_consecutive _linalg_check_errors _linalg_svd _linalg_eigh linalg_eig
-    _linalg_eigvals linalg_eigvals linalg_lstsq linalg_pinv pinverse cholesky nms _coalesce to_sparse _to_sparse
+    _local_scalar_dense item is_nonzero allclose nonzero masked_select _unique _unique2 unique_dim
+    unique_consecutive unique_dim_consecutive _linalg_check_errors istft _linalg_eigh linalg_eig
+    _linalg_eigvals linalg_eigvals linalg_lstsq cholesky nms _coalesce to_sparse _to_sparse
     _nested_tensor_from_mask_left_aligned
 """)
-_COPY_SYNCS = _names("bincount _ctc_loss _use_cudnn_ctc_loss")
+_COPY_SYNCS = _names(
+    "bincount _ctc_loss _use_cudnn_ctc_loss _linalg_svd linalg_pinv pinverse linalg_matrix_exp"
+)
+_QUIET_SYNCS = _names("equal")
 
 # Arguments that CUDA kernels themselves want in host memory.
 _HOST_ARGUMENTS = _names("lengths batch_sizes input_lengths target_lengths tensor_indices_or_sections")
@@ -29,7 +33,7 @@ _HOST_ARGUMENTS = _names("lengths batch_sizes input_lengths target_lengths tenso
 # Composites seen whole under inference mode whose parts need no watching: running them whole is only faster.
 _WHOLE = _names("""
     linear matmul reshape flatten contiguous chunk softmax log_softmax layer_norm transpose t_ conv1d conv2d conv3d
-    view_as expand_as unflatten narrow dropout batch_norm group_norm instance_norm silu_ max_pool1d max_pool2d
+    view_as expand_as unflatten dropout batch_norm group_norm instance_norm silu_ max_pool1d max_pool2d
     scaled_dot_product_attention adaptive_avg_pool1d movedim moveaxis swapaxes swapdims square square_ float_power
     rms_norm mT mH numpy_T ravel relu6 selu celu type_as to
 """)
@@ -48,12 +52,33 @@ _WRITES_STATISTICS = _names(
 
 # Kernels that read a host operand of no dimension as a number without being tagged pointwise.
 _ZERO_DIM_FRIENDLY = _names("""
-    where masked_fill masked_fill_ fill fill_ clamp clamp_ clamp_min clamp_max lerp lerp_ index_fill index_fill_
-    full_like isin addcmul addcmul_ addcdiv addcdiv_ result_type can_cast bernoulli_ bernoulli normal searchsorted
-    bucketize
+    where masked_fill masked_fill_ fill fill_ index_fill index_fill_ full_like result_type can_cast bernoulli
+    bernoulli_ normal rsub floor_divide floor_divide_ true_divide true_divide_ eq_ ne_ gt_ ge_ lt_ le_ heaviside_
+    copysign_ mse_loss smooth_l1_loss binary_cross_entropy dist __and__ __or__ __iand__ __ior__ arctan2 isin
+""")
+
+# Tagged pointwise, and yet checked argument by argument (`native_functions.yaml`: no `device_check: NoCheck`).
+_CHECKED = _names("""
+    clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ gcd lcm logaddexp logaddexp2 nextafter nextafter_ igamma
+    igamma_ igammac igammac_ equal gelu_backward silu_backward sigmoid_backward tanh_backward threshold_backward
+    native_dropout_backward
 """)
 
 _EMPTY = _names("empty empty_like empty_strided new_empty new_empty_strided empty_permuted")
+
+
+def _sync_of(name: str, tensors: list[str]) -> Sync:
+    if name in _STREAM_SYNCS:
+        return "stream"
+    if name in _COPY_SYNCS:
+        return "copy"
+    if name in _QUIET_SYNCS:
+        return "quiet"
+    if name == "normal" and "std" in tensors:
+        return "stream"  # checks that no deviation is negative
+    if name in ("linspace", "logspace") and tensors:
+        return "stream"
+    return ""
 
 
 class Op:
@@ -61,6 +86,7 @@ class Op:
 
     __slots__ = (
         "arguments",
+        "composite",
         "creates",
         "draws",
         "func",
@@ -68,9 +94,9 @@ class Op:
         "lenient",
         "makes_empty",
         "name",
-        "splits",
         "sync",
         "takes_generator",
+        "whole",
         "writes",
     )
 
@@ -91,21 +117,30 @@ class Op:
             (i for i, a in enumerate(schema.arguments) if a.name == "generator"), -1
         )
         self.takes_generator: bool = self.generator_at >= 0
-        self.sync: Sync = (
-            "stream" if self.name in _STREAM_SYNCS else "copy" if self.name in _COPY_SYNCS else ""
-        )
-        self.lenient: bool = (
+        self.sync: Sync = _sync_of(self.name, [a.name for a in schema.arguments if "Tensor" in str(a.type)])
+        self.lenient: bool = self.name not in _CHECKED and (
             torch.Tag.pointwise in tags
             or self.name in _ZERO_DIM_FRIENDLY
             or self.name.startswith("_foreach_")
         )
         self.makes_empty: bool = self.name in _EMPTY
         self.creates: bool = "device" in self.arguments and not self.name.startswith(("to", "_to_copy"))
-        self.splits: bool = self.name not in _WHOLE and func.namespace == "aten" and func._can_decompose()
+        self.composite: bool = func.namespace == "aten" and func._can_decompose()
+        self.whole: bool = self.name in _WHOLE
 
     def argument(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value given for the argument at `index`, None if left out."""
         return args[index] if index < len(args) else kwargs.get(self.arguments[index])
+
+    def drawing(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether this call of an operation that can draw does: not one with its dropout off."""
+        if self.name not in _RANDOM:
+            return True
+        given = {name: self.argument(index, args, kwargs) for index, name in enumerate(self.arguments)}
+        if "dropout_p" in given:
+            return bool(given["dropout_p"])
+        odds = given.get("p", given.get("dropout", 1.0))
+        return bool(odds) and given.get("train", given.get("training", True)) is not False
 
     def wants_host(self, index: int) -> bool:
         """Whether the CUDA kernel itself takes this argument in host memory."""

@@ -9,7 +9,19 @@ import torch
 
 from .errors import DEVICE_ASSERT, UNPINNED_COPY, cuda_error, two_devices
 from .execute import execute
-from .labels import CPU, CUDA, ON_CUDA, PINNED, home_of, is_cuda, is_pinned, logical_device, settle
+from .labels import (
+    CPU,
+    CUDA,
+    LISTED,
+    ON_CUDA,
+    PINNED,
+    home_of,
+    is_cuda,
+    is_pinned,
+    logical_device,
+    on_host,
+    settle,
+)
 from .ops import Op, op_of
 
 if TYPE_CHECKING:
@@ -54,7 +66,7 @@ def enter_copy(watch: Watch, pinned: bool, non_blocking: bool) -> None:
     """Raise or account for what a copy between host and device does to the current stream."""
     capture = watch.stream.capture
     if capture is None:
-        if not (pinned and non_blocking):
+        if not non_blocking:
             watch.gpu.waited()
         return
     capture.require_valid()
@@ -117,12 +129,12 @@ def _index(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def _wait_for_indices(watch: Watch, indices: list[torch.Tensor]) -> None:
-    if any(t.dtype in _MASKS for t in indices):
+    # A mask that the program made in host memory is turned into indices there, which go over asynchronously.
+    indices = [t for t in indices if not (t.dtype in _MASKS and home_of(t) is None)]
+    if any(t.dtype in _MASKS and not on_host(t) for t in indices):
         watch.wait("stream")
-    for index in indices:
-        home = home_of(index)
-        if home is None or home.pinned:
-            watch.wait("copy")
+    if any(on_host(t) for t in indices):
+        watch.wait("copy")
 
 
 def _index_put(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -133,7 +145,7 @@ def _index_put(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, An
         if home is not None and home.floating:
             return NotImplemented
         raise two_devices(CPU, CUDA)
-    host_value = home_of(values) is None
+    host_value = on_host(values)
     if host_value and values.numel() != 1:
         raise two_devices(CUDA, CPU)
     fills = host_value and len(indices) == 1 and indices[0].dtype in _MASKS and is_cuda(indices[0])
@@ -142,6 +154,31 @@ def _index_put(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, An
         if host_value:
             watch.wait("copy")
     return watch.launch(op, args, kwargs)
+
+
+def lift(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`aten::lift_fresh`: what `x[…]` builds from a list or number is told apart from what the program makes."""
+    result = op.func(*args, **kwargs)
+    if not watch.building:
+        settle(result, LISTED)
+    return result
+
+
+def _where(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if len(args) == 3 and any(t.dim() == 0 and on_host(t) for t in args):
+        watch.wait("copy")
+    return NotImplemented
+
+
+def _masked_fill(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    target, mask, value = args
+    if is_cuda(target) and on_host(mask):
+        raise RuntimeError(
+            "expected self and mask to be on the same device, but got mask on cpu and self on cuda:0"
+        )
+    if isinstance(value, torch.Tensor) and is_cuda(value):
+        watch.wait("stream")
+    return NotImplemented
 
 
 def one_hot(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -202,4 +239,7 @@ HANDLERS: dict[str, Handler] = {
     "_pack_padded_sequence": _pack,
     "_pad_packed_sequence": _pad_packed,
     "set_": _set,
+    "where": _where,
+    "masked_fill": _masked_fill,
+    "masked_fill_": _masked_fill,
 }

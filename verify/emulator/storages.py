@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .core import Gpu
 from .labels import CUDA, ON_CUDA, PINNED, logical_device
 from .patches import Patches
 
@@ -56,9 +57,15 @@ def _to_cpu(self: Any) -> Any:
     return result
 
 
-def _location(storage: Any) -> str | None:
-    home = _home(getattr(storage, "_untyped_storage", storage))
-    return "cuda:0" if home is not None and home.device is CUDA else None
+def _locate(gpu: Gpu) -> Any:
+    def location(storage: Any) -> str | None:
+        home = _home(getattr(storage, "_untyped_storage", storage))
+        if home is None or home.device is not CUDA:
+            return None
+        gpu.watch.wait("copy")  # what is being saved goes to the host first
+        return "cuda:0"
+
+    return location
 
 
 def _restore(storage: Any, location: str) -> Any:
@@ -69,7 +76,7 @@ def _restore(storage: Any, location: str) -> Any:
     return storage
 
 
-def patch_storages(patches: Patches) -> Any:
+def patch_storages(gpu: Gpu, patches: Patches) -> Any:
     """Make storages show, copy, save and load the logical device; returns the entry to take out again."""
     patches.set_all(
         torch.UntypedStorage,
@@ -84,7 +91,7 @@ def patch_storages(patches: Patches) -> Any:
         },
     )
     registry = torch.serialization._package_registry
-    entry = (5, _location, _restore)
+    entry = (5, _locate(gpu), _restore)
     registry.append(entry)
     registry.sort(key=lambda item: item[0])
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .core import Gpu
-from .errors import NOT_PERMITTED, cuda_error
+from .errors import EVENT_OF_CAPTURE, NOT_PERMITTED, cuda_error
 from .labels import CUDA
 
 
@@ -83,6 +83,7 @@ def make_stream_types(gpu: Gpu) -> dict[str, Any]:
         def _leave_capture(self) -> None:
             if self.capture is not None:
                 raise self.capture.break_off()
+            gpu.forbid_unsafe()
 
         def __enter__(self) -> Any:
             watch = gpu.watch
@@ -146,13 +147,13 @@ def make_stream_types(gpu: Gpu) -> dict[str, Any]:
 
         def synchronize(self) -> None:
             self._leave_capture()
-            gpu.waited()
+            gpu.raise_pending()
 
         def _leave_capture(self) -> None:
-            if self._capture is not None and not self._capture.dead and self._capture in gpu.capturing:
-                raise self._capture.break_off()
-            if gpu.watch.stream.capture is not None:
-                raise gpu.watch.stream.capture.break_off()
+            if self._capture is not None and self._capture in gpu.capturing:
+                self._capture.break_off()
+                raise cuda_error(EVENT_OF_CAPTURE)
+            gpu.forbid_unsafe()
 
         def elapsed_time(self, end_event: Any) -> float:
             if not (self.enable_timing and end_event.enable_timing):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +14,17 @@ from .special import transfer
 
 _Base = torch._C.TensorBase
 _aten = torch.ops.aten
+
+
+@contextlib.contextmanager
+def building(gpu: Gpu) -> Iterator[None]:
+    """Marks what is built inside as made by the program, not by an index expression."""
+    watch = gpu.watch
+    before, watch.building = watch.building, True
+    try:
+        yield
+    finally:
+        watch.building = before
 
 
 def device_of(tensor: torch.Tensor) -> torch.device:
@@ -134,7 +147,7 @@ def make_tensor_methods(gpu: Gpu) -> dict[str, Any]:
 
     def tolist(self: torch.Tensor) -> Any:
         if device_of(self) is CUDA:
-            gpu.watch.wait("stream" if self.dim() == 0 else "copy")
+            gpu.watch.wait("copy")
         return _Base.tolist(self)
 
     def get_device(self: torch.Tensor) -> int:
@@ -167,7 +180,8 @@ def make_tensor_methods(gpu: Gpu) -> dict[str, Any]:
         self: torch.Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
     ) -> torch.Tensor:
         where = device_of(self) if device is None else logical_device(device)
-        made = _Base.new_tensor(self, data, dtype=dtype)
+        with building(gpu):
+            made = _Base.new_tensor(self, data, dtype=dtype)
         return made_on(gpu, made, where).requires_grad_(requires_grad)
 
     def type_(self: torch.Tensor, dtype: Any = None, non_blocking: bool = False, **kwargs: Any) -> Any:
