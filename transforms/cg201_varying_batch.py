@@ -7,7 +7,7 @@ from refactor.transforms.wording import hits, quote
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.pad import propose_pad
-from refactor.rule import Example, Rule
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -54,6 +54,70 @@ def predict(model, loader):
         outputs.append(model(batch))  # !
     return torch.cat(outputs)
 """
+        ),
+    ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+
+
+@torch.inference_mode()
+def predict(model, loader):
+    model.eval()
+    outputs = []
+    # the last batch is smaller
+    for batch, _ in loader:
+        outputs.append(model(batch))
+    return torch.cat(outputs)
+""",
+            after="""\
+import torch
+from cuda_graphs import graphed
+
+
+@torch.inference_mode()
+def predict(model, loader):
+    model.eval()
+    outputs = []
+    graphed_model = graphed(model)
+    # the last batch is smaller
+    for batch, _ in loader:
+        outputs.append(graphed_model(batch))
+    return torch.cat(outputs)
+""",
+        ),
+        Rewritten(
+            before="""\
+import torch
+
+
+class Service:
+    def __init__(self, model):
+        self.model = model.eval()
+
+    def scores(self, batches):
+        with torch.no_grad():
+            for step, batch in enumerate(batches):
+                out = self.model(**batch)
+                yield step, out.softmax(-1)
+""",
+            after="""\
+import torch
+from cuda_graphs import graphed
+
+
+class Service:
+    def __init__(self, model):
+        self.model = model.eval()
+
+    def scores(self, batches):
+        with torch.no_grad():
+            graphed_model = graphed(self.model)
+            for step, batch in enumerate(batches):
+                out = graphed_model(**batch)
+                yield step, out.softmax(-1)
+""",
         ),
     ),
     propose=propose_pad,

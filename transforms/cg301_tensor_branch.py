@@ -7,7 +7,7 @@ from refactor.transforms.wording import hits, quote
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.branch import propose_branch
-from refactor.rule import Example, Rule
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -57,6 +57,116 @@ class Router(nn.Module):
             return self.deep(x)
         return x
 """
+        ),
+    ),
+    rewritten=(
+        Rewritten(
+            before='''\
+import torch
+import torch.nn as nn
+
+
+class Router(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(8, 8)
+        self.deep = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+        self.shallow = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor):
+        """Easy inputs take the shallow path."""
+        h = self.stem(x)  # (B, 8)
+        if h.mean() > 0:
+            return self.deep(h)
+        # most inputs are easy
+        return self.shallow(h)
+''',
+            after='''\
+import torch
+import torch.nn as nn
+from cuda_graphs import segment
+
+
+class Router(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(8, 8)
+        self.deep = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+        self.shallow = nn.Linear(8, 8)
+
+    @segment
+    def _forward_stem(self, x: torch.Tensor):
+        h = self.stem(x)  # (B, 8)
+        return h, h.mean() > 0
+
+    @segment
+    def _forward_deep(self, h):
+        return self.deep(h)
+
+    @segment
+    def _forward_shallow(self, h):
+        # most inputs are easy
+        return self.shallow(h)
+
+    def forward(self, x: torch.Tensor):
+        """Easy inputs take the shallow path."""
+        h, is_positive = self._forward_stem(x)
+        if is_positive:
+            return self._forward_deep(h)
+        return self._forward_shallow(h)
+''',
+        ),
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class EarlyExit(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(8, 8) for _ in range(4)])
+        self.head = nn.Linear(8, 3)
+        self.threshold = 0.4
+
+    def forward(self, x):
+        used = 0
+        for block in self.blocks:
+            x = x + torch.relu(block(x))
+            logits = self.head(x)
+            used += 1
+            if logits.softmax(-1).amax(-1).min() > self.threshold:
+                break
+        return logits, used
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import segment
+
+
+class EarlyExit(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(8, 8) for _ in range(4)])
+        self.head = nn.Linear(8, 3)
+        self.threshold = 0.4
+
+    @segment
+    def _forward_head(self, x, block):
+        x = x + torch.relu(block(x))
+        logits = self.head(x)
+        return x, logits, logits.softmax(-1).amax(-1).min() > self.threshold
+
+    def forward(self, x):
+        used = 0
+        for block in self.blocks:
+            x, logits, exceeds_threshold = self._forward_head(x, block)
+            used += 1
+            if exceeds_threshold:
+                break
+        return logits, used
+""",
         ),
     ),
     propose=propose_branch,

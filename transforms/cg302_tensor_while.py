@@ -7,7 +7,7 @@ from refactor.transforms.wording import hits, quote
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.branch import propose_branch
-from refactor.rule import Example, Rule
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -59,6 +59,62 @@ class FixedPoint(nn.Module):
             z = self.f(z)
         return z
 """
+        ),
+    ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class FixedPoint(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(4, 4)
+        self.tolerance = 1e-3
+
+    def forward(self, x):
+        z = torch.zeros_like(x)
+        error = torch.full((), float("inf"), device=x.device)
+        steps = 0
+        # Picard iteration
+        while error > self.tolerance and steps < 20:
+            new = torch.tanh(0.3 * self.f(z) + x)
+            error = (new - z).norm() / (new.norm() + 1e-8)
+            z = new
+            steps += 1
+        return z, steps
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import segment
+
+
+class FixedPoint(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(4, 4)
+        self.tolerance = 1e-3
+
+    @segment
+    def _forward_f(self, z, x):
+        new = torch.tanh(0.3 * self.f(z) + x)
+        error = (new - z).norm() / (new.norm() + 1e-8)
+        z = new
+        return error, z
+
+    def forward(self, x):
+        z = torch.zeros_like(x)
+        error = torch.full((), float("inf"), device=x.device)
+        steps = 0
+        # Picard iteration
+        while error > self.tolerance and steps < 20:
+            error, z = self._forward_f(z, x)
+            steps += 1
+        return z, steps
+""",
         ),
     ),
     propose=propose_branch,

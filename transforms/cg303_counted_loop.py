@@ -7,7 +7,7 @@ from refactor.transforms.wording import hits, quote
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.branch import propose_branch
-from refactor.rule import Example, Rule
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -52,6 +52,52 @@ class Steps(nn.Module):
             x = x.relu()
         return x
 """
+        ),
+    ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(4, 4)
+        self.out = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor):
+        h = torch.zeros_like(x)
+        for _ in range(int(lengths.max())):
+            h = self.cell(x, h)
+            x = torch.tanh(self.out(h))
+        return x
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import segment
+
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(4, 4)
+        self.out = nn.Linear(4, 4)
+
+    @segment
+    def _forward_cell_out(self, h, x):
+        h = self.cell(x, h)
+        x = torch.tanh(self.out(h))
+        return h, x
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor):
+        h = torch.zeros_like(x)
+        for _ in range(int(lengths.max())):
+            h, x = self._forward_cell_out(h, x)
+        return x
+""",
         ),
     ),
     propose=propose_branch,

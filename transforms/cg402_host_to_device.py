@@ -7,7 +7,7 @@ from refactor.transforms.wording import hits, quote
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.transfers import propose_transfer
-from refactor.rule import Example, Rule
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -50,6 +50,43 @@ class Positions(nn.Module):
         steps = torch.arange(x.shape[1])
         return x + steps.to(x.device)  # !
 """
+        ),
+    ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Positions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.linspace(0.0, 1.0, 4)
+
+    def forward(self, x):
+        steps = torch.arange(x.shape[1]).to(x.device)
+        causal = torch.triu(torch.ones(4, 4), diagonal=1).bool().to(x.device)
+        x = x + steps + self.scale.to(x.device)
+        return x.unsqueeze(1).masked_fill(causal, 0.0) @ torch.eye(4).to(x)
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import constant
+
+
+class Positions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.linspace(0.0, 1.0, 4)
+
+    def forward(self, x):
+        steps = torch.arange(x.shape[1], device=x.device)
+        causal = torch.triu(torch.ones(4, 4, device=x.device), diagonal=1).bool()
+        x = x + steps + constant(self.scale, device=x.device)
+        return x.unsqueeze(1).masked_fill(causal, 0.0) @ torch.eye(4, dtype=x.dtype, device=x.device)
+""",
         ),
     ),
     propose=propose_transfer,

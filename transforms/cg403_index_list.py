@@ -7,7 +7,7 @@ from refactor.transforms.wording import hits, quote
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.constants import propose_index
-from refactor.rule import Example, Rule
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -48,6 +48,29 @@ class Corners(nn.Module):
     def forward(self, x):
         return x[:, [0, 2]]  # !
 """
+        ),
+    ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Corners(nn.Module):
+    def forward(self, x: torch.Tensor):
+        return x[:, [0, -1]] * 2
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import constant
+
+
+class Corners(nn.Module):
+    def forward(self, x: torch.Tensor):
+        return x[:, constant([0, -1], device=x.device)] * 2
+""",
         ),
     ),
     propose=propose_index,

@@ -8,7 +8,7 @@ from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.escape import Fate, fate
 from refactor.rewrite.temporaries import propose_temporary
-from refactor.rule import Example, Rule
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str | None:
@@ -53,6 +53,45 @@ class Block(nn.Module):
         y = x * 2  # !
         return y.sum()
 """
+        ),
+    ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class SwiGLU(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 8)
+
+    def forward(self, x):
+        u, v = self.fc(x).chunk(2, dim=-1)
+        a = u * 1.702
+        b = torch.sigmoid(a)
+        gate = u * b  # swish, by hand
+        return gate * v + x
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import scratch
+
+
+class SwiGLU(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 8)
+
+    def forward(self, x):
+        u, v = self.fc(x).chunk(2, dim=-1)
+        a = torch.mul(u, 1.702, out=scratch(self, "a", u, 1.702))
+        b = torch.sigmoid(a, out=scratch(self, "b", a))
+        gate = torch.mul(u, b, out=scratch(self, "gate", u, b))  # swish, by hand
+        return gate * v + x
+""",
         ),
     ),
     propose=propose_temporary,

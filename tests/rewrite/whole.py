@@ -1,4 +1,4 @@
-"""The whole way for one file: analysis, all rules, patch; and running code with the vendored runtime beside it."""
+"""The whole way for one file: analysis, all rules, patch; and running code with the runtime beside it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from refactor.transforms import RULES
+
 from refactor.analysis.analyze import analyze
 from refactor.analysis.project import Project
 from refactor.findings import Finding
 from refactor.rewrite.model import Patch, RuntimeImport
 from refactor.rewrite.patch import Accepted, make_patch
 from refactor.source import load
-from refactor.transforms import RULES
 
 _RUNTIME = Path(__file__).parents[2] / "refactor" / "runtime" / "cuda_graphs.py"
 
