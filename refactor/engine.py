@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from refactor.draft import Draft
     from refactor.rewrite.model import Patch, Proposal, Refusal
 
-_HERE = Path(__file__).resolve().parent.parent
 RECURSION = 5000
 """Python frames an analysis may stack up: an expression nested a thousand deep needs a few for each level."""
 
@@ -142,10 +141,15 @@ class Result:
         """What was done about every finding, suppressed ones included, by place."""
         done = self.patch.outcomes if self.patch else ()
         seen = {outcome.finding for outcome in done}
-        reason = _FAILED if self.failures else _NO_REWRITE
-        rest = tuple(Outcome(f, "refused", reason) for f in self.findings if f not in seen)
+        rest = tuple(Outcome(f, "refused", self._why(f)) for f in self.findings if f not in seen)
         quiet = tuple(Outcome(finding, "suppressed", reason) for finding, reason in self.suppressed)
         return tuple(sorted((*done, *rest, *quiet), key=lambda outcome: outcome.finding))
+
+    def _why(self, finding: Finding) -> str:
+        """Why a finding has no outcome in the patch."""
+        if self.failures:
+            return _FAILED
+        return _NO_REWRITE if finding.code == UNUSED.code else _LOST
 
     @property
     def order(self) -> Order:
@@ -156,6 +160,7 @@ class Result:
 _NOT_SAFE = "the rewrite has to be verified; leave out --safe-only to apply it"
 _NO_REWRITE = "this rule explains, it never edits"
 _FAILED = "the file could not be rewritten: see the error reported for it"
+_LOST = "it depends on files that changed meanwhile, or are analysed differently from here; apply again"
 Accepted = tuple[Rule, Hit, Finding]
 
 
@@ -332,9 +337,8 @@ def _known(facts: Facts, relative: str, finding: Finding) -> Known:
 
 
 def _internal(file: str, error: Exception) -> FileError:
-    """An error of the tool itself, with the innermost place in its own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = ([frame for frame in frames if frame.filename.startswith(str(_HERE))] or frames)[-1]
+    """An error of the tool itself, with the place where it arose."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno}"
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return FileError(file, 1, f"internal error: {said} (at {where}; --debug shows more); please report it")

@@ -1,8 +1,8 @@
 """What several parts of the suite share.
 
 The frame (command line, engine, journal, reports) is tested with an analysis that is easy to see through:
-every call of ``hazard(…)`` is a finding, and the rewrite turns it into ``safe(…)``. What the real analysis and
-the real rules find is tested in their own folders.
+every call of ``hazard(…)`` is a finding, and the rewrite turns it into ``safe(…)``. What the real analysis
+and the real rules find is tested in their own folders.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ class TestBadInput:
         result = command("check")
         assert result.exit_code == 2
         assert (
-            "bad.py:1: internal error: KeyError: 'an error of the tool' (at tests/conftest.py:"
+            "bad.py:1: internal error: KeyError: 'an error of the tool' (at "
             in result.stderr
         )
         assert "Traceback" not in result.stderr
