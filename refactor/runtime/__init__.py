@@ -1,0 +1,1 @@
+"""What is copied into the projects of users; the tool itself never imports it."""

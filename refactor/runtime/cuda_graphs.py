@@ -34,6 +34,7 @@ import threading
 import traceback
 import types
 import warnings
+import weakref
 from collections import OrderedDict, UserDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -68,12 +69,19 @@ _TENSORS = (Tensor, nn.Parameter)
 _active_transform: Callable[[], Any] = getattr(
     getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None
 )
-_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", torch.jit.is_tracing)  # type: ignore[attr-defined]
+_current_stream: Callable[[int], Any] = getattr(
+    torch._C, "_cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index)
+)
 _local = threading.local()  # .inline: run nested graphed callables as plain code
 
 
 class _Eager(Exception):
     """Why a call cannot be served by a graph, in words for the user."""
+
+
+class _Changing(_Eager):
+    """The same, for code that changes host state: true whatever that state is."""
 
 
 # --------------------------------------------------------------------------------------- public functions
@@ -140,7 +148,7 @@ def segment(method: Any = None, *, guard: str | Sequence[str] = ()) -> Any:
             return method(self, *args, **kwargs)
         home = self.__dict__.get(_HOME) if hasattr(self, "__dict__") else None
         runner = home.runners.get(call) if type(home) is _Home else None
-        if runner is None:
+        if runner is None or runner.owner is not self:
             home = _home(self)
             if home is None:
                 return method(self, *args, **kwargs)
@@ -276,7 +284,8 @@ def _promoted(left: Any, right: Any) -> Any:
 class _Home:
     """The graphs and buffers of one object, under a private attribute; copies of the object start empty."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Any) -> None:
+        self.owner = weakref.ref(owner)  # a shallow copy of the object has the same attributes
         self.lock = threading.RLock()
         self.wrappers: dict[Hashable, Graphed] = {}
         self.runners: dict[Any, _Runner] = {}
@@ -294,8 +303,11 @@ def _home(owner: Any) -> _Home | None:
     if not isinstance(space, dict) or isinstance(owner, (type, types.ModuleType)):
         return None
     home = space.get(_HOME)
-    if type(home) is not _Home:
-        home = space[_HOME] = _Home()
+    if type(home) is not _Home or home.owner() is not owner:
+        try:
+            home = space[_HOME] = _Home(owner)
+        except TypeError:  # no weak references
+            return None
     return home
 
 
@@ -612,6 +624,7 @@ class _Rebound(Exception):
 
 _PLUMBING = frozenset(nn.Module().__dict__) | {_HOME}
 _WATCHED_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_WATCHED_IN_CLASSES = (_SCALARS | {Tensor, nn.Parameter, list, dict, set, deque}) - {str}
 _get_cell: Callable[[Any], Any] = operator.attrgetter("cell_contents")
 
 
@@ -646,17 +659,18 @@ class _Watch:
     another set of graphs; anything else that changes raises _Rebound.
     """
 
-    def __init__(self, roots: Iterable[tuple[Any, str]], guard_owner: Any = None) -> None:
+    def __init__(self, root: Any, name: str) -> None:
         self.seen: dict[int, Any] = {}
         self.containers: list[tuple[Any, str]] = []  # everything mutable, to notice and undo changes
         self.dicts: list[tuple[dict[Any, Any], str]] = []
         self.lists: list[tuple[Any, str]] = []
         self.cells: list[tuple[Any, str]] = []
-        self.attributes: dict[tuple[str, ...], list[tuple[dict[str, Any], str]]] = {}
+        self.attributes: dict[tuple[str, ...], list[tuple[Mapping[str, Any], str]]] = {}
         self.sized: list[Any] = []
         self.found: dict[int, tuple[Tensor, str]] = {}
         self.generators: list[torch.Generator] = []
-        self.todo: deque[tuple[Any, str, int]] = deque((root, label, 0) for root, label in roots)
+        self.variables: list[tuple[dict[str, Any], list[str]]] = []  # globals that the code names
+        self.todo: deque[tuple[Any, str, int]] = deque([(root, name, 0)])
         while self.todo and len(self.seen) < _MOST_OBJECTS:
             self._visit(*self.todo.popleft())
         self.host: list[tuple[Tensor, int]] = []  # CPU tensors that were read, and their versions
@@ -756,6 +770,12 @@ class _Watch:
         self.seen[id(kind)] = kind
         for klass in kind.__mro__:
             if not _is_library(klass):
+                names = [
+                    n for n, v in vars(klass).items() if type(v) in _WATCHED_IN_CLASSES and n[:2] != "__"
+                ]
+                if names:
+                    self.attributes.setdefault((*names, names[0]), []).append((vars(klass), klass.__name__))
+                    self.todo.extend((vars(klass)[n], f"{klass.__name__}.{n}", 2) for n in names)
                 for member in vars(klass).values():
                     member = inspect.unwrap(member) if isinstance(member, types.FunctionType) else member
                     if isinstance(member, types.FunctionType):
@@ -782,6 +802,7 @@ class _Watch:
             self.todo.append((item, name, depth + 1))
         if chosen:
             self.attributes.setdefault((*chosen, chosen[0]), []).append((fn.__globals__, ""))
+            self.variables.append((fn.__globals__, chosen))
 
     # -- the hot check
 
@@ -874,12 +895,23 @@ class _Watch:
 
     def snapshot(self) -> list[Any]:
         """Shallow copies of everything mutable."""
-        return [dict(c) if isinstance(c, dict) else list(c) for c, _ in self.containers]
+        copies: list[Any] = [dict(c) if isinstance(c, dict) else list(c) for c, _ in self.containers]
+        variables = [(space, {n: space[n] for n in names}) for space, names in self.variables]
+        return [copies, variables, [(cell, cell.cell_contents) for cell in self._cells]]
 
     def undo(self, snapshot: list[Any]) -> str | None:
         """Put back what differs from the snapshot; return the name of the first difference."""
         first: str | None = None
-        for (container, label), old in zip(self.containers, snapshot, strict=True):
+        for space, old in snapshot[1]:
+            for key, item in old.items():
+                if not _equal(space.get(key), item):
+                    first = first or key
+                    space[key] = item
+        for i, (cell, item) in enumerate(snapshot[2]):
+            if not _equal(cell.cell_contents, item):
+                first = first or self.cells[i][1]
+                cell.cell_contents = item
+        for (container, label), old in zip(self.containers, snapshot[0], strict=True):
             name: str | None = None
             if isinstance(container, dict):
                 for key in [k for k in container if k not in old and k != _HOME]:
@@ -914,7 +946,8 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.generators: dict[int, tuple[torch.Generator, Tensor]] = {}  # with their state before
         self.reason: str | None = None
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def see(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation and note what it reads, writes and makes."""
         kwargs = kwargs or {}
         schema = getattr(func, "_schema", None)
         if schema is not None:
@@ -969,6 +1002,11 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.written[address] = (whole, whole.clone())
 
 
+# Assigned here because a method of that name in the class body is wrapped so that it imports all of
+# torch._dynamo, seconds of it, at its first call.
+_Observer.__torch_dispatch__ = _Observer.see  # type: ignore[assignment, method-assign]
+
+
 def _whole(tensor: Tensor) -> Tensor:
     """All of a tensor's memory, flat, without its autograd history and version counter."""
     with torch.inference_mode(False), torch.no_grad():
@@ -982,13 +1020,13 @@ def _identity(generator: torch.Generator) -> int:
 class _Sandbox:
     """Runs code on the device and then undoes it: memory, random numbers, gradients, Python state, output."""
 
-    def __init__(self, watch: _Watch, device: torch.device) -> None:
-        self.watch, self.device = watch, device
+    def __init__(self, watches: Sequence[_Watch], device: torch.device) -> None:
+        self.watches, self.device = watches, device
         self.observer = _Observer()
-        self.snapshot = watch.snapshot()
+        self.snapshots = [watch.snapshot() for watch in watches]
         self.random = self._random()
         self.drew_on_host = self.drew_on_device = False
-        self.own = {_identity(g): (g, g.get_state()) for g in watch.generators}
+        self.own = {_identity(g): (g, g.get_state()) for watch in watches for g in watch.generators}
 
     def _random(self) -> list[Any]:
         numpy = sys.modules.get("numpy")
@@ -1038,7 +1076,8 @@ class _Sandbox:
 
     def restore_python(self) -> str | None:
         """Put back Python state; return the name of what had changed."""
-        return self.watch.undo(self.snapshot)
+        found = [watch.undo(shot) for watch, shot in zip(self.watches, self.snapshots, strict=True)]
+        return next((name for name in found if name), None)
 
 
 class _Sink(io.TextIOBase):
@@ -1086,18 +1125,52 @@ class _Pool:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.lock = threading.RLock()
-        self.handle = torch.cuda.graph_pool_handle()
+        self.handle: Any = None
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # warmups and captures
         self.last = torch.cuda.current_stream(device)  # the stream of the latest replay
+        self.last_raw = _current_stream(device.index or 0)
         self.clock = 0
-        self.live = 0  # graphs in the pool
+        self.graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()  # those that live in the pool
+
+    def recover(self, generators: Sequence[torch.Generator]) -> None:
+        """After a failed capture: clean up, and turn graphs off for good if the device no longer works.
+
+        The allocator may still route the stream's memory to the pool, and random number generators may still
+        think that they are being captured; a capture that succeeds resets them (pytorch#171265).
+        """
+        self.graphs = weakref.WeakSet()
+        self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        try:
+            torch.cuda.synchronize(self.device)
+            graph = torch.cuda.CUDAGraph()
+            for generator in generators:
+                graph.register_generator_state(generator)
+            with torch.cuda.stream(self.stream):
+                graph.capture_begin(capture_error_mode="thread_local")
+                torch.zeros(1, device=self.device)
+                graph.capture_end()
+            graph.reset()
+            state = torch.cuda.get_rng_state(self.device)
+            torch.rand(1, device=self.device)
+            torch.cuda.set_rng_state(state, self.device)
+            torch.cuda.synchronize(self.device)
+        except Exception as error:
+            _broken.append(f"graphs are off, a failed capture left the device unusable: {_first_line(error)}")
+            warnings.warn(f"CUDA {_broken[0]}", RuntimeWarning, stacklevel=2)
+
+    def memory(self) -> Any:
+        """The handle to capture with: a new one when no graph is left, as the old pool is gone then."""
+        if not self.graphs:
+            self.handle = torch.cuda.graph_pool_handle()
+        return self.handle
 
     def order(self) -> None:
         """Make the current stream wait for the latest replay, whichever stream it was on."""
-        stream = torch.cuda.current_stream(self.device)
-        if stream != self.last:
+        raw = _current_stream(self.device.index or 0)
+        if raw != self.last_raw:
+            stream = torch.cuda.current_stream(self.device)
             stream.wait_stream(self.last)
-            self.last = stream
+            self.last, self.last_raw = stream, raw
 
 
 _pools: dict[torch.device, _Pool] = {}
@@ -1206,6 +1279,7 @@ class _Graph:
         self.template: Any = None
         self.outputs: list[Tensor] = []
         self.kinds: list[Any] = []
+        self.compact = False  # every output is memory of its own, without gaps
         self.grads_in: list[tuple[Tensor, Tensor]] = []
         self.grads_out: list[
             tuple[Tensor, Tensor | None, bool]
@@ -1287,7 +1361,8 @@ class _Graph:
                         [call.leaves[i] for i in self.mutated],
                         [heads[self.copied.index(i)] for i in self.mutated],
                     )
-                self._give_gradients()
+                if self.grads_out:
+                    self._give_gradients()
                 results = self._results(call, clone)
             finally:
                 if grad:
@@ -1315,6 +1390,8 @@ class _Graph:
             torch._foreach_copy_(old, new)
 
     def _results(self, call: _Call, clone: bool) -> list[Any]:
+        if self.compact and clone and not call.plans:
+            return [tensor.clone() for tensor in self.outputs]
         cuts = self.cuts.get(call.pattern) if call.plans else None
         results: list[Any] = []
         groups: dict[int, Tensor] = {}
@@ -1363,19 +1440,28 @@ class _Leak(Exception):
     """Padding changes a result; the message says which."""
 
 
+_flag_getters: list[Callable[[], Any]] = [
+    torch.is_grad_enabled,
+    torch.is_inference_mode_enabled,
+    torch.get_default_dtype,
+    torch.are_deterministic_algorithms_enabled,
+    torch.get_float32_matmul_precision,
+    getattr(torch._C, "_get_cudnn_allow_tf32", lambda: torch.backends.cudnn.allow_tf32),
+    getattr(torch._C, "_get_cudnn_deterministic", lambda: torch.backends.cudnn.deterministic),
+]
+
+
 def _modes() -> tuple[Hashable, ...]:
     """Everything global that decides which kernels run."""
-    autocast = torch.is_autocast_enabled("cuda")
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        (torch.get_autocast_dtype("cuda"), torch.is_autocast_cache_enabled()) if autocast else None,
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cudnn.deterministic,
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_default_dtype(),
-    )
+    try:
+        flags = [getter() for getter in _flag_getters]
+    except RuntimeError:  # torch >= 2.9 with precisions set through its new interface
+        flags = [getter() for getter in _flag_getters[:4]]
+        cudnn: Any = torch.backends.cudnn
+        flags += [torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision]
+    if torch.is_autocast_enabled("cuda"):
+        flags += [torch.get_autocast_dtype("cuda"), torch.is_autocast_cache_enabled()]
+    return tuple(flags)
 
 
 class _Runner:
@@ -1402,7 +1488,7 @@ class _Runner:
             self.warned: set[str] = set()
             self.plans: dict[Hashable, list[_LeafPlan]] = {}
             self.flat: dict[Hashable, Tensor] = {}
-            self.watch: _Watch | None = None
+            self.watches: dict[int, _Watch] = {}
             self.parameters: list[Tensor] = []  # those whose gradients the code touches
             self.exact = self.options.padding is None
             self.off: str | None = None
@@ -1420,12 +1506,15 @@ class _Runner:
             with self.lock:
                 graph, key = self._find(call)
                 if graph is None:
-                    return self._first(call, key)
+                    self._count_values(call, key)
+                    device = self._device(call)
+            if graph is None:
+                return self._first(call, key, device)
             if graph.conflicts(call):
                 raise _Eager("an argument shares memory with something that the code writes")
         except _Eager as reason:
             return self._plainly(str(reason), args, kwargs)
-        if sys.flags.dev_mode or _profiling():
+        if _profiling():
             with torch.autograd.profiler.record_function(f"cuda_graph:{self.name}"):
                 return graph(call, self.options.clone)
         return graph(call, self.options.clone)
@@ -1459,29 +1548,31 @@ class _Runner:
         """The graph for a call, or None and the key to make one under; raises _Eager."""
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in call.leaves):
             raise _Eager("autograd records: an argument requires a gradient")
-        if self.watch is None:
+        if not self.watches:
             self._look()
-        watch = cast(_Watch, self.watch)
-        if self.modular and torch.is_grad_enabled() and any(t.requires_grad for t in watch.tensors):
-            raise _Eager("autograd records: a parameter requires a gradient")
-        try:
-            state = watch.state()
-        except _Rebound as what:
-            state = self._rebind(str(what))
+        if self.modular and torch.is_grad_enabled():
+            for watch in self.watches.values():
+                if any(t.requires_grad for t in watch.tensors):
+                    raise _Eager("autograd records: a parameter requires a gradient")
+        state = self._state(call)
         if self.exact:
             leaves = [(t.shape, t.stride(), t.dtype, t.device) for t in call.leaves]
         else:
             leaves = self._pad(call)
-        base = (call.form, *leaves)
-        guard = [_token(operator.attrgetter(name)(self.owner or self.fn)) for name in self.options.guard]
-        grads = tuple(p.grad is None for p in self.parameters)
-        key = (base, state, grads, _modes(), *guard)
+        base = (call.form, *leaves, *_modes())
+        grads = tuple([p.grad is None for p in self.parameters])
+        key = (base, state, grads, *self._guard()) if self.options.guard else (base, state, grads)
         graph = self.graphs.get(key)
         if graph is not None and (self.exact or call.pattern in graph.cuts):
             return graph, key
-        if base in self.refused:
-            raise _Eager(self.refused[base])
+        for refused in (base, (base, state)):
+            if refused in self.refused:
+                raise _Eager(self.refused[refused])
         return None, key
+
+    def _guard(self) -> list[Hashable]:
+        target = self.fn if self.owner is None else self.owner
+        return [_token(operator.attrgetter(name)(target)) for name in self.options.guard]
 
     def _pad(self, call: _Call) -> list[Any]:
         """Fill in sizes and buckets of a call; return the shape part of its key."""
@@ -1521,9 +1612,33 @@ class _Runner:
     # -- keeping up with changes
 
     def _look(self) -> None:
-        self.watch = _Watch([(self.fn, "self" if self.modular else self.name)])
+        """Find out anew what state is within reach."""
+        self.watches = {id(self.fn): _Watch(self.fn, "self" if self.modular else self.name)}
 
-    def _rebind(self, what: str) -> int:
+    def _state(self, call: _Call) -> tuple[int, ...]:
+        """The state of everything within reach of the code and of the objects among its arguments."""
+        try:
+            state = self.watches[id(self.fn)].state()
+            if _Same not in map(type, call.form):
+                return (state,)
+            return (state, *(self._watch_argument(t.value) for t in call.form if type(t) is _Same))
+        except _Rebound as what:
+            self._rebind(str(what))
+            return self._state(call)
+
+    def _watch_argument(self, value: Any) -> int:
+        watch = self.watches.get(id(value))
+        if watch is None:
+            if len(self.watches) > 4 * _MOST_VALUES:
+                raise _Rebound("an object among the arguments")
+            watch = self.watches[id(value)] = _Watch(value, "an argument")
+        return watch.state()
+
+    def _watching(self, call: _Call) -> list[_Watch]:
+        objects = [id(token.value) for token in call.form if type(token) is _Same]
+        return [self.watches[i] for i in (id(self.fn), *objects)]
+
+    def _rebind(self, what: str) -> None:
         """Something was replaced: every graph may read memory that is no longer in use."""
         replays = sum(g.replays for g in self.graphs.values())
         if self.graphs and replays < 4 * len(self.graphs):
@@ -1533,10 +1648,9 @@ class _Runner:
         self.refused.clear()
         if self.rebound > _MOST_VALUES:
             self.off = f"{what} is replaced again and again"
-            self._warn(self.off)
+            self._warn(f"runs eagerly: {self.off}")
             raise _Eager(self.off)
         self._look()
-        return cast(_Watch, self.watch).current
 
     def _drop(self, graphs: list[_Graph]) -> None:
         if graphs:
@@ -1545,9 +1659,7 @@ class _Runner:
                 self.replays += graph.replays
                 with graph.pool.lock:
                     graph.graph.reset()
-                    graph.pool.live -= 1
-                    if not graph.pool.live:
-                        graph.pool.handle = torch.cuda.graph_pool_handle()
+                    graph.pool.graphs.discard(graph)
 
     def _make_room(self) -> None:
         used = sum(g.bytes for g in self.graphs.values())
@@ -1606,13 +1718,11 @@ class _Runner:
 
     # -- the first call of its kind
 
-    def _first(self, call: _Call, key: Any) -> Any:
+    def _first(self, call: _Call, key: Any, device: torch.device) -> Any:
         """Run the code for real; then, its effects undone, record it."""
-        self._count_values(call, key)
         base = key[0]
-        device = self._device(call)
-        watched = cast(_Watch, self.watch)
-        parameters = [t for t in watched.tensors if t.requires_grad and t.is_leaf and t.is_cuda]
+        tensors = {id(t): t for watch in self._watching(call) for t in watch.tensors}
+        parameters = [t for t in tensors.values() if t.requires_grad and t.is_leaf and t.is_cuda]
         before = [p.grad for p in parameters]
         touched: list[bool] = []
         hooks = []
@@ -1638,7 +1748,7 @@ class _Runner:
                     raise _Eager("autograd records: a result requires a gradient")
                 result = _rebuild(result, iter([t.detach() if t.grad_fn is not None else t for t in leaves]))
             del leaves
-            with _pool(device).lock:
+            with self.lock, _pool(device).lock:
                 self._record(call, key, device, parameters, [g is not None for g in before], bool(touched))
         except _Leak as leak:
             self.exact = True
@@ -1646,15 +1756,16 @@ class _Runner:
             self.graphs.clear()
             self._warn(f"{leak}, so every exact shape gets a graph of its own")
         except _Eager as reason:
-            self.refused[base] = str(reason)
+            refused = base if isinstance(reason, _Changing) else (base, key[1])
+            self.refused[refused] = str(reason)
             if not str(reason).startswith("autograd"):
                 self._warn(f"runs eagerly: {reason}")
-        reasons = self.refused.get(base, "recording")
-        self.eager[reasons] = self.eager.get(reasons, 0) + 1
+        why = self.refused.get(base) or self.refused.get((base, key[1])) or "recording"
+        self.eager[why] = self.eager.get(why, 0) + 1
         return result
 
     def _device(self, call: _Call) -> torch.device:
-        tensors = call.leaves or [t for t in cast(_Watch, self.watch).tensors if t.is_cuda]
+        tensors = call.leaves or [t for watch in self._watching(call) for t in watch.tensors if t.is_cuda]
         if not tensors:
             raise _Eager("it has no tensor on a GPU to work on")
         device = tensors[0].device
@@ -1688,19 +1799,14 @@ class _Runner:
         """Make the graph for a call, or find out why there can be none; the runs it takes leave no trace."""
         if torch.cuda.is_current_stream_capturing():
             raise _Eager("another capture is under way")
-        graph = self.graphs.get(key)
         if not self.graphs:
             self._look()  # what the first run created belongs to the state
-        try:
-            cast(_Watch, self.watch).state()
-        except _Rebound as what:
-            self._rebind(str(what))
-            graph = None
+        state = self._state(call)
+        graph = self.graphs.get((key[0], state, *key[2:]))
         if graph is None:
             self._make_room()
-        watch = cast(_Watch, self.watch)
         pool = _pool(device)
-        sandbox = _Sandbox(watch, device)
+        sandbox = _Sandbox(self._watching(call), device)
         now = [p.grad for p in parameters]
         trial = _Trial(self, call, pool, sandbox, list(zip(parameters, had, strict=True)))
         side, current = pool.stream, torch.cuda.current_stream(device)
@@ -1725,15 +1831,15 @@ class _Runner:
         finally:
             current.wait_stream(side)
         if failed is not None:
-            _test_device(device)
+            pool.recover([g for g, _ in sandbox.generators if g.device.type == "cuda"])
             raise _Eager(reason)
         if graph is None:
-            if trial.touched and not self.parameters:
+            if trial.depends and not self.parameters:
                 self.parameters = parameters
             grads = tuple(not h for h in had) if self.parameters else ()
-            key = (key[0], watch.current, grads, *key[3:])
+            key = (key[0], state, grads, *key[3:])
             self.graphs[key] = made
-            pool.live += 1
+            pool.graphs.add(made)
 
 
 class _Trial:
@@ -1748,9 +1854,9 @@ class _Trial:
         gradients: list[tuple[Tensor, bool]],
     ) -> None:
         self.runner, self.call, self.pool, self.sandbox = runner, call, pool, sandbox
-        # parameters that had a gradient get one that belongs to the graph, the others none
-        self.gradients = [(p, torch.zeros_like(p) if had else None) for p, had in gradients]
-        self.touched = False
+        self.had = gradients
+        self.gradients: list[tuple[Tensor, Tensor | None]] = []  # what each parameter starts a run with
+        self.depends = False  # on the gradients that it finds
 
     def go(self, graph: _Graph | None, sink: _Sink, touched: bool) -> _Graph:
         """Watch one run; settle how outputs are cut; warm up and capture unless there is a graph already."""
@@ -1758,16 +1864,14 @@ class _Trial:
         inputs = self._make_inputs() if graph is None else graph.inputs
         graph = graph or _Graph(self.pool, self.call, inputs)
         graph.load(self.call)
-        first = self._run(inputs)
         observer = self.sandbox.observer
+        first, grads = self._probe(inputs, touched)
         static = {_storage(t): i for i, t in reversed(list(enumerate(inputs))) if t.numel()}
-        grads = {_storage(g) for _, g in self.gradients if g is not None}
-        self.touched = touched or not grads.isdisjoint(observer.read)
         outer = set(observer.written) - set(static) - grads
         if sink.used:
-            raise _Eager("it prints, which a replay would not do")
+            raise _Changing("it prints, which a replay would not do")
         if self.sandbox.drew_on_host:
-            raise _Eager("it draws random numbers on the host (random, NumPy or a CPU generator)")
+            raise _Changing("it draws random numbers on the host (random, NumPy or a CPU generator)")
         if observer.reason:
             raise _Eager(observer.reason)
         for t, leaf in zip(inputs, self.call.leaves, strict=True):
@@ -1780,7 +1884,7 @@ class _Trial:
         graph.cuts[pattern] = self._observe(graph, first, outer) if pattern else [()] * len(first.leaves)
         if not new:
             return graph
-        external = set(observer.read) | {_storage(t) for t in self.sandbox.watch.tensors}
+        external = set(observer.read) | {_storage(t) for watch in self.sandbox.watches for t in watch.tensors}
         if graph.conflicts(self.call):
             raise _Eager("an argument shares memory with something that the code writes")
         count = _LATER_WARMUP if self.runner.graphs else _FIRST_WARMUP
@@ -1791,9 +1895,25 @@ class _Trial:
         self.sandbox.restore_random()
         self._capture(graph, inputs, first, static, external)
         graph.outer = outer
-        graph.keep = [t for a, t in observer.read.items() if a not in static]
-        self.sandbox.watch.host.extend((t, t._version) for t in observer.host.values())
+        graph.keep = [t for a, t in observer.read.items() if a not in static and a not in grads]
+        self.sandbox.watches[0].host.extend((t, t._version) for t in observer.host.values())
         return graph
+
+    def _probe(self, inputs: list[Tensor], touched: bool) -> tuple[_Result, set[int]]:
+        """Run with gradients in place to see whether they matter; give the run that counts, their addresses."""
+        self.gradients = [
+            (p, torch.zeros_like(p) if p.grad is None and touched else p.grad) for p, _ in self.had
+        ]
+        result = self._run(inputs)
+        addresses = {_storage(g) for _, g in self.gradients if g is not None}
+        self.depends = not addresses.isdisjoint(self.sandbox.observer.read)
+        if self.depends:  # then as at the real call: some parameters had a gradient, others none
+            self.gradients = [(p, torch.zeros_like(p) if had else None) for p, had in self.had]
+            addresses.update(_storage(g) for _, g in self.gradients if g is not None)
+            result = self._run(inputs)
+        elif not touched:
+            self.gradients, result.gradients = [], []
+        return result, addresses
 
     # -- inputs
 
@@ -1844,15 +1964,13 @@ class _Trial:
             out = self._body(inputs)
         changed = sandbox.restore_python()
         if changed:
-            raise _Eager(f"{changed} changes at every call, which a replay would not do")
+            raise _Changing(f"{changed} changes at every call, which a replay would not do")
         leaves: list[Tensor] = []
         form: list[Hashable] = []
         _flatten(out, leaves, form)
         known = {id(t.value) for t in self.call.form if type(t) is _Same}
-        if any(
-            type(t) is _Same and id(t.value) not in known and id(t.value) not in sandbox.watch.seen
-            for t in form
-        ):
+        known = known.union(*(watch.seen for watch in sandbox.watches))
+        if any(type(t) is _Same and id(t.value) not in known for t in form):
             raise _Eager("it returns an object that cannot be taken apart into tensors")
         with torch.no_grad():
             result = _Result(
@@ -1963,7 +2081,7 @@ class _Trial:
         self._set_gradients()
         torch.cuda.synchronize(device)
         reserved = torch.cuda.memory_reserved(device)
-        graph.graph.capture_begin(pool=self.pool.handle, capture_error_mode="thread_local")
+        graph.graph.capture_begin(pool=self.pool.memory(), capture_error_mode="thread_local")
         try:
             out = self._body(inputs)
         except BaseException:
@@ -1979,7 +2097,9 @@ class _Trial:
         _flatten(out, leaves, form)
         if changed or form != first.form or [t.shape for t in leaves] != [t.shape for t in first.leaves]:
             graph.graph.reset()
-            raise _Eager(f"{changed or 'what it returns'} changes at every call, which a replay would not do")
+            raise _Changing(
+                f"{changed or 'what it returns'} changes at every call, which a replay would not do"
+            )
         graph.template = out
         self._classify(graph, inputs, leaves, static, external)
         written = self.sandbox.observer.written
@@ -2041,6 +2161,8 @@ class _Trial:
                 compact = t.is_contiguous() or _ordered_strides(t.shape, t.stride()) == list(t.stride())
                 graph.kinds.append(("own", not compact and _dense(t.shape, t.stride())))
 
+        graph.compact = all(kind == ("own", False) for kind in graph.kinds)
+
     # -- failure
 
     def explain(self, error: BaseException) -> str:
@@ -2049,7 +2171,7 @@ class _Trial:
         while root.__context__ is not None:
             root = root.__context__
         place = _user_line(traceback.extract_tb(root.__traceback__))
-        message = str(root).strip().splitlines()[0] if str(root).strip() else type(root).__name__
+        message = _first_line(root)
         found: list[str] = []
 
         def note(text: Any, *args: Any, **kwargs: Any) -> None:
@@ -2096,17 +2218,8 @@ def _user_line(stack: Iterable[traceback.FrameSummary]) -> str:
     return f"{frame.filename}:{frame.lineno} `{source}`"
 
 
-def _test_device(device: torch.device) -> None:
-    """After a failed capture: turn graphs off for good if the device or its random numbers no longer work."""
-    try:
-        torch.cuda.synchronize(device)
-        state = torch.cuda.get_rng_state(device)
-        torch.rand(1, device=device)
-        torch.cuda.set_rng_state(state, device)
-        torch.cuda.synchronize(device)
-    except Exception as error:
-        _broken.append(f"a failed capture left the device unusable for graphs ({str(error).splitlines()[0]})")
-        warnings.warn(f"CUDA graphs are off: {_broken[0]}", RuntimeWarning, stacklevel=2)
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _empty_like(leaf: Tensor) -> Tensor:
