@@ -1,8 +1,13 @@
 """A CUDA device that is not there, for programs with CUDA graphs on a machine without a GPU.
 
-`install()` gives the program a GPU: `device="cuda"`, streams, generators and `torch.cuda.CUDAGraph` work on CPU
-tensors that carry a logical device. Capture records and runs nothing observable, replay runs the record on the
-recorded memory, and what CUDA refuses is refused in CUDA's words. Imports torch and the standard library only.
+`install()` gives the program a GPU: `device="cuda"`, streams, generators and `torch.cuda.CUDAGraph` work on
+CPU tensors that carry a logical device. Capture records and runs nothing observable, replay runs the record
+on the recorded memory, and what CUDA refuses is refused in CUDA's words. It needs torch and the standard
+library only.
+
+What it cannot show: races between streams, the numbers Philox draws, kernels chosen by shape, timings; waits
+inside the gradients of `prod` and `cumprod` (torch computes them another way while a dispatch mode is on);
+work done by extensions on raw pointers.
 """
 
 from .install import Emulator, install

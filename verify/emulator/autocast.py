@@ -1,7 +1,7 @@
 """CUDA autocast on a build that has only the CPU's.
 
-While `autocast("cuda")` is on, the thread's CPU autocast is on with CUDA's dtype: it casts matrix products and
-convolutions. The operations that only CUDA's lists name are registered beside them here, after
+While `autocast("cuda")` is on, the thread's CPU autocast is on with CUDA's dtype: it casts matrix products
+and convolutions. The operations that only CUDA's lists name are registered beside them here, after
 `aten/src/ATen/autocast_mode.h`, and pass everything through while the program uses CPU autocast itself.
 Operations that only the CPU's list casts to float32 are registered anew, to tell the two apart.
 """
@@ -18,30 +18,37 @@ import torch
 from .execute import map_tensors
 from .patches import Patches
 
-_LOWER = """
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+_LOWER = _names("""
     addmv addr mv chain_matmul linalg_multi_dot lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
-    _thnn_fused_lstm_cell _thnn_fused_gru_cell _convolution convolution
-    conv_transpose1d conv_transpose2d.input conv_transpose3d.input
-""".split()
-_FLOAT32 = """
+    _thnn_fused_lstm_cell _thnn_fused_gru_cell _convolution convolution conv_transpose1d
+    conv_transpose2d.input conv_transpose3d.input
+""")
+_FLOAT32 = _names("""
     acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow.Tensor_Scalar
-    pow.Tensor_Tensor pow.Scalar softplus layer_norm native_layer_norm group_norm frobenius_norm.dim nuclear_norm
-    nuclear_norm.dim cosine_similarity dist pdist renorm logsumexp upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
-    norm.Scalar norm.ScalarOpt_dim nll_loss nll_loss2d
-""".split()
-_FLOAT32_UNLESS_ASKED = """
-    softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm linalg_matrix_norm.str_ord
-    sum sum.dim_IntList prod prod.dim_int
-""".split()
-_PROMOTE = "addcdiv addcmul atan2 bilinear cross dot vdot index_put tensordot scatter_add".split()
+    pow.Tensor_Tensor pow.Scalar softplus layer_norm native_layer_norm group_norm frobenius_norm.dim
+    nuclear_norm nuclear_norm.dim cosine_similarity dist pdist renorm logsumexp upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d
+    upsample_bicubic2d norm.Scalar norm.ScalarOpt_dim nll_loss nll_loss2d
+""")
+_FLOAT32_UNLESS_ASKED = _names("""
+    softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm
+    linalg_matrix_norm.str_ord sum sum.dim_IntList prod prod.dim_int
+""")
+_PROMOTE = _names("""
+    addcdiv addcmul atan2 bilinear cross dot vdot index_put tensordot scatter_add
+""")
 # Cast to float32 by CPU autocast and left alone by CUDA's.
-_HOST_ONLY = """
-    adaptive_avg_pool3d adaptive_max_pool3d avg_pool3d max_pool3d polar view_as_complex reflection_pad1d
-    reflection_pad2d replication_pad1d replication_pad2d replication_pad3d fft_fft fft_ifft fft_fft2 fft_ifft2
-    fft_fftn fft_ifftn fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn fft_hfft fft_ihfft
-    grid_sampler grid_sampler_2d grid_sampler_3d
-""".split()
+_HOST_ONLY = _names("""
+    adaptive_avg_pool3d adaptive_max_pool3d avg_pool3d max_pool3d polar view_as_complex
+    reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d replication_pad3d fft_fft
+    fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn
+    fft_irfftn fft_hfft fft_ihfft grid_sampler grid_sampler_2d grid_sampler_3d
+""")
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -49,7 +56,7 @@ class CudaAutocast:
     """Couples the two autocast states of a thread, and owns the registrations."""
 
     def __init__(self) -> None:
-        self._library: torch.library.Library | None = None
+        self._library: Any = None
         self._host = threading.local()  # what the program itself asked of CPU autocast
         self._keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
         self._set_enabled = torch.set_autocast_enabled
@@ -119,7 +126,7 @@ class CudaAutocast:
         self._set_enabled("cpu", on)
 
     def _register(self) -> None:
-        self._library = torch.library.Library("aten", "IMPL")
+        self._library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
         taken = set(torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCPU"))
         for names, make in (
             (_LOWER, self._lower),

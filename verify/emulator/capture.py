@@ -44,7 +44,7 @@ _OUT_OF_BOUNDS = ("out of range", "out of bounds")
 
 
 class Ledger:
-    """How many references tapes hold on each storage: memory with no other reference was freed by the program."""
+    """How many references tapes hold on each storage: what has no other was freed by the program."""
 
     def __init__(self) -> None:
         self._held: dict[int, int] = {}
@@ -58,7 +58,7 @@ class Ledger:
         storage = storage_of(tensor)
         if storage is None:
             return None
-        key = storage._cdata
+        key: int = storage._cdata
         self._held[key] = self._held.get(key, 0) + 1
         return key
 
@@ -160,14 +160,14 @@ class Capture:
         home = getattr(storage, "_home", None)
         if (home is not None and home.capture is self) or storage._cdata in self._saved:
             return
-        copy = torch.UntypedStorage(storage.nbytes())
+        copy = torch.UntypedStorage(storage.nbytes())  # type: ignore[no-untyped-call]
         copy.copy_(storage, False)
         self._saved[storage._cdata] = (storage, copy)
 
     def record(
         self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], generator: Any, result: Any, home: Home
     ) -> None:
-        """Append `op` to the tape with aliases of its memory; label new memory among the results with `home`."""
+        """Append `op` to the tape with aliases of its memory; label new memory in the results with `home`."""
         fresh = []
         for position, tensor in enumerate(results_of(result)):
             if not isinstance(tensor, torch.Tensor):
@@ -251,7 +251,7 @@ class Capture:
             raise
 
     def lost_inputs(self) -> list[torch.Tensor]:
-        """Memory this graph reads that the program has freed since: eager tensors, or those of a reset graph."""
+        """Memory this graph reads and the program has freed since: eager, or that of a reset graph."""
         lost = []
         for key, block in self._outside.items():
             home = home_of(block)

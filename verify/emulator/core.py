@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any
 
 import torch
@@ -10,14 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import special
 from .capture import Capture, Ledger, Pool, new_pool_id
-from .errors import (
-    FOREIGN_GENERATOR,
-    LEFT_CAPTURING,
-    SYNCHRONIZING,
-    UNPINNED_COPY,
-    cuda_error,
-    warn_synchronizing,
-)
+from .errors import FOREIGN_GENERATOR, LEFT_CAPTURING, SYNCHRONIZING, UNPINNED_COPY, warn_synchronizing
 from .execute import execute, poison, tensors_in
 from .labels import CPU, CUDA, FLOATING, ON_CUDA, PINNED, home_of, logical_device, settle, storage_of
 from .ops import Op, op_of
@@ -35,7 +29,7 @@ class Gpu:
         self.generator: Any = None  # the device's default one, set by `generators.install`
         self.generators: dict[int, Any] = {}
         self.ledger = Ledger()
-        self.pools: dict[tuple[int, int], Pool] = {}
+        self.pools: weakref.WeakValueDictionary[tuple[int, int], Pool] = weakref.WeakValueDictionary()
         self.capturing: list[Capture] = []
         self.left_capturing: set[int] = set()
         self.sync_debug = 0
@@ -84,7 +78,7 @@ class Gpu:
             raise errors[0]
 
     def forbid_unsafe(self) -> None:
-        """For calls CUDA thinks unsafe: "global" captures forbid them to all threads, "thread_local" to one."""
+        """For unsafe calls: captures begun as "global" forbid them to all threads, "thread_local" to one."""
         thread = threading.get_ident()
         for capture in self.capturing:
             if capture.mode == "global" or (capture.mode == "thread_local" and capture.thread == thread):
@@ -95,23 +89,18 @@ class Watch(TorchDispatchMode):
     """Keeps the logical device through every operation of one thread, and records those of a capture."""
 
     def __init__(self, gpu: Gpu, stream: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.gpu = gpu
         self.stream = stream
         self.building = False  # inside torch.tensor and its like
 
     @classmethod
-    def is_infra_mode(cls) -> bool:
-        """An ordinary mode to torch: higher-order operators and compilation see it."""
-        return False
-
-    @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Not wrapped for compilation: the wrapper would import all of `torch._dynamo` at the first operation."""
+        """Not wrapped for compilation: the wrapper would import `torch._dynamo` at the first operation."""
         return False
 
     def wait(self, kind: str) -> None:
-        """A synchronisation (`stream`) or an unpinned copy (`copy`); raises what CUDA raises while capturing."""
+        """A synchronisation (`stream`, `quiet`) or an unpinned copy (`copy`): raises what CUDA raises."""
         capture = self.stream.capture
         if capture is None:
             if kind == "quiet":
@@ -285,6 +274,3 @@ def survey(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, bool, b
 def _asks_cuda(kwargs: dict[str, Any]) -> bool:
     device = kwargs.get("device")
     return device is not None and device.type == "cuda"
-
-
-__all__ = ["Gpu", "Watch", "cuda_error"]

@@ -64,8 +64,8 @@ class _Device:
     def __enter__(self) -> None:
         self.prev_idx = 0
 
-    def __exit__(self, *exc: object) -> bool:
-        return False
+    def __exit__(self, *exc: object) -> None:
+        self.prev_idx = -1
 
 
 class _DeviceOf(_Device):

@@ -1,7 +1,7 @@
 """CUDA's own words, so that a program fails here as it would on a GPU.
 
-Texts as torch 2.11 gave them on an H100, and as `c10/cuda/CUDAException.cpp`, `aten/src/ATen/native/cuda/Copy.cu`
-and `aten/src/ATen/cuda/CUDAGraph.cpp` spell them.
+Texts as torch 2.11 gave them on an H100, and as `c10/cuda/CUDAException.cpp`, `ATen/native/cuda/Copy.cu` and
+`ATen/cuda/CUDAGraph.cpp` spell them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ NOT_WHILE_CAPTURING = (
     "Current cudaStreamCaptureStatus: cudaStreamCaptureStatusActive"
 )
 SYNCHRONIZING = "called a synchronizing CUDA operation"
-EMPTY_GRAPH = "The CUDA Graph is empty. This usually means that the graph was attempted to be captured on wrong device or stream."
+EMPTY_GRAPH = (
+    "The CUDA Graph is empty. "
+    "This usually means that the graph was attempted to be captured on wrong device or stream."
+)
 
 _NAMES = {
     NOT_PERMITTED: "cudaErrorStreamCaptureUnsupported",
@@ -40,9 +43,9 @@ _NAMES = {
 
 def cuda_error(what: str) -> RuntimeError:
     """The exception a failed CUDA call becomes: `torch.AcceleratorError` where torch has it (2.8 on)."""
-    kind = getattr(torch, "AcceleratorError", RuntimeError)
+    kind: type[RuntimeError] = getattr(torch, "AcceleratorError", RuntimeError)
     name = _NAMES.get(what, "cudaErrorUnknown")
-    return kind(  # type: ignore[no-any-return]
+    return kind(
         f"CUDA error: {what}\n"
         f"Search for `{name}' in https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html"
         " for more information.\n"
@@ -56,20 +59,21 @@ def cuda_error(what: str) -> RuntimeError:
 def two_devices(first: torch.device, second: torch.device) -> RuntimeError:
     """What an elementwise kernel says of operands on two devices."""
     return RuntimeError(
-        f"Expected all tensors to be on the same device, but found at least two devices, {first} and {second}!"
+        "Expected all tensors to be on the same device, "
+        f"but found at least two devices, {first} and {second}!"
     )
 
 
-def stray_argument(name: str, device: torch.device, common: torch.device, operation: str) -> RuntimeError:
+def stray_argument(name: str, device: torch.device, common: torch.device, where: str) -> RuntimeError:
     """What the generated device check of a CUDA kernel says of the argument that is elsewhere."""
     return RuntimeError(
         f"Expected all tensors to be on the same device, but got {name} is on {device}, different from other "
-        f"tensors on {common} (when checking argument in method wrapper_CUDA_{operation})"
+        f"tensors on {common} (when checking argument in method wrapper_CUDA_{where})"
     )
 
 
 def warn_synchronizing() -> None:
-    """The warning of `torch.cuda.set_sync_debug_mode("warn")`, at the line of the program that synchronised."""
+    """The warning of `torch.cuda.set_sync_debug_mode("warn")`, at the program's line that synchronised."""
     warnings.warn(f"{SYNCHRONIZING} (emulated)", UserWarning, stacklevel=_program_depth())
 
 

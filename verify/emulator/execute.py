@@ -145,4 +145,4 @@ def flat(tensor: torch.Tensor) -> torch.Tensor:
     """The whole memory behind `tensor` as one dimension of its dtype, sharing it."""
     storage = torch._C.TensorBase.untyped_storage(tensor)
     count = storage.nbytes() // tensor.element_size()
-    return torch.empty(0, dtype=tensor.dtype).set_(storage, 0, (count,), (1,))  # type: ignore[call-overload, no-any-return]
+    return torch.empty(0, dtype=tensor.dtype).set_(storage, 0, (count,), (1,))

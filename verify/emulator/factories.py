@@ -16,7 +16,8 @@ def default_device() -> torch.device:
     from torch.overrides import _get_current_function_mode_stack
     from torch.utils._device import DeviceContext
 
-    for mode in reversed(_get_current_function_mode_stack()):
+    modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    for mode in reversed(modes):
         if isinstance(mode, DeviceContext):
             return logical_device(mode.device)
     return torch.device("cpu")
@@ -81,10 +82,7 @@ def make_factories(gpu: Gpu) -> dict[str, Any]:
         requires_grad: bool = False,
         pin_memory: bool = False,
     ) -> torch.Tensor:
-        if device is None and isinstance(data, torch.Tensor):
-            where = device_of(data)
-        else:
-            where = place(device)
+        where = device_of(data) if device is None and isinstance(data, torch.Tensor) else place(device)
         read_scalars(gpu, data)
         with building(gpu), torch._C.DisableTorchFunction():
             made = tensor_(data, dtype=dtype)

@@ -46,7 +46,7 @@ class Emulator:
         return self._gpu.replays
 
     def poison_empty(self, on: bool) -> None:
-        """Fill what `aten::empty*` returns with NaN or the smallest integer, so that unwritten results show."""
+        """Fill what `aten::empty*` returns with NaN or the smallest integer: unwritten results show."""
         self._gpu.poison_empty = on
 
     def enter(self) -> None:
@@ -89,6 +89,7 @@ class Emulator:
             },
         )
         patches.set(torch._C, "_host_emptyCache", functions["empty_cache"])
+        patches.set(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
         patches.set(torch.cuda.nvtx, "_nvtx", Nvtx())
         if hasattr(torch, "accelerator"):
             patches.set_all(
@@ -117,14 +118,14 @@ class Emulator:
         self._remove_loader = patch_storages(gpu, patches)
         self._autocast.patch(patches)
         watch_threads(gpu, patches)
-        gpu.watch.__enter__()
+        gpu.watch.__enter__()  # type: ignore[no-untyped-call]
 
     def uninstall(self) -> None:
         """Take the device out of this process; tensors on it become CPU tensors."""
         global _installed
         if _installed is not self:
             return
-        self._gpu.watch.__exit__(None, None, None)
+        self._gpu.watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._remove_loader()
         self._autocast.close()
         self._patches.undo()

@@ -19,7 +19,7 @@ _real_device = torch._C.TensorBase.device.__get__
 
 
 class Home:
-    """What is known about one storage: its device, whether it is page-locked, the capture it was allocated in.
+    """What is known about one storage: device, whether page-locked, the capture it was allocated in.
 
     `floating` marks memory that a C++ composite made with the device of a tensor it looked at: on this build
     that device always reads cpu, so the first operation that mixes it with labelled tensors decides.
@@ -44,7 +44,7 @@ PINNED = Home(CPU, pinned=True)
 FLOATING = Home(CPU, floating=True)
 
 
-def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+def storage_of(tensor: torch.Tensor) -> Any:
     """The storage that carries the label; for a sparse tensor that of its values, None if there is none."""
     try:
         return _untyped_storage(tensor)
@@ -81,12 +81,12 @@ def settle(tensor: torch.Tensor, home: Home | None) -> None:
         storage._home = home
         if tensor.layout is not torch.strided:
             for part in _sparse_parts(tensor):
-                _untyped_storage(part)._home = home
+                storage_of(part)._home = home
 
 
 def real_device(tensor: torch.Tensor) -> torch.device:
     """The device torch itself sees: cpu for emulated tensors, meta for meta tensors."""
-    return _real_device(tensor)  # type: ignore[no-any-return]
+    return _real_device(tensor)
 
 
 def is_cuda(tensor: torch.Tensor) -> bool:
@@ -107,12 +107,12 @@ def is_pinned(tensor: torch.Tensor) -> bool:
     return home is not None and home.pinned
 
 
-def logical_device(value: object) -> torch.device:
+def logical_device(value: Any) -> torch.device:
     """The device the program means by `value` (string, index or `torch.device`); `cuda` becomes `cuda:0`.
 
     Raises RuntimeError for a GPU other than the one that is emulated, as CUDA does for a missing ordinal.
     """
-    device = torch.device("cuda", value) if isinstance(value, int) else torch.device(value)  # type: ignore[arg-type]
+    device = torch.device("cuda", value) if isinstance(value, int) else torch.device(value)
     if device.type == "cpu":
         return CPU
     if device.type != "cuda":

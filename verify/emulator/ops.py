@@ -32,16 +32,16 @@ _HOST_ARGUMENTS = _names("lengths batch_sizes input_lengths target_lengths tenso
 
 # Composites seen whole under inference mode whose parts need no watching: running them whole is only faster.
 _WHOLE = _names("""
-    linear matmul reshape flatten contiguous chunk softmax log_softmax layer_norm transpose t_ conv1d conv2d conv3d
-    view_as expand_as unflatten dropout batch_norm group_norm instance_norm silu_ max_pool1d max_pool2d
-    scaled_dot_product_attention adaptive_avg_pool1d movedim moveaxis swapaxes swapdims square square_ float_power
-    rms_norm mT mH numpy_T ravel relu6 selu celu type_as to
+    linear matmul reshape flatten contiguous chunk softmax log_softmax layer_norm transpose t_ conv1d
+    conv2d conv3d view_as expand_as unflatten dropout batch_norm group_norm instance_norm silu_
+    max_pool1d max_pool2d scaled_dot_product_attention adaptive_avg_pool1d movedim moveaxis swapaxes
+    swapdims square square_ float_power rms_norm mT mH numpy_T ravel relu6 selu celu type_as to
 """)
 
 # Kernels that draw random numbers without being tagged so in every version.
 _RANDOM = _names("""
-    lstm gru rnn_tanh rnn_relu scaled_dot_product_attention dropout dropout_ feature_dropout alpha_dropout
-    feature_alpha_dropout native_dropout rrelu rrelu_ _scaled_dot_product_attention_math
+    lstm gru rnn_tanh rnn_relu scaled_dot_product_attention dropout dropout_ feature_dropout
+    alpha_dropout feature_alpha_dropout native_dropout rrelu rrelu_ _scaled_dot_product_attention_math
     _scaled_dot_product_flash_attention_for_cpu
 """)
 
@@ -52,16 +52,17 @@ _WRITES_STATISTICS = _names(
 
 # Kernels that read a host operand of no dimension as a number without being tagged pointwise.
 _ZERO_DIM_FRIENDLY = _names("""
-    where masked_fill masked_fill_ fill fill_ index_fill index_fill_ full_like result_type can_cast bernoulli
-    bernoulli_ normal rsub floor_divide floor_divide_ true_divide true_divide_ eq_ ne_ gt_ ge_ lt_ le_ heaviside_
-    copysign_ mse_loss smooth_l1_loss binary_cross_entropy dist __and__ __or__ __iand__ __ior__ arctan2 isin
+    where masked_fill masked_fill_ fill fill_ index_fill index_fill_ full_like result_type can_cast
+    bernoulli bernoulli_ normal rsub floor_divide floor_divide_ true_divide true_divide_ eq_ ne_ gt_ ge_
+    lt_ le_ heaviside_ copysign_ mse_loss smooth_l1_loss binary_cross_entropy dist __and__ __or__
+    __iand__ __ior__ arctan2 isin
 """)
 
-# Tagged pointwise, and yet checked argument by argument (`native_functions.yaml`: no `device_check: NoCheck`).
+# Tagged pointwise, yet checked argument by argument (`native_functions.yaml`: no `device_check: NoCheck`).
 _CHECKED = _names("""
-    clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ gcd lcm logaddexp logaddexp2 nextafter nextafter_ igamma
-    igamma_ igammac igammac_ equal gelu_backward silu_backward sigmoid_backward tanh_backward threshold_backward
-    native_dropout_backward
+    clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ gcd lcm logaddexp logaddexp2 nextafter
+    nextafter_ igamma igamma_ igammac igammac_ equal gelu_backward silu_backward sigmoid_backward
+    tanh_backward threshold_backward native_dropout_backward
 """)
 
 _EMPTY = _names("empty empty_like empty_strided new_empty new_empty_strided empty_permuted")

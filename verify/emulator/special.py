@@ -1,4 +1,4 @@
-"""Operations that CUDA treats in their own way: copies between devices, indexing, assertions, packed sequences."""
+"""Operations CUDA treats in their own way: copies between devices, indexing, assertions, packed sequences."""
 
 from __future__ import annotations
 
@@ -47,18 +47,17 @@ def transfer(
     """
     pinned = non_blocking if device is CPU else is_pinned(source) and dtype in (None, source.dtype)
     enter_copy(watch, pinned, non_blocking)
-    result = aten._to_copy.default(
-        source,
-        dtype=dtype,
-        memory_format=memory_format if memory_format is not None else torch.preserve_format,
-    )
+    memory_format = torch.preserve_format if memory_format is None else memory_format
     capture = watch.stream.capture
-    if device is CUDA:
-        settle(result, ON_CUDA if capture is None else capture.home)
-    elif non_blocking:
-        settle(result, PINNED)
-    if capture is not None:
-        capture.record(op_of(aten.copy_.default), (result, source), {}, None, result, capture.home)
+    with torch._C._DisableTorchDispatch():  # the copy is accounted for here, not by the mode
+        result: torch.Tensor = aten._to_copy.default(source, dtype=dtype, memory_format=memory_format)
+        if device is CUDA:
+            settle(result, ON_CUDA if capture is None else capture.home)
+        elif non_blocking:
+            settle(result, PINNED)
+        if capture is not None:
+            copy = op_of(aten.copy_.default)
+            capture.record(copy, (result, source), {}, None, result, capture.home)
     return result
 
 
@@ -157,7 +156,7 @@ def _index_put(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def lift(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`aten::lift_fresh`: what `x[…]` builds from a list or number is told apart from what the program makes."""
+    """`aten::lift_fresh`: what `x[…]` builds from a list or number is told from what the program makes."""
     result = op.func(*args, **kwargs)
     if not watch.building:
         settle(result, LISTED)
@@ -182,7 +181,7 @@ def _masked_fill(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def one_hot(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """CUDA's `one_hot`: it checks no class against `num_classes`, and reads the number back only if not given."""
+    """CUDA's `one_hot`: no class is checked, and the number is read back only if it is not given."""
     index = args[0]
     classes = op.argument(1, args, kwargs)
     if classes is None or classes < 0:

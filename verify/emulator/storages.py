@@ -10,7 +10,7 @@ from .core import Gpu
 from .labels import CUDA, ON_CUDA, PINNED, logical_device
 from .patches import Patches
 
-_real_device = torch.UntypedStorage.device.__get__  # type: ignore[attr-defined]
+_real_device: Any = torch.UntypedStorage.device.__get__
 
 
 def _home(storage: Any) -> Any:
@@ -25,7 +25,7 @@ def storage_device(storage: Any) -> torch.device:
 
 def _duplicate(storage: Any) -> Any:
     whole = torch.empty(0, dtype=torch.uint8).set_(storage)
-    result = whole.clone().untyped_storage()
+    result: Any = whole.clone().untyped_storage()
     home = _home(storage)
     if home is not None and home.pinned:
         result._home = PINNED

@@ -14,7 +14,7 @@ from .labels import CUDA
 
 
 def make_stream_types(gpu: Gpu) -> dict[str, Any]:
-    """`Stream`, `ExternalStream`, `Event` and the context manager `stream` of `torch.cuda`, bound to `gpu`."""
+    """`Stream`, `ExternalStream`, `Event` and `stream` of `torch.cuda`, bound to `gpu`."""
     numbers = itertools.count(0)
 
     class Stream:

@@ -13,7 +13,6 @@ from .labels import CPU, CUDA, PINNED, home_of, logical_device, real_device, set
 from .special import transfer
 
 _Base = torch._C.TensorBase
-_aten = torch.ops.aten
 
 
 @contextlib.contextmanager
@@ -70,12 +69,10 @@ def move(
         return _Base.to(source, target, non_blocking, copy, **extra)
     if device.type != "cpu" and here is CUDA:
         return _Base.to(source, device, dtype or source.dtype, non_blocking, copy)
-    options = {"dtype": dtype, "non_blocking": non_blocking, "memory_format": memory_format}
+    options: dict[str, Any] = {"dtype": dtype, "non_blocking": non_blocking, "memory_format": memory_format}
     if source.requires_grad and torch.is_grad_enabled():
-        return _CrossDevice.apply(gpu, source, device, options)  # type: ignore[no-any-return]
-    with torch._C._DisableTorchDispatch():  # the copy is accounted for here, not by the mode
-        result = transfer(gpu.watch, source.detach() if source.requires_grad else source, device, **options)
-    return result
+        return _CrossDevice.apply(gpu, source, device, options)  # type: ignore[no-any-return, no-untyped-call]
+    return transfer(gpu.watch, source.detach() if source.requires_grad else source, device, **options)
 
 
 def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -169,12 +166,12 @@ def make_tensor_methods(gpu: Gpu) -> dict[str, Any]:
     def record_stream(self: torch.Tensor, stream: Any) -> None:
         """Nothing to do: memory is given back by reference counting alone."""
 
-    represent = torch.Tensor.__repr__
+    represent: Any = torch.Tensor.__repr__
 
     def __repr__(self: torch.Tensor, *, tensor_contents: Any = None) -> str:
         if tensor_contents is None and device_of(self) is CUDA:
             gpu.watch.wait("stream")
-        return represent(self, tensor_contents=tensor_contents)
+        return str(represent(self, tensor_contents=tensor_contents))
 
     def new_tensor(
         self: torch.Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
@@ -193,7 +190,7 @@ def make_tensor_methods(gpu: Gpu) -> dict[str, Any]:
             return move(gpu, self, CUDA, dtype=kind, non_blocking=non_blocking)
         return _Base.type(self, dtype, non_blocking, **kwargs)
 
-    array = torch.Tensor.__array__
+    array: Any = torch.Tensor.__array__
 
     def __array__(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if device_of(self) is CUDA:
@@ -227,4 +224,4 @@ def made_on(gpu: Gpu, made: torch.Tensor, device: torch.device) -> torch.Tensor:
     return move(gpu, made, CUDA)
 
 
-__all__ = ["_aten", "device_of", "made_on", "make_tensor_methods", "move"]
+__all__ = ["building", "device_of", "made_on", "make_tensor_methods", "move", "parse_to"]
