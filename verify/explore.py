@@ -1,4 +1,4 @@
-"""Hypothesis drives one scenario: draws sequences, runs them in both trees, shrinks the first that differs."""
+"""Hypothesis drives one scenario: draws sequences, runs them in both trees, shrinks one that differs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Explored:
 
 
 def explore(scenario: Scenario, examples: int, seed: int, run: Run, deadline: float) -> Explored:
-    """Run up to ``examples`` sequences, fewer if ``deadline`` (of time.monotonic) passes; at least three are run."""
+    """Run up to ``examples`` sequences; fewer, but four, when ``deadline`` (of time.monotonic) passes."""
     found = Explored()
     results: dict[str, Outcome] = {}
     shrinking: list[float] = []
@@ -43,7 +43,7 @@ def explore(scenario: Scenario, examples: int, seed: int, run: Run, deadline: fl
         key = json.dumps(steps, sort_keys=True)
         if key not in results:
             now = time.monotonic()
-            late = now > deadline and found.examples >= 3
+            late = now > deadline and found.examples >= 4
             if shrinking:
                 late = now - shrinking[0] > SHRINK_S or len(shrinking) > SHRINK_RUNS
                 shrinking.append(now)
@@ -56,7 +56,8 @@ def explore(scenario: Scenario, examples: int, seed: int, run: Run, deadline: fl
             found.errors.append(outcome)
         if outcome.status == "differs":
             if not shrinking:
-                shrinking.append(time.monotonic())
+                # a worker that dies or hangs takes too long to be tried again and again
+                shrinking.append(time.monotonic() - (SHRINK_S if outcome.group == "worker" else 0.0))
             if found.failing is None or _size(steps) <= _size(found.failing):
                 found.failing, found.outcome = steps, outcome
             raise _Differs
@@ -84,7 +85,7 @@ def _size(steps: list[Json]) -> tuple[int, int]:
 
 def reduced(steps: list[Json], outcome: Outcome, run: Run) -> tuple[list[Json], Outcome]:
     """Cut what follows the failing step, which hypothesis keeps where a list has a minimum length."""
-    if outcome.step is None:
+    if outcome.step is None or outcome.group == "worker":
         return steps, outcome
     current, result = steps, outcome
     shorter = steps[: outcome.step + 1]

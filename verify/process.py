@@ -16,8 +16,8 @@ from .worker import wire
 
 HERE = Path(__file__).resolve().parent
 
-# Runs before anything of the user's: the empty sys.path[0] of -c goes, and the worker's files are loaded by path under
-# private names, so that the user's own refactor, transforms, verify or worker are the ones his program imports.
+# Runs before anything of the user's: the empty sys.path[0] of -c goes, and the worker's files are loaded by
+# path under private names, so that a user's own refactor, transforms or verify are what his program imports.
 BOOTSTRAP = """
 import sys
 if sys.path and sys.path[0] == "": del sys.path[0]
@@ -46,7 +46,7 @@ class WorkerDied(Exception):
 
 
 class Worker:
-    """A running worker. ``ask`` sends one request and waits for its answer; ``begin`` and ``finish`` split that."""
+    """A running worker; ``ask`` sends a request and waits, ``begin`` and ``finish`` do half of it."""
 
     def __init__(self, side: str, python: str, cwd: Path) -> None:
         self.side = side
@@ -110,6 +110,7 @@ class Worker:
             self.step = message.get("step")
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """``begin`` and ``finish``. Raises WorkerDied."""
         self.begin(request)
         return self.finish(timeout)
 
@@ -128,7 +129,9 @@ class Worker:
         raise died
 
     def stop(self, kill: bool = False) -> int | None:
-        """End the worker and everything it started; its exit code."""
+        """End the worker and everything it started; its exit code. A second call does nothing."""
+        if not self.alive:
+            return self._process.returncode
         self.alive = False
         for fd in (self._out, self._in):
             with contextlib.suppress(OSError):
@@ -144,7 +147,7 @@ class Worker:
 
 
 def interpreter(python: str | None, root: Path) -> str:
-    """The user's Python: the one named, else the active virtual environment's, else the project's, else ours."""
+    """The user's Python: the one named, else the active environment's, else the project's, else ours."""
     if python is not None:
         return python
     active = os.environ.get("VIRTUAL_ENV")

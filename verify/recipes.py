@@ -1,6 +1,6 @@
 """Strategies for sequences of steps. Only recipes are drawn here, never data, so shrinking is quick.
 
-Every strategy draws a list of steps that do not refer to one another, so that hypothesis can drop any of them.
+Every strategy draws a list of steps that do not refer to one another: hypothesis can drop any of them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ PLAIN_FILLS: tuple[Json, ...] = (
     {"k": "normal"}, {"k": "normal", "s": 3.0}, {"k": "uniform"}, {"k": "normal", "s": 0.1},
 )  # fmt: skip
 SHIFTED_FILLS: tuple[Json, ...] = (
-    {"k": "normal", "m": 2.0}, {"k": "normal", "m": -2.0}, {"k": "normal", "s": 10.0}, {"k": "normal", "s": 0.01},
-    {"k": "normal", "m": 30.0}, {"k": "normal", "m": -30.0}, {"k": "const", "s": 1.5}, {"k": "const", "s": -1.5},
+    {"k": "normal", "m": 2.0}, {"k": "normal", "m": -2.0}, {"k": "normal", "s": 10.0},
+    {"k": "normal", "m": 30.0}, {"k": "normal", "m": -30.0}, {"k": "normal", "s": 0.01},
+    {"k": "const", "s": 1.5}, {"k": "const", "s": -1.5},
     {"k": "negative"}, {"k": "ties"}, {"k": "sorted"}, {"k": "zeros"}, {"k": "ones"}, {"k": "spike"},
 )  # fmt: skip
 EXTREME_FILLS: tuple[Json, ...] = ({"k": "nan"}, {"k": "inf"}, {"k": "huge"}, {"k": "tiny"})
@@ -78,8 +79,11 @@ class Calls:
         self.train = target.mode == "train"
 
     def value(self, draw: DrawFn, spec: Spec, dims: Dims, fill: Json, seed: int) -> Json:
+        """The recipe of one argument; only plain values are drawn."""
         if isinstance(spec, DictSpec):
-            return {"dict": {k: self.value(draw, s, dims, fill, seed + i) for i, (k, s) in enumerate(spec.items)}}
+            return {
+                "dict": {k: self.value(draw, s, dims, fill, seed + i) for i, (k, s) in enumerate(spec.items)}
+            }
         if isinstance(spec, ListSpec):
             return {"list": [self.value(draw, s, dims, fill, seed + i) for i, s in enumerate(spec.items)]}
         if isinstance(spec, ScalarSpec):
@@ -93,7 +97,12 @@ class Calls:
         return recipe
 
     def arguments(self, draw: DrawFn, dims: Dims, fills: tuple[Json, ...] = PLAIN_FILLS) -> Json:
-        fill = draw(st.sampled_from((*self.hints.fills, *fills) if self.hints.fills and fills is not POISON_FILLS else fills))
+        """Recipes of all arguments, with one fill for every tensor."""
+        fill = draw(
+            st.sampled_from(
+                (*self.hints.fills, *fills) if self.hints.fills and fills is not POISON_FILLS else fills
+            )
+        )
         seed = draw(SEEDS)
         made: Json = {}
         for position, (name, spec) in enumerate(self.inputs):
@@ -101,6 +110,7 @@ class Calls:
         return made
 
     def step(self, draw: DrawFn, arguments: Json, instance: int = 0) -> Json:
+        """The call with these arguments; in train mode what is done about gradients is drawn as well."""
         made: Json = {"op": "call", "i": instance, "a": arguments}
         if self.train:
             made["backward"] = True
@@ -110,15 +120,20 @@ class Calls:
                 made["zero"] = zero
         return made
 
-    def call(self, draw: DrawFn, dims: Dims, fills: tuple[Json, ...] = PLAIN_FILLS, instance: int = 0) -> Json:
+    def call(
+        self, draw: DrawFn, dims: Dims, fills: tuple[Json, ...] = PLAIN_FILLS, instance: int = 0
+    ) -> Json:
+        """A call with arguments drawn."""
         return self.step(draw, self.arguments(draw, dims, fills), instance)
 
 
 def shape(spec: TensorSpec, dims: Dims) -> list[int]:
+    """Sizes of a tensor."""
     return [d if isinstance(d, int) else dims[d] for d in spec.dims]
 
 
 def resolve(bound: Bound, dims: Dims) -> float | int | None:
+    """A bound as a number: it may name a dimension."""
     return dims[bound] if isinstance(bound, str) else bound
 
 
@@ -136,8 +151,7 @@ def scalar(spec: ScalarSpec, dims: Dims) -> SearchStrategy[Any]:
         return st.integers(start, max(start, stop))
     first = float(low if low is not None else -2.0)
     last = max(first, float(high if high is not None else 2.0))
-    quarters = st.integers(0, 20).map(lambda n: first + (last - first) * n / 20)
-    return quarters
+    return st.integers(0, 20).map(lambda n: first + (last - first) * n / 20)
 
 
 def cheap(target: Target, dims: Dims, limit: int = 1 << 24) -> bool:
@@ -153,6 +167,7 @@ def cheap(target: Target, dims: Dims, limit: int = 1 << 24) -> bool:
 
 
 def tensors(target: Target) -> list[tuple[str, TensorSpec]]:
+    """Names and specifications of the arguments that are tensors."""
     return tensor_names(target.inputs)
 
 
@@ -189,7 +204,11 @@ def probes(target: Target) -> list[tuple[Json, Json]]:
     """Fills on a grid of scale and shift, each with one call: some take a branch to its other side."""
     sizes = [{n: v[k] for n, v in target.dims} for k in (0, 1)]
     fills: list[Json] = [*SHIFTED_FILLS, *EXTREME_FILLS]
-    fills += [{"k": "normal", "s": s, "m": m} for s in (1e-3, 0.1, 1.0, 10.0, 100.0) for m in (-10.0, -1.0, -0.2, 0.2, 1.0, 10.0)]
+    fills += [
+        {"k": "normal", "s": s, "m": m}
+        for s in (1e-3, 0.1, 1.0, 10.0, 100.0)
+        for m in (-10.0, -1.0, -0.2, 0.2, 1.0, 10.0)
+    ]
     fills += [{"k": "const", "s": s} for s in (-100.0, -10.0, -3.0, -0.3, 0.3, 3.0, 10.0, 100.0)]
     found = []
     for dims in sizes:

@@ -19,6 +19,7 @@ class Check:
     examples: int
 
     def json(self) -> dict[str, Any]:
+        """As the contract names it."""
         return {"name": self.name, "status": self.status, "examples": self.examples}
 
 
@@ -30,12 +31,13 @@ class Counterexample:
     script: str
 
     def json(self) -> dict[str, Any]:
+        """As the contract names it."""
         return {"calls": list(self.calls), "script": self.script}
 
 
 @dataclass(frozen=True)
 class Capture:
-    """Who captured, how many graphs, how many replays were verified; ``blocked_by`` is the user's FILE:LINE."""
+    """Who captured, how many graphs, how many replays; ``blocked_by`` starts with the user's FILE:LINE."""
 
     by: str | None = None
     graphs: int = 0
@@ -43,6 +45,7 @@ class Capture:
     blocked_by: str | None = None
 
     def json(self) -> dict[str, Any]:
+        """As the contract names it."""
         return {"by": self.by, "graphs": self.graphs, "replays": self.replays, "blocked_by": self.blocked_by}
 
 
@@ -60,6 +63,7 @@ class Timing:
     label: str = ""
 
     def json(self) -> dict[str, Any]:
+        """As the contract names it."""
         return {
             "before_ms": self.before_ms,
             "after_ms": self.after_ms,
@@ -83,8 +87,10 @@ class TargetReport:
     timing: Timing | None = None
     memory: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    group: str = ""  # of a failure: which observation differed (result, aliasing, state, …)
 
     def json(self) -> dict[str, Any]:
+        """As the contract names it."""
         return {
             "name": self.name,
             "verdict": self.verdict,
@@ -112,9 +118,11 @@ class Report:
 
     @property
     def exit_code(self) -> int:
+        """0 all pass, 1 any fail, 2 error, 3 inconclusive, in that order of precedence after fail."""
         return EXIT[self.verdict]
 
     def json(self) -> dict[str, Any]:
+        """As the contract names it."""
         return {
             "schema": SCHEMA,
             "device": self.device,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .explore import Explored, explore, reduced
@@ -16,6 +16,7 @@ from .scenarios import scenarios
 from .script import script
 from .session import Outcome, Pair, SetupError, Trees
 from .targets import Target
+from .timing import Timed, measure
 from .trees import pair as pair_of_trees
 
 
@@ -32,8 +33,11 @@ class Options:
     python: str | None = None
     timeout: float = 60.0  # seconds one step may take
     src: tuple[str, ...] = ()
-    budget: float = 24.0  # seconds of drawing sequences for one target; every scenario runs a few all the same
+    budget: float = (
+        24.0  # seconds of drawing sequences for one target; every scenario runs a few all the same
+    )
     jobs: int = 1
+    timed: bool = True
     root: Path | None = None  # the project, for finding its interpreter
 
 
@@ -56,6 +60,7 @@ class _Verification:
         self.pair = Pair(target, trees, python, options.device, options.timeout)
         self.checks: list[Check] = []
         self.capture = Capture()
+        self.timed: Timed | None = None
 
     def run(self) -> tuple[TargetReport, str, str]:
         """The report, the device's name and the torch version."""
@@ -78,7 +83,7 @@ class _Verification:
         start = time.monotonic()
         spent = 0.0
         for number, plan in enumerate(plans):
-            count = max(3, round(self.options.examples * plan.weight / total))
+            count = max(min(4, self.options.examples), round(self.options.examples * plan.weight / total))
             spent += plan.weight
             deadline = start + self.options.budget * spent / total
             found = explore(plan, count, self.options.seed + number, self._once, deadline)
@@ -88,6 +93,9 @@ class _Verification:
             if found.failing is not None and found.outcome is not None:
                 return self._failed(plan, found)
             self.checks.append(Check(plan.name, "pass", found.examples))
+            if number == 0 and self.pair.tally.refused:
+                text = f"the original refuses every input that was tried: {self.pair.tally.refused}"
+                return self._report("error", text)
             if number == 0 and self.pair.tally.one_sided:
                 plans[1:] = scenarios(self.target, self._hints())[1:]
         return self._after_scenarios(plans)
@@ -98,7 +106,7 @@ class _Verification:
         grid = probes(self.target)
         taken = self.pair.probe([step for _, step in grid])
         found: list[Json] = []
-        for (fill, _), outcomes in zip(grid, taken):
+        for (fill, _), outcomes in zip(grid, taken, strict=False):
             turned = [site for site, only in wanted.items() if (not only) in outcomes.get(site, [])]
             if turned and sum(f == fill for f in found) == 0:
                 found.append(fill)
@@ -123,14 +131,18 @@ class _Verification:
         rounds = 5
         outcome, answer = self.pair.run(steps * rounds, self.options.seed)
         if outcome.status == "differs":
-            return self._failed(Scenario("graph growth", plans[0].steps), Explored(1, steps * rounds, outcome))
+            return self._failed(
+                Scenario("graph growth", plans[0].steps), Explored(1, steps * rounds, outcome)
+            )
         growth = answer.get("growth") or [0]
         settled = growth[min(len(steps) * 3, len(growth) - 1)]
         more = growth[-1] - settled
         if more > 0:
             calls = len(steps) * (rounds - 3)
             self.checks.append(Check("graph growth", "fail", 1))
-            return self._report("fail", f"graph growth: {more} new graphs in {calls} calls with shapes and values seen before")
+            return self._report(
+                "fail", f"graph growth: {more} new graphs in {calls} calls with shapes and values seen before"
+            )
         self.checks.append(Check("graph growth", "pass", 1))
         return None
 
@@ -149,7 +161,9 @@ class _Verification:
                 return Outcome("error", blocked)
             return outcome
 
-        chosen = [p for p in plans if p.name in ("values", "shapes", "arguments", "rebinding", "kept outputs")]
+        chosen = [
+            p for p in plans if p.name in ("values", "shapes", "arguments", "rebinding", "kept outputs")
+        ]
         for number, plan in enumerate(chosen):
             found = explore(plan, 5, self.options.seed + 100 + number, run, time.monotonic() + 4.0)
             examples += found.examples
@@ -169,21 +183,24 @@ class _Verification:
         return self.pair.run(steps, self.options.seed)[0]
 
     def _failed(self, plan: Scenario, found: Explored) -> TargetReport:
-        assert found.failing is not None and found.outcome is not None
+        assert found.failing is not None
+        assert found.outcome is not None
         steps, outcome = reduced(found.failing, found.outcome, self._once)
         self.checks.append(Check(plan.name, "fail", found.examples))
         at = f" at step {outcome.step}" if outcome.step is not None else ""
         reason = f"{plan.name}: {outcome.text}{at} of {len(steps)}"
         emulated = bool(self.pair.hello.get("emulated"))
         text = script(self.target, self.trees, steps, self.options.seed, reason, emulated)
-        return self._report("fail", reason, Counterexample(tuple(steps), text))
+        return replace(self._report("fail", reason, Counterexample(tuple(steps), text)), group=outcome.group)
 
     def _conclude(self) -> TargetReport:
         tally = self.pair.tally
         unseen = [f"{s} is always {v}" for s, v in tally.one_sided.items()]
         self._capture_state()
         if tally.insensitive:
-            return self._report("inconclusive", "the results of the original do not depend on the inputs that were tried")
+            return self._report(
+                "inconclusive", "the results of the original do not depend on the inputs that were tried"
+            )
         if tally.unmeasured:
             return self._report("inconclusive", tally.unmeasured)
         if unseen:
@@ -192,6 +209,12 @@ class _Verification:
         if real and not self.capture.replays:
             why = f": {self.capture.blocked_by}" if self.capture.blocked_by else ""
             return self._report("inconclusive", f"no graph was replayed{why}")
+        if real and self.capture.replays and self.options.timed:
+            self.timed = measure(self.pair, self.options.seed, self.capture.by == "verifier")
+            wrong = self.timed.outcome
+            self.checks.append(Check("timed results", "pass" if wrong.status == "equal" else "fail", 1))
+            if wrong.status == "differs":
+                return self._report("fail", f"timed results: {wrong.text} at call {wrong.step}")
         return self._report("pass", self._evidence())
 
     def _capture_state(self) -> None:
@@ -216,7 +239,15 @@ class _Verification:
         if not self.capture.by:
             self._capture_state()
         return TargetReport(
-            self.target.name, verdict, reason, tuple(self.checks), example, self.capture, notes=tuple(self.pair.tally.notes)
+            self.target.name,
+            verdict,
+            reason,
+            tuple(self.checks),
+            example,
+            self.capture,
+            self.timed.timing if self.timed else None,
+            dict(self.timed.memory) if self.timed else {},
+            tuple(self.pair.tally.notes),
         )
 
 

@@ -1,4 +1,4 @@
-"""The ways a sequence can go wrong, one strategy each; their names are the names of the checks in a report."""
+"""The ways a sequence can go wrong, one strategy each; their names are the checks of a report."""
 
 from __future__ import annotations
 
@@ -68,9 +68,13 @@ def scenarios(target: Target, hints: Hints) -> list[Scenario]:
         add("instances", make.instances())
     if "exceptions" in wanted and make.can_misuse:
         add("exceptions", make.among(make.misuse))
-    add("long", make.long(), 0.4)
+    add("long", make.long(), 0.8)
     opt_in = {"strides": make.strides(), "threads": make.threads()}
-    opt_in |= {"autocast": make.among(make.autocast), "grad": make.among(make.grad), "deepcopy": make.among(make.copy)}
+    opt_in |= {
+        "autocast": make.among(make.autocast),
+        "grad": make.among(make.grad),
+        "deepcopy": make.among(make.copy),
+    }
     for name, steps in opt_in.items():
         if name in wanted:
             add(name, steps)
@@ -120,13 +124,18 @@ class _Maker:
             big = draw(self.dims)
             small = dict(big)
             for name, (low, high) in self.target.dims:
-                if low != high and big[name] > low and draw(st.booleans() | st.just(True)):
-                    half = max(low, big[name] // 2 + 1)
-                    small[name] = draw(st.sampled_from([n for n in boundaries(low, high) if half <= n < big[name]] or [low]))
+                if low != high:
+                    sizes = boundaries(low, high)
+                    big[name] = draw(st.sampled_from([n for n in sizes if n > low][::-1]))
+                    below = [n for n in sizes if n < big[name]]
+                    near = [n for n in below if n > big[name] // 2] or below
+                    small[name] = draw(st.sampled_from((*near[::-1], *below)))
+            if not cheap(self.target, big):
+                big = dict(small)
             fills = draw(st.sampled_from((POISON_FILLS, POISON_FILLS, PLAIN_FILLS)))
             return [self.calls.call(draw, big, fills), self.calls.call(draw, small)]
 
-        return st.lists(pair(), min_size=1, max_size=5).map(lambda pairs: [s for p in pairs for s in p])
+        return st.lists(pair(), min_size=2, max_size=5).map(lambda pairs: [s for p in pairs for s in p])
 
     def arguments(self) -> SearchStrategy[list[Json]]:
         """One argument at a time changes, the rest stays."""
@@ -145,7 +154,9 @@ class _Maker:
                 if isinstance(spec, ScalarSpec):
                     given[name] = {"v": draw(scalar(spec, dims))}
                 else:
-                    given[name] = self.calls.value(draw, spec, dims, draw(st.sampled_from(ANY_FILLS)), draw(SEEDS))
+                    given[name] = self.calls.value(
+                        draw, spec, dims, draw(st.sampled_from(ANY_FILLS)), draw(SEEDS)
+                    )
                 return self.calls.step(draw, given)
 
             return [self.calls.step(draw, base), *draw(st.lists(varied(), min_size=3, max_size=8))]
@@ -227,7 +238,11 @@ class _Maker:
         return strategy()
 
     def rebind(self, draw: DrawFn) -> Json:
-        return {"op": "rebind", "how": draw(st.sampled_from(("assign", "data", "load", "to", "inplace"))), "seed": draw(SEEDS)}
+        return {
+            "op": "rebind",
+            "how": draw(st.sampled_from(("assign", "data", "load", "to", "inplace"))),
+            "seed": draw(SEEDS),
+        }
 
     def switch(self, draw: DrawFn) -> Json:
         return {"op": "mode_switch", "train": draw(st.booleans())}
@@ -268,13 +283,21 @@ class _Maker:
         return strategy()
 
     def long(self) -> SearchStrategy[list[Json]]:
-        """Many calls of few sizes: counters, schedules and caches show."""
+        """Many calls, few sizes, plain arguments mostly as they were: counters and caches show."""
 
         @st.composite
         def strategy(draw: DrawFn) -> list[Json]:
-            sizes = [draw(self.dims) for _ in range(2)]
-            call = st.sampled_from(sizes).flatmap(lambda d: self._call(d, PLAIN_FILLS))
-            return draw(st.lists(call, min_size=24, max_size=45))
+            sizes = draw(st.lists(self.dims, min_size=1, max_size=draw(st.sampled_from((1, 2, 12)))))
+            base = self.calls.arguments(draw, sizes[0])
+            steady = {n: base[n] for n, s in self.target.inputs if isinstance(s, ScalarSpec)}
+            change = draw(st.integers(2, 60))
+            steps: list[Json] = []
+            for number in range(draw(st.sampled_from((26, 36, 48)))):
+                call = self.calls.call(draw, sizes[number % len(sizes)])
+                if number % change:
+                    call["a"] |= steady
+                steps.append(call)
+            return steps
 
         return strategy()
 

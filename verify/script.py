@@ -1,3 +1,4 @@
+# ruff: noqa: E501  # a program as text
 """A counterexample as a program: it imports both trees, draws the same inputs, and shows the difference."""
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ STEPS = {steps}
 
 '''
 
-_TAIL = '''
+_TAIL = """
 
 def seed_everything(seed):
     torch.manual_seed(seed)
@@ -255,7 +256,7 @@ if __name__ == "__main__":
             a, b = (torch.load(out, weights_only=False) for out in outs[:2])
         for (at, x), (_, y) in zip(a, b):
             show(x, y, at)
-'''
+"""
 
 
 def script(target: Target, trees: Trees, steps: list[Json], seed: int, reason: str, emulated: bool) -> str:

@@ -59,6 +59,7 @@ class Tally:
     branches: dict[str, list[bool]] = field(default_factory=dict)
     one_sided: dict[str, bool] = field(default_factory=dict)
     insensitive: bool = False
+    refused: str = ""  # what the original raised, if it has raised in every call so far
     largest: float = 0.0
     notes: list[str] = field(default_factory=list)
     unmeasured: str = ""
@@ -79,7 +80,29 @@ class Pair:
         self.tally = Tally()
         self._number = 0
 
+    def control(self) -> Worker:
+        """A second process of the original, for the noise between processes. Raises SetupError."""
+        if "control" not in self.workers:
+            self.workers["control"] = Worker("control", self.python, self.trees.before)
+            self._one("control", {"op": "hello", "device": self.device, "needs_cuda": True})
+            answer = self._one("control", {**self._load_request("before"), "state": None})
+            if "error" in answer:
+                raise SetupError("error", f"control: {answer['error']}")
+        return self.workers["control"]
+
+    def time(self, side: str, steps: list[Json], **more: Any) -> Json:
+        """One timed batch in one worker. Raises SetupError and WorkerDied."""
+        answer = self.workers[side].ask({**self.request(steps, 1), "op": "time", **more}, self.timeout * 4)
+        if "broken" in answer:
+            raise SetupError("error", f"timing of {side} failed: {answer['broken']}")
+        return answer
+
+    def judge_timed(self, steps: list[Json], number: int) -> Outcome:
+        """Compare the results of all timed calls."""
+        return self._judge({**self.request(steps, 1), "id": number}, self.folder / "timed.pt")
+
     def close(self) -> None:
+        """End the workers and remove what they wrote."""
         for worker in self.workers.values():
             worker.stop(kill=True)
         self._folder.cleanup()
@@ -92,8 +115,10 @@ class Pair:
         for side, root in (("before", self.trees.before), ("after", self.trees.after)):
             try:
                 self.workers[side] = Worker(side, self.python, root)
-            except OSError as error:
-                raise SetupError("error", f"cannot start the interpreter {self.python}: {error.strerror}") from error
+            except OSError as error:  # noqa: PERF203
+                raise SetupError(
+                    "error", f"cannot start the interpreter {self.python}: {error.strerror}"
+                ) from error
         hello = self._both({"op": "hello", "device": self.device, "needs_cuda": self.target.device == "cuda"})
         for answer in hello.values():
             if "error" in answer:
@@ -129,10 +154,15 @@ class Pair:
             raise SetupError("fail", f"only the rewrite cannot be built: {answers['after']['error']}")
         for side, answer in answers.items():
             if answer["strangers"]:
-                raise SetupError("error", f"{side}: a module of the tree was loaded from elsewhere: {answer['strangers'][0]}")
+                raise SetupError(
+                    "error",
+                    f"{side}: a module of the tree was loaded from elsewhere: {answer['strangers'][0]}",
+                )
         loaded = set(answers["before"]["modules"]) | set(answers["after"]["modules"])
         if not loaded & self.trees.differing:
-            raise SetupError("inconclusive", "nothing to compare: no module that was loaded differs between the trees")
+            raise SetupError(
+                "inconclusive", "nothing to compare: no module that was loaded differs between the trees"
+            )
 
     def _both(self, request: Json, other: Json | None = None) -> dict[str, Json]:
         """Ask both at the same time; a dead worker is a SetupError here."""
@@ -148,7 +178,7 @@ class Pair:
             answer = worker.finish(START_TIMEOUT_S)
         except WorkerDied as died:
             if died.args and died.args[-1] == NO_TORCH:
-                text = f"{self.python} cannot import torch; name another interpreter with --python, or install torch there"
+                text = f"{self.python} cannot import torch; name an interpreter that can with --python"
                 raise SetupError("error", text) from died
             verdict = "fail" if side == "after" else "error"
             raise SetupError(verdict, f"the {side} worker {died} while loading {self.target.entry}") from died
@@ -156,8 +186,14 @@ class Pair:
             raise SetupError("error", f"{side}: {answer['broken']}")
         return answer
 
+    @property
+    def last_number(self) -> int:
+        """The number of the last request, under which the original's worker keeps its trace."""
+        return self._number
+
     # -- sequences ------------------------------------------------------------------------------------------
     def request(self, steps: list[Json], seed: int, **more: Any) -> Json:
+        """A numbered request to run a sequence."""
         self._number += 1
         common = {"id": self._number, "steps": steps, "seed": seed, "gradients": list(self.target.grad)}
         return {"op": "run", **common, "strides": "strides" in self.target.vary, **more}
@@ -172,7 +208,7 @@ class Pair:
         for side in ("before", "after"):
             try:
                 self.workers[side].begin(request if side == "before" else {**request, **more})
-            except WorkerDied as died:
+            except WorkerDied as died:  # noqa: PERF203
                 dead[side] = died
         for side in ("before", "after"):
             if side not in dead:
@@ -198,7 +234,7 @@ class Pair:
         return judged, after
 
     def probe(self, steps: list[Json]) -> list[dict[str, list[bool]]]:
-        """Outcomes at every branch of the original for each of some single calls; shorter if it died on one."""
+        """Outcomes at every branch of the original, for each of some single calls; empty if it died."""
         try:
             answer = self.workers["before"].ask({**self.request(steps, 0), "op": "probe"}, self.timeout)
         except WorkerDied:
@@ -209,7 +245,9 @@ class Pair:
 
     def _judge(self, request: Json, written: Path) -> Outcome:
         try:
-            judged = self.workers["before"].ask({**request, "op": "judge", "other": str(written)}, JUDGE_TIMEOUT_S)
+            judged = self.workers["before"].ask(
+                {**request, "op": "judge", "other": str(written)}, JUDGE_TIMEOUT_S
+            )
         except WorkerDied as died:
             self.start()
             return Outcome("error", f"the judge {died}")
@@ -240,8 +278,11 @@ class Pair:
         tally.replays += int(after.get("replays", 0))
         for site, outcomes in (before.get("branches") or {}).items():
             tally.branches[site] = sorted(set(tally.branches.get(site, [])) | set(outcomes))
-        tally.one_sided = {s: v for s, v in (before.get("one_sided") or {}).items() if len(tally.branches.get(s, [])) < 2}
+        tally.one_sided = {
+            s: v for s, v in (before.get("one_sided") or {}).items() if len(tally.branches.get(s, [])) < 2
+        }
         tally.insensitive = bool(before.get("insensitive", False))
+        tally.refused = str(before.get("refused", ""))
 
 
 def _keys_text(keys: Json) -> str:

@@ -1,11 +1,10 @@
-"""The little language of input specifications: ``"int64[B, 16] in 1..S"``, ``"float in 0.5..2.0"``, nested tables."""
+"""The language of inputs: ``"int64[B, 16] in 1..S"``, ``"float in 0.5..2.0"``, nested tables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Union
 
 FLOATS = ("float16", "bfloat16", "float32", "float64", "half", "float", "double")
 COMPLEX = ("complex64", "complex128", "complex32")
@@ -13,8 +12,8 @@ INTEGERS = ("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uin
 SMALL = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 DTYPES = (*FLOATS, *COMPLEX, *INTEGERS, *SMALL, "bool")
 
-Dim = Union[int, str]
-Bound = Union[float, int, str, None]
+Dim = int | str
+Bound = float | int | str | None
 
 
 class SpecError(ValueError):
@@ -36,6 +35,7 @@ class TensorSpec:
 
     @property
     def floating(self) -> bool:
+        """Whether its values are real numbers."""
         return self.dtype in FLOATS or self.dtype in SMALL
 
 
@@ -51,15 +51,19 @@ class ScalarSpec:
 
 @dataclass(frozen=True)
 class DictSpec:
-    items: tuple[tuple[str, "Spec"], ...]
+    """A table of named specifications."""
+
+    items: tuple[tuple[str, Spec], ...]
 
 
 @dataclass(frozen=True)
 class ListSpec:
-    items: tuple["Spec", ...]
+    """An array of specifications."""
+
+    items: tuple[Spec, ...]
 
 
-Spec = Union[TensorSpec, ScalarSpec, DictSpec, ListSpec]
+Spec = TensorSpec | ScalarSpec | DictSpec | ListSpec
 
 _TENSOR = re.compile(r"^(?P<dtype>[a-z]\w*)\s*\[(?P<dims>[^\]]*)\]\s*(?:in\s+(?P<range>.+))?$")
 _SCALAR = re.compile(r"^(?P<kind>int|float|bool|str|none)\s*(?:in\s+(?P<range>.+))?$")
@@ -84,7 +88,8 @@ def parse(value: object, key: str) -> Spec:
     if found:
         return _scalar(found["kind"], found["range"], key)
     raise SpecError(
-        f'{key}: cannot read {value!r}; write "DTYPE[dims]", "int", "float in 0.5..2.0", "bool", "str in a|b" or "none"'
+        f'{key}: cannot read {value!r}; write "DTYPE[dims]", "int", "float in 0.5..2.0", "bool", '
+        '"str in a|b" or "none"'
     )
 
 

@@ -1,4 +1,4 @@
-"""Targets: what to build, what to call it with. Read from TOML, checked, with messages that name file and line."""
+"""Targets: what to build and what to call it with. Read from TOML; messages name file and line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ else:
     import tomli as tomllib
 
 DEFAULT_VARY = (
-    "shapes", "values", "arguments", "aliasing", "kept outputs", "mutation", "train/eval", "rebinding", "reseeding",
-    "instances", "exceptions",
+    "shapes", "values", "arguments", "aliasing", "kept outputs", "mutation", "train/eval", "rebinding",
+    "reseeding", "instances", "exceptions",
 )  # fmt: skip
 OPT_IN_VARY = ("autocast", "grad", "strides", "deepcopy", "threads")
 MODES = ("inference", "eval", "train")
@@ -63,7 +63,11 @@ def load(file: Path) -> list[Target]:
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
         raise TargetError(f"{file}:{line[1] if line else 1}: not valid TOML: {error}") from error
-    tables = data.get("tool", {}).get("refactor", {}).get("target") if file.name == "pyproject.toml" else data.get("target")
+    tables = (
+        data.get("tool", {}).get("refactor", {}).get("target")
+        if file.name == "pyproject.toml"
+        else data.get("target")
+    )
     if not isinstance(tables, list) or not all(isinstance(t, Mapping) for t in tables) or not tables:
         raise TargetError(f"{file}:1: no [[target]] in it")
     places = _Places(file, text)
@@ -80,7 +84,9 @@ class _Places:
     def __init__(self, file: Path, text: str) -> None:
         self.file = file
         self.lines = text.splitlines()
-        self.starts = [i for i, line in enumerate(self.lines) if re.match(r"\s*\[\[(tool\.refactor\.)?target\]\]", line)]
+        self.starts = [
+            i for i, line in enumerate(self.lines) if re.match(r"\s*\[\[(tool\.refactor\.)?target\]\]", line)
+        ]
 
     def of(self, number: int, *keys: str) -> str:
         start = self.starts[number] if number < len(self.starts) else 0
@@ -107,7 +113,12 @@ def _target(table: Mapping[str, Any], number: int, places: _Places) -> Target:
         raise wrong(f"fill in the blanks ('?') first: {', '.join(blanks)}", blanks[0].partition(".")[0])
     entry = table.get("entry")
     if not isinstance(entry, str) or not re.match(r"^[\w.]+:[\w.]+$", entry):
-        raise wrong('entry is missing or not "module:qualname"' if entry is None else f'entry {entry!r} is not "module:qualname"', "entry")
+        raise wrong(
+            'entry is missing or not "module:qualname"'
+            if entry is None
+            else f'entry {entry!r} is not "module:qualname"',
+            "entry",
+        )
     mode = table.get("mode", "inference")
     if mode not in MODES:
         raise wrong(f"mode is one of {', '.join(MODES)}, not {mode!r}", "mode")
@@ -155,7 +166,11 @@ def _dims(table: Any, wrong: Any) -> dict[str, tuple[int, int]]:
     dims: dict[str, tuple[int, int]] = {}
     for name, value in table.items():
         pair = [value, value] if isinstance(value, int) else value
-        ok = isinstance(pair, list) and len(pair) == 2 and all(isinstance(v, int) and not isinstance(v, bool) for v in pair)
+        ok = (
+            isinstance(pair, list)
+            and len(pair) == 2
+            and all(isinstance(v, int) and not isinstance(v, bool) for v in pair)
+        )
         if not ok or not 0 <= pair[0] <= pair[1]:
             raise wrong(f"dims.{name} is a number or [LOW, HIGH], not {value!r}", "dims", name)
         dims[name] = (pair[0], pair[1])
@@ -175,7 +190,9 @@ def _inputs(table: Any, dims: Mapping[str, Any], wrong: Any) -> tuple[tuple[str,
             raise wrong(str(error), "inputs", name) from error
         for used in names(spec):
             if used not in dims:
-                raise wrong(f"inputs.{name} uses the dimension {used!r}, which dims does not give", "inputs", name)
+                raise wrong(
+                    f"inputs.{name} uses the dimension {used!r}, which dims does not give", "inputs", name
+                )
         inputs.append((name, spec))
     return tuple(inputs)
 
@@ -187,13 +204,26 @@ def _vary(value: Any, wrong: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise wrong(f"vary is a list, not {value!r}", "vary")
     plain = {re.sub(r"[^a-z]", "", known): known for known in (*DEFAULT_VARY, *OPT_IN_VARY)}
-    plain |= {"outputs": "kept outputs", "kept": "kept outputs", "keptoutput": "kept outputs", "modes": "train/eval"}
-    plain |= {"rebind": "rebinding", "reseed": "reseeding", "aliases": "aliasing", "thread": "threads", "mode": "train/eval"}
+    plain |= {
+        "outputs": "kept outputs",
+        "kept": "kept outputs",
+        "keptoutput": "kept outputs",
+        "modes": "train/eval",
+    }
+    plain |= {
+        "rebind": "rebinding",
+        "reseed": "reseeding",
+        "aliases": "aliasing",
+        "thread": "threads",
+        "mode": "train/eval",
+    }
     chosen = []
     for item in value:
         key = re.sub(r"[^a-z]", "", str(item).lower())
         if key not in plain:
-            raise wrong(f"vary does not know {item!r}; it knows {', '.join((*DEFAULT_VARY, *OPT_IN_VARY))}", "vary")
+            raise wrong(
+                f"vary does not know {item!r}; it knows {', '.join((*DEFAULT_VARY, *OPT_IN_VARY))}", "vary"
+            )
         chosen.append(plain[key])
     if chosen and all(c in OPT_IN_VARY for c in chosen):
         return (*DEFAULT_VARY, *chosen)

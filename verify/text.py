@@ -26,7 +26,13 @@ def lines(report: Report, colour: bool) -> Iterator[str]:
         verdict = target.verdict
         if verdict == "pass" and report.device == "emulated":
             verdict = "pass (emulated)"
-        table.add_row(target.name, f"[{style}]{verdict}[/{style}]", _graphs(target), _speed(target), _plain(target.reason))
+        table.add_row(
+            target.name,
+            f"[{style}]{verdict}[/{style}]",
+            _graphs(target),
+            _speed(target),
+            _plain(target.reason),
+        )
     console.print(table)
     yield buffer.getvalue()
     for target in report.targets:
@@ -56,4 +62,6 @@ def _speed(target: TargetReport) -> str:
         return "not timed"
     low, high = timing.interval
     claim = f"{timing.speedup:.2f}x" if timing.speedup is not None else "no difference shown"
-    return _plain(f"{timing.before_ms:.3f} → {timing.after_ms:.3f} ms, {claim} [{low:.2f}, {high:.2f}] {timing.label}")
+    return _plain(
+        f"{timing.before_ms:.3f} → {timing.after_ms:.3f} ms, {claim} [{low:.2f}, {high:.2f}] {timing.label}"
+    )

@@ -1,4 +1,4 @@
-"""The two trees: import roots, the files that differ, and an original rebuilt from git or from saved bytes."""
+"""The two trees: import roots, files that differ, and an original rebuilt from git or saved bytes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from pathlib import Path
 
 from .session import Trees
 
-SKIP = {"__pycache__", ".git", ".hg", ".venv", "venv", "node_modules", ".refactor", ".tox", ".mypy_cache", "site-packages"}
+SKIP = {
+    "__pycache__",
+    ".git",
+    ".hg",
+    ".venv",
+    "venv",
+    "node_modules",
+    ".refactor",
+    ".tox",
+    ".mypy_cache",
+    "site-packages",
+}
 
 
 def roots(root: Path, src: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Import roots of a tree, most important first: the configured ones, else ``src`` if present, and the root."""
+    """Import roots of a tree in order: the configured ones, else ``src`` if present; then the root."""
     found = [root / s for s in src] if src else [root / "src"]
     return tuple(str(p) for p in (*(f for f in found if f.is_dir()), root))
 
@@ -20,7 +31,9 @@ def roots(root: Path, src: tuple[str, ...] = ()) -> tuple[str, ...]:
 def python_files(root: Path) -> Iterator[str]:
     """Python files below a root, relative with forward slashes, environments and caches left out."""
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(f for f in folders if f not in SKIP and not (Path(folder) / f / "pyvenv.cfg").is_file())
+        folders[:] = sorted(
+            f for f in folders if f not in SKIP and not (Path(folder) / f / "pyvenv.cfg").is_file()
+        )
         for file in sorted(files):
             if file.endswith(".py"):
                 yield (Path(folder) / file).relative_to(root).as_posix()
@@ -35,7 +48,7 @@ def pair(before: Path, after: Path, src: tuple[str, ...] = ()) -> Trees:
 
 
 def overlay(working: Path, originals: Mapping[str, bytes | None], into: Path) -> Path:
-    """A tree like ``working`` with some files replaced (None: absent). Everything else is linked, not copied."""
+    """A tree like ``working`` with some files replaced (None: absent); the rest is linked, not copied."""
     working = working.resolve()
     into.mkdir(parents=True, exist_ok=True)
     _link(working, into, "", set(originals))

@@ -39,15 +39,29 @@ class _Request:
 
 @click.command(short_help="Prove that rewritten code gives the same results, and time it.")
 @click.argument("names", nargs=-1, metavar="[TARGETS]...")
-@click.option("--before", help="Original tree: a directory or a git revision. Default: what apply replaced, else HEAD.")
+@click.option(
+    "--before", help="Original tree: a directory or a git revision. Default: what apply replaced, else HEAD."
+)
 @click.option("--after", help="Rewritten tree. Default: the project's working tree.")
 @click.option("--targets", type=click.Path(path_type=Path), help="TOML file with [[target]] tables.")
 @click.option("--device", type=click.Choice(("auto", "cuda", "emulated")), default="auto", show_default=True)
-@click.option("--examples", type=click.IntRange(1), default=100, show_default=True, help="Sequences per target.")
+@click.option(
+    "--examples", type=click.IntRange(1), default=100, show_default=True, help="Sequences per target."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--json", "json_file", metavar="FILE", help="Write the verdicts as JSON; '-': to standard output.")
-@click.option("--python", metavar="EXE", help="The program's interpreter (default: the active environment's).")
-@click.option("--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds one call may take.")
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Write the verdicts as JSON; '-': to standard output."
+)
+@click.option(
+    "--python", metavar="EXE", help="The program's interpreter (default: the active environment's)."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1),
+    default=60.0,
+    show_default=True,
+    help="Seconds one call may take.",
+)
 def verify(
     names: tuple[str, ...],
     before: str | None,
@@ -152,7 +166,9 @@ def _from_git(revision: str, root: Path, default: bool) -> dict[str, bytes | Non
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False)
         if done.returncode:
             reason = done.stderr.decode(errors="replace").strip().splitlines()
-            what = "nothing to compare with: no apply on record, and " if default else f"--before {revision}: "
+            what = (
+                "nothing to compare with: no apply on record, and " if default else f"--before {revision}: "
+            )
             raise Unusable(f"{what}{reason[-1] if reason else 'git failed'}")
         return done.stdout
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import observe
-from .inputs import Builder, laid_out, tensor
+from .inputs import Builder, tensor
 from .trees import Subject, seed_everything
 
 Step = dict[str, Any]
@@ -68,7 +68,7 @@ class Episode:
         """Run every step; observations are in ``observed``, their tensors in ``recorder.tensors``."""
         seed_everything(seed)
         for index in sorted({int(s.get("i", 0)) for s in steps} | {0}):
-            self._subject(index)
+            self.subject(index)
         seed_everything(seed)
         with contextlib.ExitStack() as stack:
             for context in self.plan.contexts:
@@ -79,7 +79,8 @@ class Episode:
             self._finish(len(steps))
 
     # -- subjects -------------------------------------------------------------------------------------------
-    def _subject(self, index: int) -> Subject:
+    def subject(self, index: int) -> Subject:
+        """Instance number ``index``, built when it is first asked for."""
         if index not in self.subjects:
             subject = self.make(index)
             self._adopt(index, subject)
@@ -96,7 +97,8 @@ class Episode:
         self.callables[index] = self.plan.wrap(subject) if self.plan.wrap else subject.call
         self.builders.setdefault(index, Builder(self.plan.device, self.plan.gradients))
 
-    def _mode(self) -> contextlib.AbstractContextManager[Any]:
+    def mode(self) -> contextlib.AbstractContextManager[Any]:
+        """Grad, inference and autocast mode as the target and the steps so far say."""
         stack = contextlib.ExitStack()
         if self.grad_mode is not None:
             stack.enter_context(torch.set_grad_enabled(self.grad_mode))
@@ -110,14 +112,14 @@ class Episode:
     # -- steps ----------------------------------------------------------------------------------------------
     def _call(self, number: int, step: Step) -> None:
         index = int(step.get("i", 0))
-        subject = self._subject(index)
+        subject = self.subject(index)
         self._zero(subject, step)
-        with self._mode():
-            call = Call(number, self._arguments(index, step))
+        with self.mode():
+            call = Call(number, self.arguments(index, step))
             before = {name: list(observe.tensors_of(v, name)) for name, v in call.arguments.items()}
-            self._invoke(index, call)
+            self.invoke(index, call)
             if step.get("backward") and call.error is None:
-                self._backward(index, call, step)
+                self.backward(index, call, step)
         self.calls.append(call)
         given = [pair for pairs in before.values() for pair in pairs]
         self._observe(number, index, call, given, step)
@@ -125,7 +127,8 @@ class Episode:
         for old in self.calls[:-KEPT]:
             old.result = None
 
-    def _arguments(self, index: int, step: Step) -> dict[str, Any]:
+    def arguments(self, index: int, step: Step) -> dict[str, Any]:
+        """The arguments of a call, disturbed or in float64 where the plan says so."""
         made = self.builders[index].arguments(step["a"])
         if self.plan.perturb or self.plan.double:
             made = {name: self._converted(value) for name, value in made.items()}
@@ -140,11 +143,18 @@ class Episode:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         if self.plan.double:
-            return value if value.dtype == torch.float64 else value.detach().double().requires_grad_(value.requires_grad)
+            return (
+                value
+                if value.dtype == torch.float64
+                else value.detach().double().requires_grad_(value.requires_grad)
+            )
         return disturbed(value.detach(), self.plan.perturb).requires_grad_(value.requires_grad)
 
-    def _invoke(self, index: int, call: Call) -> None:
-        positional = sorted((n for n in call.arguments if n[0] == "_" and n[1:].isdigit()), key=lambda n: int(n[1:]))
+    def invoke(self, index: int, call: Call) -> None:
+        """Call the target; result or exception and printed text are kept in ``call``."""
+        positional = sorted(
+            (n for n in call.arguments if n[0] == "_" and n[1:].isdigit()), key=lambda n: int(n[1:])
+        )
         keywords = {k: v for k, v in call.arguments.items() if k not in positional}
         out = io.StringIO()
         try:
@@ -162,7 +172,7 @@ class Episode:
         if step.get("zero") and subject.network is not None:
             subject.network.zero_grad(set_to_none=step["zero"] == "none")
 
-    def _backward(self, index: int, call: Call, step: Step) -> None:
+    def backward(self, index: int, call: Call, step: Step) -> None:
         """Differentiate a weighted sum of the outputs, and step when the step says so."""
         outputs = [t for _, t in observe.tensors_of(call.result) if t.requires_grad and t.is_floating_point()]
         if not outputs:
@@ -187,7 +197,7 @@ class Episode:
         """Write into every tensor the last call returned, as its owner may."""
         for call in self.calls[-1:]:
             for _, t in observe.tensors_of(call.result):
-                with contextlib.suppress(Exception), torch.no_grad(), self._mode():
+                with contextlib.suppress(Exception), torch.no_grad(), self.mode():
                     t.fill_(7)
 
     def _refill(self, number: int, step: Step) -> None:
@@ -197,17 +207,17 @@ class Episode:
         for name, recipe in step["a"].items():
             held = last.get(name)
             if isinstance(held, Tensor) and "t" in recipe and list(held.shape) == list(recipe["shape"]):
-                with contextlib.suppress(Exception), self._mode(), torch.no_grad():
+                with contextlib.suppress(Exception), self.mode(), torch.no_grad():
                     held.copy_(self._converted(tensor(recipe)).to(held.device))
 
     def _mode_switch(self, number: int, step: Step) -> None:
-        network = self._subject(int(step.get("i", 0))).network
+        network = self.subject(int(step.get("i", 0))).network
         if network is not None:
             network.train(bool(step["train"]))
 
     def _rebind(self, number: int, step: Step) -> None:
         """Give the module other parameters, in one of the ways programs do."""
-        network = self._subject(int(step.get("i", 0))).network
+        network = self.subject(int(step.get("i", 0))).network
         if network is None:
             return
         generator = torch.Generator().manual_seed(int(step.get("seed", 1)))
@@ -248,7 +258,7 @@ class Episode:
     def _deepcopy(self, number: int, step: Step) -> None:
         """Go on with a deep copy of the module."""
         index = int(step.get("i", 0))
-        subject = self._subject(index)
+        subject = self.subject(index)
         if subject.network is None or subject.call is not subject.owner:
             return
         try:
@@ -261,17 +271,16 @@ class Episode:
     def _threads(self, number: int, step: Step) -> None:
         """Several calls at the same time, each in its own thread."""
         index = int(step.get("i", 0))
-        self._subject(index)
+        self.subject(index)
         calls = []
-        with self._mode():
-            for inner in step["calls"]:
-                calls.append(Call(number, self._arguments(index, inner)))
+        with self.mode():
+            calls += [Call(number, self.arguments(index, inner)) for inner in step["calls"]]
         barrier = threading.Barrier(len(calls))
 
         def work(call: Call) -> None:
             with contextlib.suppress(threading.BrokenBarrierError):
                 barrier.wait(10)
-            with self._mode(), _entered(self.plan.contexts):
+            with self.mode(), _entered(self.plan.contexts):
                 for _ in range(int(step.get("times", 1))):
                     self._invoke_quietly(index, call)
 
@@ -287,7 +296,9 @@ class Episode:
 
     def _invoke_quietly(self, index: int, call: Call) -> None:
         """As _invoke, without the redirection of stdout, which belongs to the whole process."""
-        positional = sorted((n for n in call.arguments if n[0] == "_" and n[1:].isdigit()), key=lambda n: int(n[1:]))
+        positional = sorted(
+            (n for n in call.arguments if n[0] == "_" and n[1:].isdigit()), key=lambda n: int(n[1:])
+        )
         keywords = {k: v for k, v in call.arguments.items() if k not in positional}
         try:
             call.result = self.callables[index](*(call.arguments[n] for n in positional), **keywords)
@@ -311,7 +322,9 @@ class Episode:
                 for p, t in observe.tensors_of(c.result)
             ]
             named = [(f"state {k}", v) for k, v in observe.state_tensors(subject).items()]
-            groups["aliasing"] = observe.aliases(call.result, [*((f"input {p}", t) for p, t in given), *kept, *named])
+            groups["aliasing"] = observe.aliases(
+                call.result, [*((f"input {p}", t) for p, t in given), *kept, *named]
+            )
         groups["inputs"] = [leaf for path, t in given for leaf in recorder.leaves(t, path)]
         groups["input gradients"] = [
             leaf for path, t in given if t.requires_grad for leaf in recorder.leaves(t.grad, f"{path}.grad")
@@ -366,6 +379,3 @@ def renewed(t: Tensor, generator: torch.Generator) -> Tensor:
         return t.detach().clone()
     noise = torch.rand(t.shape, generator=generator, dtype=torch.float32).to(t.device, t.dtype)
     return (t.detach() * (0.5 + noise) + 0.01).contiguous()
-
-
-__all__ = ["Call", "Episode", "Plan", "Step", "laid_out"]

@@ -65,6 +65,7 @@ class Capturing:
     report: Callable[[str], None] = lambda text: None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Replay the graph of this key, captured first if there is none. Raises CaptureBlocked."""
         if torch.is_grad_enabled():
             return self.subject.call(*args, **kwargs)
         given = [t for _, t in tensors_of([list(args), kwargs])]
@@ -72,10 +73,10 @@ class Capturing:
         if key not in self.graphs:
             self.graphs[key] = self._capture(args, kwargs, given)
         captured = self.graphs[key]
-        for static, value in zip(captured.inputs, given):
+        for static, value in zip(captured.inputs, given, strict=True):
             static.copy_(value)
         captured.graph.replay()
-        for static, value in zip(captured.inputs, given):
+        for static, value in zip(captured.inputs, given, strict=True):
             if not torch.equal(static, value) and not (static.isnan() & value.isnan()).any():
                 value.copy_(static)
         return mapped(captured.result, lambda t: t.clone())
@@ -97,7 +98,7 @@ class Capturing:
         saved = {k: v.clone() for k, v in network.state_dict().items()} if network is not None else {}
         plain = self._plain()
         cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state()
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARMUPS):
@@ -137,10 +138,13 @@ class Capturing:
         while first.__context__ is not None:
             first = first.__context__
         for candidate in (first, error):
-            frames = [f for f in traceback.extract_tb(candidate.__traceback__) if under(f.filename, self.root)]
+            frames = [
+                f for f in traceback.extract_tb(candidate.__traceback__) if under(f.filename, self.root)
+            ]
             if frames:
                 where = f"{Path(frames[-1].filename).relative_to(self.root)}:{frames[-1].lineno}"
-                return f"{where}: {str(first).strip().splitlines()[0] if str(first).strip() else type(first).__name__}"
+                said = str(first).strip().splitlines()
+                return f"{where}: {said[0] if said else type(first).__name__}"
         return f"{type(first).__name__}: {first}"[:300]
 
 
@@ -150,7 +154,13 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
         return change(value)
     if isinstance(value, dict):
         new = {k: mapped(v, change) for k, v in value.items()}
-        return new if type(value) is dict else type(value)(**new) if hasattr(value, "to_tuple") else type(value)(new)
+        return (
+            new
+            if type(value) is dict
+            else type(value)(**new)
+            if hasattr(value, "to_tuple")
+            else type(value)(new)
+        )
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(mapped(v, change) for v in value))
     if isinstance(value, (list, tuple)):

@@ -1,9 +1,9 @@
 """Recipes to values: the same recipe makes the same tensors in every process.
 
 A recipe is JSON. ``{"t": "float32", "shape": [2, 3], "fill": {"k": "normal"}, "seed": 7}`` is a tensor,
-``{"v": 0.5}`` a plain value, ``{"dict": {...}}`` and ``{"list": [...]}`` containers; ``{"same": NAME}`` is the
-object given for another argument, ``{"view": NAME}`` a view of it, ``{"again": NAME}`` the object the last call got,
-``{"out": K, "else": RECIPE}`` the K-th tensor of the last result where shape and dtype fit.
+``{"v": 0.5}`` a plain value, ``{"dict": {...}}`` and ``{"list": [...]}`` containers; ``{"same": NAME}`` is
+the object given for another argument, ``{"view": NAME}`` a view of it, ``{"again": NAME}`` the object the
+last call got, ``{"out": K, "else": RECIPE}`` the K-th tensor of the last result where shape and dtype fit.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def tensor(recipe: Mapping[str, Any]) -> Tensor:
     generator = torch.Generator().manual_seed(int(recipe.get("seed", 0)))
     low, high = recipe.get("lo"), recipe.get("hi")
     if dtype == torch.bool:
-        p = {"zeros": 0.0, "negative": 0.0, "tiny": 0.05, "ones": 1.0, "huge": 1.0, "const": 1.0}.get(fill["k"], 0.5)
+        p = {"zeros": 0.0, "negative": 0.0, "tiny": 0.05, "ones": 1.0, "huge": 1.0, "const": 1.0}.get(
+            fill["k"], 0.5
+        )
         return torch.rand(shape, generator=generator) < p
     if dtype.is_complex:
         real, imaginary = (_floats(shape, fill, generator) for _ in range(2))
@@ -94,13 +96,13 @@ def tensor(recipe: Mapping[str, Any]) -> Tensor:
             data = torch.full(shape, float(kind == "ones"), dtype=torch.float64)
             return _bounded(data, {"k": "const"}, low, high).to(dtype)
         return _bounded(_floats(shape, fill, generator), fill, low, high).to(dtype)
-    return _integers(shape, fill, generator, int(low if low is not None else 0), int(high if high is not None else 7)).to(
-        dtype
-    )
+    return _integers(
+        shape, fill, generator, int(low if low is not None else 0), int(high if high is not None else 7)
+    ).to(dtype)
 
 
 def laid_out(data: Tensor, layout: str) -> Tensor:
-    """The same values in another memory layout: a shape and its numbers never change, strides and offset do."""
+    """The same values in another memory layout: only strides and offset change."""
     if layout == "offset":
         base = torch.zeros(data.numel() + 3, dtype=data.dtype, device=data.device)
         view = base[3:].view(data.shape)
@@ -125,6 +127,7 @@ class Builder:
         self.last_tensors: list[Tensor] = []
 
     def arguments(self, recipes: Mapping[str, Any]) -> dict[str, Any]:
+        """Values for all arguments, in the order of the recipes."""
         made: dict[str, Any] = {}
         later = {}
         for name, recipe in recipes.items():
@@ -134,11 +137,14 @@ class Builder:
                 made[name] = self.value(name, recipe)
         for name, recipe in later.items():
             other = made[recipe.get("same", recipe.get("view"))]
-            made[name] = other if "same" in recipe or not isinstance(other, Tensor) else other.view(other.shape)
+            made[name] = (
+                other if "same" in recipe or not isinstance(other, Tensor) else other.view(other.shape)
+            )
         self.last_arguments = {name: made[name] for name in recipes}
         return self.last_arguments
 
     def value(self, name: str, recipe: Mapping[str, Any]) -> Any:
+        """One value; ``name`` is its path, as in ``batch.ids``."""
         if "v" in recipe:
             return recipe["v"]
         if "dict" in recipe:
@@ -160,7 +166,8 @@ class Builder:
         fitting = [
             t
             for t in self.last_tensors
-            if list(t.shape) == list(wanted.get("shape", [])) and t.dtype == dtype_of(wanted.get("t", "float32"))
+            if list(t.shape) == list(wanted.get("shape", []))
+            and t.dtype == dtype_of(wanted.get("t", "float32"))
         ]
         if not fitting:
             return self.value(name, wanted)

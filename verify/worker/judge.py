@@ -2,12 +2,12 @@
 
 Numbers that differ in any bit are measured against a float64 run of the original. An element may be off by
 
-    k * max(own, M * median(own over its row), perturbed, c * eps * rms(row))
+    K * max(own, M * median of own over its row, C * eps * max(rms of the row, the element))
 
-where ``own`` is the original's error against float64 (the larger of the run and a rerun) and ``perturbed`` how far the
-original moves when inputs and parameters move by two units in the last place; a row is the last dimension. An element
-whose allowance exceeds half of its row's size is ill-conditioned and no evidence either way. The constants below were
-calibrated on padded matrix products, other reduction orders and half precision (tests/verify/test_judge.py).
+where ``own`` is the largest of: the original's error against float64, its change in a rerun, and its change
+when inputs and parameters move by two units in the last place; a row is the last dimension. An element whose
+``own`` exceeds an eighth of its row's size is ill-conditioned and no evidence either way. The constants were
+calibrated on padded matrix products, other reduction orders and half precision.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Difference:
     size: float = 0.0
 
     def json(self) -> dict[str, Any]:
+        """As it is sent to the parent."""
         return {"step": self.step, "group": self.group, "path": self.path, "text": self.text}
 
 
@@ -72,8 +73,8 @@ class Comparison:
 
 
 GROUPS = (
-    "exception", "result", "inputs", "aliasing", "state", "gradients", "input gradients", "attributes", "printed",
-    "random", "kept",
+    "exception", "result", "inputs", "aliasing", "state", "gradients", "input gradients", "attributes",
+    "printed",    "random", "kept",
 )  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def compare(before: Trace, after: Trace, strides: bool) -> Comparison:
     found = Comparison()
     seen: set[tuple[int, int]] = set()
     spoiled = False
-    for position, (mine, theirs) in enumerate(zip(before.observed, after.observed)):
+    for position, (mine, theirs) in enumerate(zip(before.observed, after.observed, strict=False)):
         if spoiled:
             _note_after_misuse(found, position, mine, theirs, before, after, strides, seen)
             return found
@@ -95,7 +96,7 @@ def compare(before: Trace, after: Trace, strides: bool) -> Comparison:
             spoiled = True
             continue
         if mine["outside"] and raised[1]:
-            text = f"the rewrite raises {theirs['groups']['exception']['type']} on input outside the declared domain"
+            text = f"the rewrite raises {theirs['groups']['exception']['type']} outside the declared domain"
             found.notes.append(text)
             break
         for group in GROUPS:
@@ -168,7 +169,7 @@ def _compare_group(
 
 def _present(a: list[Any], b: list[Any]) -> list[Any]:
     """Attributes the original has: a rewrite may add its own, and wrap submodules."""
-    theirs = dict((path, leaf) for path, leaf in b)
+    theirs = dict(b)
     modules = {path.rpartition(".training")[0] for path, _ in b if path.endswith(".training")}
     kept = []
     for path, leaf in a:
@@ -182,7 +183,7 @@ def _present(a: list[Any], b: list[Any]) -> list[Any]:
 
 
 def _alias_text(a: list[Any], b: list[Any]) -> tuple[str, str]:
-    before, after = dict((p, s) for p, s in a), dict((p, s) for p, s in b)
+    before, after = dict(a), dict(b)
     for path in [*before, *after]:
         if before.get(path) != after.get(path):
             mine = ", ".join(before.get(path, [])) or "nothing"
@@ -203,7 +204,7 @@ def _compare_leaves(
     strides: bool,
     seen: set[tuple[int, int]],
 ) -> None:
-    for (path, x), (other, y) in zip(a, b):
+    for (path, x), (other, y) in zip(a, b, strict=False):
         if path != other:
             found.certain.append(Difference(step, group, path, f"the rewrite has {other} here"))
             return
@@ -214,8 +215,9 @@ def _compare_leaves(
         if x[0] == "number":
             mine, theirs = complex(x[2]), complex(y[2])
             if repr(mine) != repr(theirs):
-                pair = (torch.tensor([v.real, v.imag], dtype=torch.float64) for v in (mine, theirs))
-                found.suspects.append(Suspect(step, group, path, *pair, position, torch.float32))
+                found.suspects.append(
+                    Suspect(step, group, path, _pair(mine), _pair(theirs), position, torch.float32)
+                )
         elif x[0] == "tensor":
             if (x[2], y[2]) in seen:
                 continue
@@ -225,25 +227,31 @@ def _compare_leaves(
             else:
                 found.suspects.append(Suspect(step, group, path, mine_t, theirs_t, position, mine_t.dtype))
     if len(a) != len(b):
-        path, text = (b[len(a)][0], "only the rewrite has it") if len(b) > len(a) else (a[len(b)][0], "is missing")
+        path, text = (
+            (b[len(a)][0], "only the rewrite has it") if len(b) > len(a) else (a[len(b)][0], "is missing")
+        )
         found.certain.append(Difference(step, group, path, text))
 
 
 def _describe_difference(x: list[Any], y: list[Any], strides: bool) -> str | None:
-    """Why two leaves are not of the same kind, type, shape, dtype, device; None if only numbers can differ."""
+    """Why two leaves differ in kind, type, shape, dtype or device; None if only numbers can."""
     if x[0] != y[0]:
         return f"{_kind(x)} in the original, {_kind(y)} in the rewrite"
     if x[1] != y[1]:
         return f"a {x[1]} in the original, a {y[1]} in the rewrite"
     if x[0] == "tensor":
         names = ("dtype", "shape", "device", "requires_grad", "strides")
-        for name, mine, theirs in zip(names, x[3:], y[3:]):
+        for name, mine, theirs in zip(names, x[3:], y[3:], strict=True):
             if mine != theirs and (name != "strides" or strides):
                 return f"{name} {mine} in the original, {theirs} in the rewrite"
         return None
     if x[0] != "number" and x[2:] != y[2:]:
         return f"{_short(x)} in the original, {_short(y)} in the rewrite"
     return None
+
+
+def _pair(value: complex) -> Tensor:
+    return torch.tensor([value.real, value.imag], dtype=torch.float64)
 
 
 def _kind(leaf: list[Any]) -> str:
@@ -255,14 +263,14 @@ def _short(leaf: list[Any]) -> str:
 
 
 class Reference:
-    """Further runs of the original, made only when some number differs. Each gives the tensor at a suspect's place."""
+    """Further runs of the original, made only when some number differs."""
 
     def __init__(self, run: Callable[[str], Trace | None]) -> None:
         self._run = run
         self._traces: dict[str, Trace | None] = {}
 
     def tensor(self, kind: str, suspect: Suspect) -> Tensor | None:
-        """The tensor of run ``kind`` (rerun, double, perturbed1 …) at the suspect's place; None if it has none."""
+        """The tensor of run ``kind`` (rerun, double, perturbed1 …) at the suspect's place, if it has one."""
         if kind not in self._traces:
             self._traces[kind] = self._run(kind)
         trace = self._traces[kind]
@@ -271,8 +279,7 @@ class Reference:
         for path, leaf in trace.observed[suspect.position]["groups"].get(suspect.group) or []:
             if path == suspect.path:
                 if leaf[0] == "number":
-                    value = complex(leaf[2])
-                    return torch.tensor([value.real, value.imag], dtype=torch.float64)
+                    return _pair(complex(leaf[2]))
                 if leaf[0] == "tensor":
                     found = trace.tensors[leaf[2]]
                     return found if found.shape == suspect.before.shape else None
@@ -286,7 +293,10 @@ class Reference:
         if trace is None:
             return False
         certain = compare(before, trace, False).certain
-        return any((d.step, d.group) <= (difference.step, difference.group) or d.step < difference.step for d in certain)
+        return any(
+            (d.step, d.group) <= (difference.step, difference.group) or d.step < difference.step
+            for d in certain
+        )
 
 
 @dataclass(frozen=True)
@@ -327,7 +337,9 @@ def _measure_floats(
     for other in (*others, *([] if double is None else [ref])):
         steady &= (other.isnan() == a.isnan()) & (other.isinf() == a.isinf())
     steady &= ~(ref.isfinite() & (ref.abs() > info.max * OVERFLOW))
-    wrong_kind = ((a.isnan() != b.isnan()) | (a.isinf() != b.isinf()) | (a.isinf() & b.isinf() & (a != b))) & steady
+    wrong_kind = (
+        (a.isnan() != b.isnan()) | (a.isinf() != b.isinf()) | (a.isinf() & b.isinf() & (a != b))
+    ) & steady
     if bool(wrong_kind.any()):
         return Measure(wrong_kind, float("inf"))
     finite = a.isfinite() & b.isfinite() & ref.isfinite() & steady
@@ -339,7 +351,9 @@ def _measure_floats(
     rms = _row(size.square(), lambda t: t.mean(-1, keepdim=True)).sqrt()
     typical = _row(own, lambda t: t.median(-1, keepdim=True).values)
     floor = C.get(dtype, 16.0) * info.eps * torch.maximum(rms, size)
-    allowed = K * torch.maximum(torch.maximum(own, M * typical), torch.maximum(floor, torch.full_like(a, info.tiny)))
+    allowed = K * torch.maximum(
+        torch.maximum(own, M * typical), torch.maximum(floor, torch.full_like(a, info.tiny))
+    )
     error = torch.where(finite, (b - ref).abs(), zero)
     ill = own * K > 0.5 * torch.maximum(size, rms)
     bad = (error > allowed) & finite & ~ill
@@ -361,12 +375,15 @@ def explain(suspect: Suspect, bad: Tensor) -> str:
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)
     count, total = int(bad.sum()), bad.numel()
-    gap = torch.where(bad, (a.double() - b.double()).abs().nan_to_num(nan=float("inf")), torch.zeros(a.shape).double())
+    gap = torch.where(
+        bad, (a.double() - b.double()).abs().nan_to_num(nan=float("inf")), torch.zeros(a.shape).double()
+    )
     place = int(gap.argmax()) if total else 0
-    index = []
+    index: list[int] = []
     for n in reversed(a.shape):
         place, i = divmod(place, n)
         index.insert(0, i)
     at = "".join(f"[{i}]" for i in index)
     mine, theirs = a[tuple(index)].item(), b[tuple(index)].item()
-    return f"{count} of {total} values differ; at {at or 'the scalar'} {mine!r:.20} in the original, {theirs!r:.20} in the rewrite"
+    text = f"{mine!r:.20} in the original, {theirs!r:.20} in the rewrite"
+    return f"{count} of {total} values differ; at {at or 'the scalar'} {text}"

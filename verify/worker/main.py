@@ -16,10 +16,11 @@ import torch
 
 from . import reference, wire
 from .episode import Episode, Plan
-from .graphs import Capturing, CaptureBlocked, Counter
+from .graphs import CaptureBlocked, Capturing, Counter
 from .judge import Comparison, Difference, Reference, Trace, compare, explain, measure
 from .observe import same_bits, state_tensors
 from .sites import Sites
+from .timing import Stopwatch, user_settings
 from .trees import LoadError, Subject, Target, Tree, place
 
 FIRST_RUNS = ("rerun", "double")
@@ -40,6 +41,7 @@ class Worker:
         self.traces: dict[int, Trace] = {}
         self.instances = 2
         self.sensitivity = Sensitivity()
+        self.stopwatch: Stopwatch | None = None
 
     # -- start ----------------------------------------------------------------------------------------------
     def do_hello(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +52,8 @@ class Worker:
         if wanted == "emulated" or (wanted == "auto" and not torch.cuda.is_available()):
             emulated = bool(request["needs_cuda"])
         if wanted == "cuda" and not torch.cuda.is_available():
-            return {"error": f"{sys.executable}: torch {torch.__version__} sees no CUDA device; use --device emulated"}
+            seen = f"torch {torch.__version__} sees no CUDA device"
+            return {"error": f"{sys.executable}: {seen}; use --device emulated"}
         if emulated:
             from _refactor_emulator import install  # type: ignore[import-not-found]  # loaded by path at the start
 
@@ -87,7 +90,9 @@ class Worker:
         answer: dict[str, Any] = {"modules": self.tree.loaded(), "strangers": self.tree.strangers()}
         answer["is_module"] = subjects[0].network is not None
         if request.get("state"):
-            state = {i: {k: v.detach().cpu() for k, v in state_tensors(s).items()} for i, s in enumerate(subjects)}
+            state = {
+                i: {k: v.detach().cpu() for k, v in state_tensors(s).items()} for i, s in enumerate(subjects)
+            }
             torch.save(state, request["state"])
         return answer
 
@@ -104,7 +109,9 @@ class Worker:
                 return {"keys": {"missing": missing, "extra": extra, "order": not missing and not extra}}
             for key, value in theirs.items():
                 if mine[key].shape != value.shape or mine[key].dtype != value.dtype:
-                    sizes = f"{value.dtype}{list(value.shape)} against {mine[key].dtype}{list(mine[key].shape)}"
+                    sizes = (
+                        f"{value.dtype}{list(value.shape)} against {mine[key].dtype}{list(mine[key].shape)}"
+                    )
                     return {"keys": {"missing": [], "extra": [], "order": False, "shape": f"{key}: {sizes}"}}
             if not all(same_bits(mine[k].detach().cpu(), v) for k, v in theirs.items()):
                 self.adopted[index] = theirs
@@ -180,10 +187,11 @@ class Worker:
             answer["branches"] = {k: sorted(v) for k, v in self.sites.seen.items()}
             answer["one_sided"] = self.sites.one_sided()
             answer["insensitive"] = self.sensitivity.none
+            answer["refused"] = self.sensitivity.refused
         return answer
 
     def do_probe(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Call the original alone, once for each step: which outcomes does each take at every branch?"""
+        """Call the original alone, once for each step: with the outcomes each takes at every branch."""
         assert self.sites is not None
         taken: list[dict[str, list[bool]]] = []
         seen, answer = self.sites.seen, {"taken": taken}
@@ -194,6 +202,35 @@ class Worker:
             finally:
                 taken.append({site: sorted(outcomes) for site, outcomes in self.sites.seen.items()})
         self.sites.seen = seen
+        return answer
+
+    def do_time(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Time one batch of calls; the first builds a fresh instance, the last hands over the results."""
+        if request.get("start"):
+            user_settings()
+            assert self.target is not None
+            assert self.tree is not None
+            self.target.fresh()
+            plan, root = self._plan(request), self.tree.root
+            if request.get("captured"):
+                plan.wrap = lambda subject: Capturing(subject, root)
+            self.stopwatch = Stopwatch(self._make, plan)
+        assert self.stopwatch is not None
+        answer: dict[str, Any] = {
+            "times": self.stopwatch.batch(request["steps"]),
+            "memory": self.stopwatch.memory(),
+        }
+        if request.get("kernels"):
+            answer["kernel_ms"] = self.stopwatch.kernels(request["kernels"])
+        if request.get("last"):
+            trace = self.stopwatch.trace()
+            if request.get("write"):
+                torch.save(
+                    {"observed": json.dumps(trace.observed), "tensors": trace.tensors}, request["write"]
+                )
+            else:
+                self.traces = {int(request["id"]): trace}
+            self.stopwatch = None
         return answer
 
     def do_judge(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -240,14 +277,18 @@ class Worker:
             if result.bad is not None:
                 result = measure(suspect, runs, MORE_RUNS)
             if result.bad is not None:
-                found.append(Difference(suspect.step, suspect.group, suspect.path, explain(suspect, result.bad)))
+                found.append(
+                    Difference(suspect.step, suspect.group, suspect.path, explain(suspect, result.bad))
+                )
             elif runs.tensor("double", suspect) is None and suspect.before.is_floating_point():
-                unmeasured = f"{suspect.path} differs in the last places and no float64 run of the original was possible"
+                unmeasured = f"{suspect.path} differs, and no float64 run of the original was possible"
             else:
                 largest = max(largest, result.largest)
         for difference in compared.certain:
             if any(runs.changed(kind, difference, mine) for kind in ("rerun", "perturbed1", "perturbed2")):
-                notes.append(f"{difference.path}: the original itself changes under a disturbance in the last place")
+                notes.append(
+                    f"{difference.path}: the original itself changes under a disturbance in the last place"
+                )
             else:
                 found.append(difference)
         found.sort(key=lambda d: d.step)
@@ -256,7 +297,7 @@ class Worker:
         return {"equal": True, "notes": notes, "largest": largest, "unmeasured": unmeasured}
 
     def do_deterministic(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Run the sequence twice: does the original give the same bits?"""
+        """Run the sequence twice, and tell whether the original gives the same bits."""
         first, second = (self._episode(request, self._plan(request)) for _ in range(2))
         compared = compare(first, second, False)
         if compared.certain:
@@ -272,31 +313,57 @@ class Sensitivity:
     def __init__(self) -> None:
         self._results: dict[str, set[int]] = {}
         self._inputs: set[int] = set()
+        self._returned = False
+        self._raised = ""
+
+    @property
+    def refused(self) -> str:
+        """What the calls raised, if none has returned."""
+        return "" if self._returned else self._raised
 
     def add(self, trace: Trace) -> None:
+        """Look at one more sequence of the original."""
         for entry in trace.observed:
+            raised = entry["groups"].get("exception")
+            if raised and not entry["outside"]:
+                self._raised = f"{raised['type']}: {raised['message'][:200]}"
             result = entry["groups"].get("result")
+            self._returned |= result is not None
             if not result:
                 continue
             kinds = repr([(path, leaf[0], leaf[4:5]) for path, leaf in result])
-            values = [_digest(trace.tensors[leaf[2]]) if leaf[0] == "tensor" else leaf[-1] for _, leaf in result]
+            values = [
+                _digest(trace.tensors[leaf[2]]) if leaf[0] == "tensor" else leaf[-1] for _, leaf in result
+            ]
             self._results.setdefault(kinds, set()).add(hash(repr(values)))
             given = [_digest(trace.tensors[leaf[2]]) for _, leaf in entry["groups"]["inputs"]]
             self._inputs.add(hash(repr(given)))
 
     @property
     def none(self) -> bool:
-        return len(self._inputs) >= 8 and bool(self._results) and all(len(v) == 1 for v in self._results.values())
+        """Whether at least eight inputs gave one result."""
+        return (
+            len(self._inputs) >= 8
+            and bool(self._results)
+            and all(len(v) == 1 for v in self._results.values())
+        )
 
 
 def _digest(tensor: torch.Tensor) -> str:
-    return hashlib.sha1(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()).hexdigest() if tensor.numel() else ""
+    return (
+        hashlib.sha1(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+        if tensor.numel()
+        else ""
+    )
 
 
 def _poisoned(trace: Trace) -> bool:
     """Whether the device no longer works: a device-side assert ends every later call of the process."""
     raised = [entry["groups"].get("exception") for entry in trace.observed]
-    return any(r and ("device-side assert" in r["message"] or "illegal memory access" in r["message"]) for r in raised)
+    return any(
+        r and ("device-side assert" in r["message"] or "illegal memory access" in r["message"])
+        for r in raised
+    )
 
 
 def _blocked(trace: Trace) -> str:

@@ -60,7 +60,14 @@ class Recorder:
         if isinstance(value, Tensor):
             index = self.add(value, f"{name}{path}" if name is not None else None)
             strides = list(value.stride()) if value.layout is torch.strided else []
-            facts = [index, str(value.dtype), list(value.shape), str(value.device), value.requires_grad, strides]
+            facts = [
+                index,
+                str(value.dtype),
+                list(value.shape),
+                str(value.device),
+                value.requires_grad,
+                strides,
+            ]
             out.append([path, ["tensor", label, *facts]])
         elif value is None or isinstance(value, (bool, int, str, bytes)):
             out.append([path, ["value", label, repr(value)]])
@@ -125,14 +132,22 @@ def as_tensor(value: Any) -> Tensor | None:
 def public_items(value: Any) -> list[tuple[str, Any]]:
     """Public instance attributes in order of their names; code objects and modules are left out."""
     attributes = getattr(value, "__dict__", None)
-    if not isinstance(attributes, dict) or isinstance(value, (nn.Module, types.FunctionType, types.ModuleType)):
+    if not isinstance(attributes, dict) or isinstance(
+        value, (nn.Module, types.FunctionType, types.ModuleType)
+    ):
         return []
-    return [(k, v) for k, v in sorted(attributes.items()) if isinstance(k, str) and not k.startswith("_") and is_data(v)]
+    return [
+        (k, v)
+        for k, v in sorted(attributes.items())
+        if isinstance(k, str) and not k.startswith("_") and is_data(v)
+    ]
 
 
 def is_data(value: Any, depth: int = 3) -> bool:
     """Whether a value is plain data: numbers, text, tensors, and containers of them."""
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device)):
+    if value is None or isinstance(
+        value, (bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device)
+    ):
         return True
     if depth and isinstance(value, Mapping):
         return all(is_data(v, depth - 1) for v in value.values())
@@ -167,6 +182,7 @@ def state_tensors(subject: Subject) -> dict[str, Tensor]:
 
 
 def state_size(subject: Subject) -> int:
+    """Elements of the state."""
     return sum(t.numel() for t in state_tensors(subject).values())
 
 
@@ -209,9 +225,12 @@ def attributes(subject: Subject, recorder: Recorder, index: int) -> Leaves:
 
 
 def public_attributes(module: nn.Module) -> list[tuple[str, Any]]:
+    """Plain data among the public attributes of a module."""
     known = {"dump_patches", "call_super_init"}
     return [
-        (k, v) for k, v in sorted(vars(module).items()) if not k.startswith("_") and k not in known and is_data(v)
+        (k, v)
+        for k, v in sorted(vars(module).items())
+        if not k.startswith("_") and k not in known and is_data(v)
     ]
 
 
@@ -228,7 +247,7 @@ def random_state(device: str) -> str:
 
 
 def overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether writing into one tensor can change the other: exact for strided tensors that share a storage."""
+    """Whether writing into one tensor can change the other; exact for strided tensors."""
     if a is b:
         return a.numel() > 0
     try:
@@ -240,21 +259,21 @@ def overlap(a: Tensor, b: Tensor) -> bool:
     (a_low, a_high), (b_low, b_high) = _reach(a), _reach(b)
     if a_high <= b_low or b_high <= a_low:
         return False
-    if a.is_contiguous() and b.is_contiguous() or a.numel() * b.numel() > 1 << 32 or a.dtype != b.dtype:
+    if (a.is_contiguous() and b.is_contiguous()) or a.numel() * b.numel() > 1 << 32 or a.dtype != b.dtype:
         return True
     return bool(_addresses(a) & _addresses(b))
 
 
 def _reach(t: Tensor) -> tuple[int, int]:
-    last = sum((n - 1) * s for n, s in zip(t.shape, t.stride()))
-    start = t.storage_offset() * t.element_size()
+    last = sum((int(n) - 1) * int(s) for n, s in zip(t.shape, t.stride(), strict=True))
+    start = int(t.storage_offset()) * t.element_size()
     return start, start + (last + 1) * t.element_size()
 
 
 def _addresses(t: Tensor) -> set[int]:
-    found = {t.storage_offset()}
-    for n, s in zip(t.shape, t.stride()):
-        found = {a + i * s for a in found for i in range(n)} if s else found
+    found = {int(t.storage_offset())}
+    for n, s in zip(t.shape, t.stride(), strict=True):
+        found = {a + i * int(s) for a in found for i in range(n)} if s else found
     return found
 
 

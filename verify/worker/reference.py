@@ -1,13 +1,12 @@
-"""A float64 run of the original: every floating dtype promoted, host reads and random draws taken from a recording.
+"""A float64 run of the original: floating dtypes promoted, host reads and random draws from a recording.
 
-``Record`` watches a run in working precision; ``Promote`` runs the same sequence in float64. A module that casts
-inside (``x.half()``, ``x.to(torch.float32)``, constants built in forward) is promoted as well, because casts and
-factories are rewritten at dispatch, below the user's code.
+``Record`` watches a run in working precision; ``Promote`` runs the same sequence in float64. A module that
+casts inside (``x.half()``, ``x.to(torch.float32)``, constants built in forward) is promoted as well, because
+casts and factories are rewritten at dispatch, below the user's code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,11 +41,11 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[A
     return out
 
 
-class Record(TorchDispatchMode):
+class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps host reads and random draws of a run."""
 
     def __init__(self, recording: Recording) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recording = recording
 
     def __torch_dispatch__(
@@ -57,15 +56,17 @@ class Record(TorchDispatchMode):
         if func in _READS:
             self.recording.reads.append(result)
         elif _draws(func):
-            self.recording.draws.append([t.detach().clone() for t in tree_leaves(result) if isinstance(t, Tensor)])
+            self.recording.draws.append(
+                [t.detach().clone() for t in tree_leaves(result) if isinstance(t, Tensor)]
+            )
         return result
 
 
-class Promote(TorchDispatchMode):
+class Promote(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs floating operations in float64; reads and draws come from the recording while it lasts."""
 
     def __init__(self, recording: Recording) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.reads = list(recording.reads)
         self.draws = list(recording.draws)
 
@@ -96,9 +97,8 @@ class Promote(TorchDispatchMode):
             args = (*args[:2], False)
         result = func(*args, **kwargs)
         for key, raised in copies.items():
-            if _same_storage(raised, written[key]):
-                continue
-            written[key].copy_(raised)
+            if raised is not written[key]:
+                written[key].copy_(raised)
         back = {id(raised): written[key] for key, raised in copies.items()}
         return tree_map(lambda v: back.get(id(v), _up(v)) if isinstance(v, Tensor) else v, result)
 
@@ -109,20 +109,12 @@ class Promote(TorchDispatchMode):
             return _up(args[0]) * mask / max(1.0 - float(args[1]), 1e-12), mask
         written = _written(func, args, kwargs)
         if written:
-            for target, value in zip(written, recorded):
+            for target, value in zip(written, recorded, strict=False):
                 target.copy_(value)
             return written[0] if len(written) == 1 else tuple(written)
         raised = [_up(t) for t in recorded]
         return raised[0] if len(raised) == 1 else tuple(raised)
 
 
-def _same_storage(a: Tensor, b: Tensor) -> bool:
-    return a is b
-
-
 def _up(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) and value.dtype in LOW else value
-
-
-def context(make: Callable[[], TorchDispatchMode]) -> Callable[[], TorchDispatchMode]:
-    return make

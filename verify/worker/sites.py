@@ -18,7 +18,7 @@ _ITEM = torch.Tensor.item
 
 
 class Sites:
-    """Outcomes seen at every branch on a tensor. Install once per process; ``only`` limits to the differing files."""
+    """Outcomes seen at every branch on a tensor; ``only`` are the files that differ. Install it once."""
 
     def __init__(self, root: Path, only: set[str]) -> None:
         self.root, self.only = root, only
@@ -40,7 +40,7 @@ class Sites:
                 self._note(value)
             return value
 
-        torch.Tensor.__bool__ = watched_bool  # type: ignore[method-assign]
+        torch.Tensor.__bool__ = watched_bool  # type: ignore[method-assign,assignment]
         torch.Tensor.item = watched_item  # type: ignore[method-assign,assignment]
 
     def _note(self, value: bool) -> None:

@@ -22,7 +22,7 @@ RELOAD_LIMIT_S = 0.25  # a tree that imports faster is imported anew for every s
 
 
 class LoadError(Exception):
-    """The target cannot be built; the message is for the user, with the place in his code where there is one."""
+    """The target cannot be built; the message is for the user, with the place in his code."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Subject:
 
     @property
     def network(self) -> nn.Module | None:
+        """The owner, if it is a module."""
         return self.owner if isinstance(self.owner, nn.Module) else None
 
 
@@ -139,7 +140,9 @@ def _resolve(module: ModuleType, qualname: str, entry: str) -> tuple[Any, Any]:
     for part in qualname.split("."):
         if not hasattr(found, part):
             near = ", ".join(n for n in vars(module) if not n.startswith("_"))[:200]
-            raise LoadError(f"{entry!r}: {Path(module.__file__ or module.__name__).name} has no {part!r} (it has {near})")
+            raise LoadError(
+                f"{entry!r}: {Path(module.__file__ or module.__name__).name} has no {part!r} (it has {near})"
+            )
         outer, found = found, getattr(found, part)
     return found, outer if inspect.isclass(outer) else None
 
@@ -178,10 +181,8 @@ class Target:
             if outer is not None and not inspect.isclass(found):
                 owner = self._settle(outer(**self.init))
                 return Subject(getattr(owner, self.qualname.rpartition(".")[2]), owner, module)
-            if self.factory or inspect.isclass(found):
-                owner = self._settle(found(**self.init))
-            else:
-                owner = found
+            made = self.factory or inspect.isclass(found)
+            owner = self._settle(found(**self.init)) if made else found
         except LoadError:
             raise
         except (Exception, SystemExit) as error:
