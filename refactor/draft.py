@@ -33,6 +33,7 @@ NAME = "targets.toml"
 _OPT_IN = ("autocast", "grad", "strides", "deepcopy", "threads")
 """What a rewrite with our runtime has to stand on top of the verifier's default operations."""
 _INTEGERS = re.compile(r"(^|_)(ids?|idx|ind(ex|ices)|tokens?|labels?|targets?|lengths?|positions?)$")
+_TENSOR = re.compile(r"^(Optional\[)?[\w.]*Tensor\]?( *\| *None)?$")
 _RANGES: Mapping[str, object] = {
     "B": [1, 32],
     "N": [1, 32],
@@ -150,7 +151,7 @@ def _draft(classes: Classes, module: str, qualname: str, is_edited: bool) -> Dra
         about=f"{where}, as the code tells",
         entry=json.dumps(where),
         init=tuple(_init(classes, cls, arguments)) if cls is not None else (),
-        inputs=tuple(specs),
+        inputs=tuple(specs) or (("_0", "?"),) * bool(function.args.vararg),
         dims=_dims(spec for _, spec in specs),
         mode="train" if _trains(function) else "inference",
         is_edited=is_edited,
@@ -222,7 +223,7 @@ def _spec(parameter: Parameter, shape: Shape) -> str:
     kind = parameter.annotation.strip("'\"")
     if kind in scalars:
         return scalars[kind]
-    if kind and "Tensor" not in kind:
+    if kind and not _TENSOR.match(kind):
         return "?"
     return _tensor(parameter.name, shape, kind)
 

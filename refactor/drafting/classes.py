@@ -114,12 +114,25 @@ class Classes:
             sizes = [evaluate(arg, names) for arg in node.args]
             shape = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple) else tuple(sizes)
             return Table(shape)
+        if name in self.functions and isinstance(node.func, ast.Name):
+            return self._returned(self.functions[name], node, names, depth - 1)
         if not name[:1].isupper():
             return evaluate(node, names)
         parts = [part for arg in node.args for part in self._parts(arg, names, depth - 1)]
         args = [evaluate(arg, names) for arg in node.args if not isinstance(arg, ast.Starred)]
         keywords = {k.arg: evaluate(k.value, names) for k in node.keywords if k.arg}
         return Layer(name, args, keywords, parts)
+
+    def _returned(self, function: Function, call: ast.Call, names: Mapping[str, Any], depth: int) -> Any:
+        """What a helper of the file returns for the arguments of a call."""
+        last = function.body[-1]
+        if not isinstance(last, ast.Return) or last.value is None:
+            return UNKNOWN
+        order = parameters(function, method=False)
+        bound = {p.name: evaluate(p.default, self.constants) for p in order if p.default is not None}
+        bound |= {p.name: evaluate(arg, names) for p, arg in zip(order, call.args, strict=False)}
+        bound |= {k.arg: evaluate(k.value, names) for k in call.keywords if k.arg}
+        return self.value(last.value, {**self.constants, **bound}, depth)
 
     def _parts(self, node: ast.expr, names: Mapping[str, Any], depth: int) -> Iterator[Layer]:
         match node:

@@ -118,6 +118,8 @@ class _Walk:
     """Parameters that go somewhere this pass cannot follow."""
     loops: dict[str, Layer] = field(default_factory=dict)
     """Loop variables over a container of layers."""
+    local: set[str] = field(default_factory=set)
+    """Arguments, and names that the body assigns."""
 
     def learn(self, parameter: str, shape: Shape) -> None:
         self.shapes[parameter] = self.shapes.get(parameter, Shape()).merged(shape)
@@ -136,6 +138,7 @@ class _Walk:
             ):
                 origin = self.expression(value)
                 self.names.pop(name, None)
+                self.local.add(name)
                 if origin:
                     self.names[name] = origin
             case ast.Assert(test=test):
@@ -147,12 +150,16 @@ class _Walk:
                 self.expression(test)
                 self.block(body)
                 self.block(orelse)
-            case ast.For(target=ast.Name(id=name), iter=iterable, body=body):
-                layer = self._layer(iterable)
-                if layer is not None and layer.parts:
-                    self.loops[name] = layer.parts[0]
+            case ast.For(target=target, iter=iterable, body=body):
+                self._loop(target, iterable)
                 self.expression(iterable)
                 self.block(body)
+            case ast.Return(value=ast.Tuple(elts=items) | ast.List(elts=items)):
+                for item in items:
+                    self.expression(item)
+            case ast.Return(value=ast.Dict(values=items)):
+                for item in items:
+                    self.expression(item)
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 pass
             case _:
@@ -161,6 +168,20 @@ class _Walk:
                         self.statement(child)
                     elif isinstance(child, ast.expr):
                         self.expression(child)
+
+    def _loop(self, target: ast.expr, iterable: ast.expr) -> None:
+        """``for layer in self.layers``, also within ``enumerate`` and ``zip``."""
+        match target, iterable:
+            case ast.Tuple(elts=[_, inner]), ast.Call(func=ast.Name(id="enumerate"), args=[layers, *_]):
+                self._loop(inner, layers)
+            case ast.Tuple(elts=targets), ast.Call(func=ast.Name(id="zip"), args=iterables):
+                for inner, layers in zip(targets, iterables, strict=False):
+                    self._loop(inner, layers)
+            case ast.Name(id=name), _:
+                layer = self._layer(iterable)
+                if layer is not None and layer.parts:
+                    self.loops[name] = layer.parts[0]
+        self.local |= {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
 
     def expression(self, node: ast.expr) -> str | None:
         """Look at all uses inside; the parameter whose shape the result has, if there is one."""
@@ -188,8 +209,9 @@ class _Walk:
                         self.opaque.add(origin)
                 return None
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.expr):
-                self.expression(child)
+            origin = self.expression(child) if isinstance(child, ast.expr) else None
+            if origin and not isinstance(node, ast.BoolOp | ast.JoinedStr | ast.FormattedValue):
+                self.opaque.add(origin)
         return None
 
     def _call(self, node: ast.Call) -> str | None:
@@ -267,7 +289,19 @@ class _Walk:
             table = self._table(other)
             if origin and table is not None and table.shape:
                 self.learn(origin, Shape({-1: _size(table.shape[-1])}))
+            elif origin and not self._is_neutral(other):
+                self.opaque.add(origin)
         return first or second
+
+    def _is_neutral(self, node: ast.expr) -> bool:
+        """Whether an operand asks nothing of the other: numbers, and what was made of the arguments."""
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Attribute) and getattr(inner.value, "id", "") == "self":
+                if not isinstance(self.attributes.get(inner.attr), int | float | Layer):
+                    return False
+            elif isinstance(inner, ast.Name) and inner.id not in self.local | {"self", "torch", "F", "math"}:
+                return False
+        return True
 
     def _product(self, origin: str, weight: ast.expr, *, transposed: bool) -> None:
         transposed ^= isinstance(weight, ast.Attribute) and weight.attr == "T"
@@ -344,10 +378,16 @@ def input_shapes(
         attributes: of ``self``, as `Classes.layers` gives them.
         depth: how many classes of the file to follow.
     """
-    names = [parameter.name for parameter in (*parameters(function, method=False),)]
-    walk = _Walk(classes, attributes, {name: name for name in names if name != "self"}, depth)
+    names = [p.name for p in parameters(function, method=False) if p.name != "self"]
+    walk = _Walk(classes, attributes, {name: name for name in names}, depth, local=set(names))
     walk.block(function.body)
     found = {name: walk.shapes.get(name, Shape()) for name in names}
+    for name in names:
+        twin = next(
+            (n for n in names if n.rstrip("0123456789") == name.rstrip("0123456789") and known(found[n])), ""
+        )
+        if twin and not known(found[name]):
+            found[name] = found[twin]
     return {
         name: shape if known(shape) or name in walk.opaque else generic() for name, shape in found.items()
     }

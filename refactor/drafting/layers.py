@@ -38,7 +38,7 @@ class Shape:
         """Sizes and names for every dimension; the first one without a size is the batch ``B``."""
         rank = self.rank or max([self.usual, *(i + 1 if i >= 0 else -i for i in self.sizes)])
         row: list[Size | None] = [None] * rank
-        for index, size in self.sizes.items():
+        for index, size in sorted(self.sizes.items(), key=lambda item: _certainty(item[1])):
             if -rank <= index < rank:
                 row[index] = size
         spare = iter(("B", "S", "T", "U", "V", "W"))
@@ -46,6 +46,11 @@ class Shape:
         return tuple(
             next(name for name in spare if name not in taken) if size is None else size for size in row
         )
+
+
+def _certainty(size: Size) -> int:
+    """A number beats ``?`` (one size, not known which), and that beats a name."""
+    return 2 if isinstance(size, int) else int(size == "?")
 
 
 @dataclass(frozen=True)
