@@ -24,6 +24,7 @@ from refactor.rewrite.syntax import (
     enclosing_class,
     enclosing_function,
     enclosing_statement,
+    same_scope,
     self_name,
 )
 from refactor.rule import Hit
@@ -66,7 +67,7 @@ def propose_pad(facts: Facts, hit: Hit) -> Proposal | Refusal:
 
     def plan(hits: Sequence[Hit], settled: Collection[ast.AST]) -> Mapping[Hit, Proposal | Refusal]:
         places = [p for p in (_place(facts, h) for h in hits) if isinstance(p, _Place)]
-        proposal = _proposal(facts, places)
+        proposal = _proposal(facts, places, _batch_names(hits))
         return dict.fromkeys(hits, proposal)
 
     return Proposal((), "", joint=Joint(("pad", id(place.anchor), place.callee), plan))
@@ -133,11 +134,32 @@ def _unknown_callee(facts: Facts, place: _Place) -> str:
     if value.kind is Kind.FUNCTION:
         return f"the body of `{place.callee}` is not in this file; wrap what it calls on the device instead"
     if isinstance(func, ast.Name):
-        return ""
+        return _decides_on_host(facts, place)
     owner = self_name(place.function) if place.function is not None else None
     if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name) and func.value.id == owner:
         return ""
     return f"it is not known whether `{place.callee}` is a model or a method; bind the model to a name"
+
+
+def _decides_on_host(facts: Facts, place: _Place) -> str:
+    """Why a model whose class is in this file cannot be one graph; empty if nothing is known."""
+    scope = place.function or facts.tree
+    kinds = [a.annotation for a in ast.walk(scope) if isinstance(a, ast.arg) and a.arg == place.callee]
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign) and any(ast.unparse(t) == place.callee for t in node.targets):
+            made: ast.expr = node.value
+            while isinstance(made, ast.Call) and isinstance(made.func, ast.Attribute):
+                made = made.func.value  # Model().to(device).eval()
+            kinds.append(made.func if isinstance(made, ast.Call) else None)
+    regions = {f"{kind.id}.forward" for kind in kinds if isinstance(kind, ast.Name)}
+    for event in facts.events:
+        if event.region.qualname in regions and event.kind in _BREAKING | {EventKind.BRANCH}:
+            line: int = event.node.lineno  # type: ignore[attr-defined]
+            return (
+                f"`{event.region.qualname}` waits for the device in line {line}, so it cannot be one graph; "
+                "what can be rewritten inside it has findings of its own"
+            )
+    return ""
 
 
 def _definition(facts: Facts, place: _Place) -> FunctionNode | None:
@@ -155,9 +177,29 @@ def _definition(facts: Facts, place: _Place) -> FunctionNode | None:
     return found[0] if found else None
 
 
-def _proposal(facts: Facts, places: Sequence[_Place]) -> Proposal:
+def _batch_names(hits: Sequence[Hit]) -> frozenset[str]:
+    """Names in the loop that hold the batch or what is computed from it, as the analysis found them."""
+    names: set[str] = set()
+    for hit in hits:
+        for part in ("target", "derived"):
+            found = hit.event.extra.get(part, ())
+            names.update(name for name in found if isinstance(name, str))  # type: ignore[attr-defined]
+    return frozenset(names)
+
+
+def _calls(place: _Place) -> list[ast.Call]:
+    """All calls of the model in the loop."""
+    found = [
+        n for n in same_scope(place.loop) if isinstance(n, ast.Call) and ast.unparse(n.func) == place.callee
+    ]
+    return sorted(found, key=lambda node: (node.lineno, node.col_offset))
+
+
+def _proposal(facts: Facts, places: Sequence[_Place], batch: frozenset[str]) -> Proposal:
     first = places[0]
-    pattern = pads_invisibly(facts, first.call)
+    calls = list(dict.fromkeys(call for place in places for call in _calls(place)))
+    patterns = {pads_invisibly(facts, call, batch) for call in calls}
+    pattern = patterns.pop() if len(patterns) == 1 else None
     scope = first.function or facts.tree
     module = {name for node in facts.tree.body if not _is_scope(node) for name in bound_names(node)}
     last = first.callee.rpartition(".")[2].strip("_") or "model"
@@ -176,7 +218,7 @@ def _proposal(facts: Facts, places: Sequence[_Place]) -> Proposal:
         return node.with_changes(func=cst.Name(name))
 
     changes = [Change(first.anchor, bind, line=not hasattr(first.anchor, "body"))]
-    changes += [Change(place.call, call) for place in places]
+    changes += [Change(node, call) for node in calls]
     note = (
         "padded to buckets of the batch size and cut back; verify that the rows do not depend on each other"
         if pattern

@@ -99,7 +99,7 @@ def test_an_import_goes_behind_the_docstring_the_future_and_the_other_imports() 
 
 
 def test_an_import_does_not_go_into_a_try_block_or_behind_definitions() -> None:
-    head = "import torch\ntry:\n    import tqdm\nexcept ImportError:\n    tqdm = None\ndef g(): ...\nimport os\n"
+    head = "import torch\ntry:\n    import tqdm\nexcept OSError:\n    tqdm = 0\ndef g(): ...\nimport os\n"
     assert _head(head) == head.replace("import torch\n", "import torch\nfrom cuda_graphs import constant\n")
 
 
