@@ -328,6 +328,35 @@ def measure(suspect: Suspect, reference: Reference, runs: tuple[str, ...]) -> Me
     return _measure_floats(a.double(), b.double(), double, [o.double() for o in others], suspect.dtype)
 
 
+def obvious(suspect: Suspect) -> float | None:
+    """The error over its allowance where no further run is needed to accept it, else None.
+
+    Off by at most ``(K - 1) * floor`` from the original is off by at most ``K * max(own, floor)`` from any
+    float64 run, whatever ``own`` is.
+    """
+    a, b, dtype = suspect.before, suspect.after, suspect.dtype
+    if not a.is_floating_point():
+        return None
+    a, b = a.double(), b.double()
+    if not torch.equal(a.isnan(), b.isnan()) or not torch.equal(a.isinf(), b.isinf()):
+        return None
+    finite = a.isfinite() & b.isfinite()
+    if bool(((a != b) & ~finite & ~a.isnan()).any()):
+        return None
+    zero = torch.zeros_like(a)
+    gap, size = torch.where(finite, (a - b).abs(), zero), torch.where(finite, a.abs(), zero)
+    floor = _floor(size, dtype)
+    if bool((gap > 0.9 * (K - 1) * floor).any()):
+        return None
+    return float((gap / (K * floor).clamp(min=1e-300)).max()) if a.numel() else 0.0
+
+
+def _floor(size: Tensor, dtype: torch.dtype) -> Tensor:
+    eps = torch.finfo(dtype if dtype.is_floating_point else torch.float32).eps
+    rms = _row(size.square(), lambda t: t.mean(-1, keepdim=True)).sqrt()
+    return C.get(dtype, 16.0) * eps * torch.maximum(rms, size)
+
+
 def _measure_floats(
     a: Tensor, b: Tensor, double: Tensor | None, others: list[Tensor], dtype: torch.dtype
 ) -> Measure:
@@ -350,7 +379,7 @@ def _measure_floats(
     size = torch.where(finite, ref.abs(), zero)
     rms = _row(size.square(), lambda t: t.mean(-1, keepdim=True)).sqrt()
     typical = _row(own, lambda t: t.median(-1, keepdim=True).values)
-    floor = C.get(dtype, 16.0) * info.eps * torch.maximum(rms, size)
+    floor = _floor(size, dtype)
     allowed = K * torch.maximum(
         torch.maximum(own, M * typical), torch.maximum(floor, torch.full_like(a, info.tiny))
     )

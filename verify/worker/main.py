@@ -17,7 +17,7 @@ import torch
 from . import reference, wire
 from .episode import Episode, Plan
 from .graphs import CaptureBlocked, Capturing, Counter
-from .judge import Comparison, Difference, Reference, Trace, compare, explain, measure
+from .judge import Comparison, Difference, Reference, Trace, compare, explain, measure, obvious
 from .observe import same_bits, state_tensors
 from .sites import Sites
 from .timing import Stopwatch, user_settings
@@ -89,6 +89,8 @@ class Worker:
             return {"error": str(error)}
         answer: dict[str, Any] = {"modules": self.tree.loaded(), "strangers": self.tree.strangers()}
         answer["is_module"] = subjects[0].network is not None
+        gc.collect()
+        gc.freeze()  # torch's own objects: collections between calls look at the program's alone
         if request.get("state"):
             state = {
                 i: {k: v.detach().cpu() for k, v in state_tensors(s).items()} for i, s in enumerate(subjects)
@@ -270,7 +272,14 @@ class Worker:
         notes, largest = list(compared.notes), 0.0
         found: list[Difference] = []
         unmeasured = ""
+        doubtful = []
         for suspect in compared.suspects:
+            ratio = obvious(suspect)
+            if ratio is None:
+                doubtful.append(suspect)
+            else:
+                largest = max(largest, ratio)
+        for suspect in doubtful:
             if found and suspect.step > found[0].step:
                 break
             result = measure(suspect, runs, FIRST_RUNS)

@@ -239,10 +239,12 @@ def random_state(device: str) -> str:
     digest = hashlib.sha1(torch.get_rng_state().numpy().tobytes())
     if device.startswith("cuda"):
         digest.update(torch.cuda.get_rng_state().numpy().tobytes())
-    digest.update(repr(random.getstate()).encode())
+    _, words, following = random.getstate()
+    digest.update(repr((hash(words), following)).encode())
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        digest.update(repr(numpy.random.get_state(legacy=False)).encode())
+        drawn = numpy.random.get_state(legacy=False)["state"]
+        digest.update(drawn["key"].tobytes() + repr(drawn["pos"]).encode())
     return digest.hexdigest()
 
 

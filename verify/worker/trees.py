@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import random
 import sys
 import time
@@ -54,13 +55,10 @@ def _relative(file: str, root: Path) -> str:
 
 def under(file: str | None, root: Path) -> bool:
     """Whether a module file belongs to the tree: below its root, but not in an environment inside it."""
-    if not file:
+    if not file or not file.startswith(f"{root}{os.sep}".replace(os.sep * 2, os.sep)):
         return False
-    try:
-        parts = Path(file).relative_to(root).parts
-    except ValueError:
-        return False
-    return not {"site-packages", "dist-packages"} & set(parts)
+    inner = file[len(str(root)) :]
+    return "site-packages" not in inner and "dist-packages" not in inner
 
 
 class Tree:
