@@ -148,7 +148,7 @@ def _draft(classes: Classes, module: str, qualname: str, is_edited: bool) -> Dra
     ]
     return Draft(
         name=_slug(where),
-        about=f"{where}, as the code tells",
+        about=where,
         entry=json.dumps(where),
         init=tuple(_init(classes, cls, arguments)) if cls is not None else (),
         inputs=tuple(specs) or (("_0", "?"),) * bool(function.args.vararg),
@@ -256,33 +256,33 @@ def _slug(where: str) -> str:
     return re.sub(r"\W+", "_", where).strip("_")
 
 
-def update_targets(root: Path, found: Sequence[Draft]) -> Path | None:
+def update_targets(root: Path, found: Sequence[Draft]) -> tuple[Draft, ...]:
     """Add drafts to ``.refactor/targets.toml``; targets that are there are kept as they are.
 
     Returns:
-        The file, if something was added.
+        The drafts that were added.
 
     Raises:
         JournalError: ``.refactor`` cannot be written or is locked.
         OSError: the file cannot be written.
     """
     if not found:
-        return None
+        return ()
     with memory(root) as folder:
         file = folder / NAME
         text = file.read_text("utf-8") if file.exists() else _HEADER
         try:
             names = {target.get("name") for target in tomllib.loads(text).get("target", [])}
         except (tomllib.TOMLDecodeError, AttributeError, TypeError):
-            return None
+            return ()
         fresh: dict[str, Draft] = {}
         for draft in found:
             if draft.name not in names and not (draft.name in fresh and fresh[draft.name].is_edited):
                 fresh[draft.name] = draft
         if not fresh:
-            return None
+            return ()
         for draft in fresh.values():
             if draft.harness and not (folder / draft.harness[0]).exists():
                 write_file(folder / draft.harness[0], draft.harness[1].encode("utf-8"))
         write_file(file, (text + "".join(draft.rendered() for draft in fresh.values())).encode("utf-8"))
-    return file
+    return tuple(fresh.values())

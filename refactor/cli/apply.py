@@ -13,7 +13,7 @@ from refactor.cli.streams import Unusable, count, emit, emit_bytes, say, say_fai
 from refactor.discovery import display, find_files
 from refactor.engine import Result, Task
 from refactor.findings import FileError, Outcome
-from refactor.journal import JournalError, Replacement, write
+from refactor.journal import FOLDER, JournalError, Replacement, write
 from refactor.report import rendered
 from refactor.report.diff import to_diff
 from refactor.vendor import needs_write, runtime
@@ -112,6 +112,7 @@ def _print_diff(session: Session) -> int:
 
 def _write(session: Session) -> Session:
     """The session with what really happened: rewrites of files that could not be written are refused."""
+    from refactor.draft import NAME as TARGETS
     from refactor.draft import update_targets
 
     root = session.task.settings.root
@@ -121,8 +122,13 @@ def _write(session: Session) -> Session:
         raise Unusable(str(error)) from None
     failed = dict(written.failed)
     results = tuple(_unwritten(r, failed[r.job.path]) if r.job.path in failed else r for r in session.results)
-    update_targets(root, [draft for result in results if result.made for draft in result.made.drafts])
+    drafted = update_targets(root, [draft for r in results if r.made for draft in r.made.drafts])
     errors = (FileError(display(path, session.task.cwd), 1, reason) for path, reason in failed.items())
+    if drafted:
+        file = display(root / FOLDER / TARGETS, session.task.cwd)
+        blanks = sum("?" in draft.rendered() for draft in drafted)
+        rest = f"; {blanks} with blanks (?) to fill in" if blanks else ""
+        say(f"drafted {count(len(drafted), 'target')} in {file}{rest}")
     return replace(session, results=results, others=(*session.others, *errors))
 
 

@@ -31,8 +31,8 @@ def drafted(tmp_path, code: str, qualname: str = "M.forward", edited: bool = Fal
     """The target that is written for a region of ``model.py``."""
     region = f"model:{qualname}"
     (draft,) = drafts(FakeFacts(textwrap.dedent(code), tmp_path), [region], {region} if edited else ())
-    file = update_targets(tmp_path, [draft])
-    (target,) = tomllib.loads(file.read_text())["target"]
+    update_targets(tmp_path, [draft])
+    (target,) = tomllib.loads((tmp_path / ".refactor" / "targets.toml").read_text())["target"]
     return target
 
 
@@ -200,27 +200,31 @@ class TestHarness:
 
 
 class TestTheFile:
+    def written(self, root, *drafts):
+        update_targets(root, drafts)
+        return root / ".refactor" / "targets.toml"
+
     def draft(self, name):
         return Draft(name, "about", '"a:b"', inputs=(("x", "?"),))
 
     def test_nothing_is_written_without_drafts(self, tmp_path):
-        assert update_targets(tmp_path, []) is None
+        assert update_targets(tmp_path, []) == ()
         assert list(tmp_path.iterdir()) == []
 
     def test_what_the_user_completed_is_kept_to_the_byte(self, tmp_path):
-        file = update_targets(tmp_path, [self.draft("one")])
+        file = self.written(tmp_path, self.draft("one"))
         mine = file.read_bytes().replace(b'"?"', b'"float32[4]"') + b"# mine\n"
         file.write_bytes(mine)
-        assert update_targets(tmp_path, [self.draft("one")]) is None
+        assert update_targets(tmp_path, [self.draft("one")]) == ()
         assert file.read_bytes() == mine
         update_targets(tmp_path, [self.draft("one"), self.draft("two")])
         assert file.read_bytes().startswith(mine)
         assert [target["name"] for target in tomllib.loads(file.read_text())["target"]] == ["one", "two"]
 
     def test_a_file_that_does_not_parse_is_left(self, tmp_path):
-        file = update_targets(tmp_path, [self.draft("one")])
+        file = self.written(tmp_path, self.draft("one"))
         file.write_text("[[target]\n")
-        assert update_targets(tmp_path, [self.draft("two")]) is None
+        assert update_targets(tmp_path, [self.draft("two")]) == ()
         assert file.read_text() == "[[target]\n"
 
 
