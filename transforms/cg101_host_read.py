@@ -6,11 +6,15 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
+from refactor.rewrite.branch import propose_branch
 from refactor.rule import Example, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
-    return f"{quote(facts, event.node)} waits for the device and reads the value of {quote(facts, event.subject)} back"
+    return (
+        f"{quote(facts, event.node)} waits for the device and reads the value of "
+        f"{quote(facts, event.subject)} back"
+    )
 
 
 RULE = Rule(
@@ -18,7 +22,7 @@ RULE = Rule(
     name="host-read",
     summary="a value read back from the device",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.READBACK, message=_message),
     what=(
         "Reports `.item()`, `.tolist()`, `float(t)`, `int(t)`, `bool(t)` and `math` functions of tensors on "
@@ -61,4 +65,5 @@ class Model(nn.Module):
 """,
         ),
     ),
+    propose=propose_branch,
 )

@@ -6,6 +6,7 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
+from refactor.rewrite.branch import propose_branch
 from refactor.rule import Example, Rule
 
 
@@ -18,7 +19,7 @@ RULE = Rule(
     name="copy-to-host",
     summary="a tensor copied from the device to the host",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.TO_HOST, message=_message),
     what=(
         'Reports `.cpu()`, `.numpy()`, `.to("cpu")` and NumPy functions of tensors on the device in a region.'
@@ -55,4 +56,5 @@ class Model(nn.Module):
 """,
         ),
     ),
+    propose=propose_branch,
 )

@@ -6,6 +6,7 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
+from refactor.rewrite.branch import propose_branch
 from refactor.rule import Example, Rule
 
 
@@ -18,7 +19,7 @@ RULE = Rule(
     name="shown-tensor",
     summary="a tensor printed, formatted or logged in a region",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.SHOW, message=_message),
     what=(
         "Reports `print`, f-strings and logging calls that show the values of a tensor on the device in a "
@@ -54,4 +55,5 @@ class Model(nn.Module):
 """,
         ),
     ),
+    propose=propose_branch,
 )

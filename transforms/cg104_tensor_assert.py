@@ -6,6 +6,7 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
+from refactor.rewrite.branch import propose_branch
 from refactor.rule import Example, Rule
 
 
@@ -18,7 +19,7 @@ RULE = Rule(
     name="tensor-assert",
     summary="an assertion about the values of a tensor",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.ASSERT, message=_message),
     what="Reports `assert` and `if …: raise` whose condition is a tensor on the device in a region.",
     why="The host has to wait for the condition, which capture forbids. A replay would not check anything.",
@@ -53,4 +54,5 @@ class Model(nn.Module):
 """,
         ),
     ),
+    propose=propose_branch,
 )

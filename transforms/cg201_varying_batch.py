@@ -11,7 +11,10 @@ from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
-    return f"{quote(facts, event.subject)} is called for every batch of this loop, and the last batch is rarely as large as the others"
+    return (
+        f"{quote(facts, event.subject)} is called for every batch of this loop, and the last "
+        "batch is rarely as large as the others"
+    )
 
 
 RULE = Rule(
@@ -21,8 +24,13 @@ RULE = Rule(
     severity=Severity.SHAPE,
     applicability=Applicability.VERIFY,
     detect=hits(EventKind.BATCH_LOOP, message=_message),
-    what="Reports a loop over batches, under `no_grad` or `inference_mode`, that calls a model on each batch.",
-    why="A graph holds for one shape. A last, smaller batch (or a sequence of another length) misses the graph and is captured again or runs eagerly.",
+    what=(
+        "Reports a loop over batches, under `no_grad` or `inference_mode`, that calls a model on each batch."
+    ),
+    why=(
+        "A graph holds for one shape. A last, smaller batch (or a sequence of another length) misses the "
+        "graph and is captured again or runs eagerly."
+    ),
     instead="`graphed(model, pad=...)`: inputs are padded to the next bucket and outputs sliced back.",
     error="",
     valid=(

@@ -10,7 +10,10 @@ from refactor.rule import Example, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
-    return f"{quote(facts, event.node)} selects as many elements as the mask {quote(facts, event.subject)} has, so the host waits for the count"
+    return (
+        f"{quote(facts, event.node)} selects as many elements as the mask "
+        f"{quote(facts, event.subject)} has, so the host waits for the count"
+    )
 
 
 RULE = Rule(

@@ -1,4 +1,4 @@
-"""CG301: a branch decided by a tensor. The decision stays on the host, the work around it moves into graphs."""
+"""CG301: a branch decided by a tensor. The decision stays on the host, the work around it becomes graphs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ RULE = Rule(
     severity=Severity.BREAKS,
     applicability=Applicability.VERIFY,
     detect=hits(EventKind.BRANCH, message=_message),
-    what="Reports `if`, `elif` and conditional expressions in a region whose test is a tensor on the device.",
-    why="The host has to wait for the value, which capture forbids; a graph could hold only one of the sides.",
+    what=(
+        "Reports `if`, `elif` and conditional expressions in a region whose test is a tensor on the device."
+    ),
+    why=(
+        "The host has to wait for the value, which capture forbids; a graph could hold only one of the sides."
+    ),
     instead="One graph for each straight-line piece and the decision in Python between the replays, or "
     "`torch.where` where both sides are cheap, pure and elementwise.",
     error="operation not permitted when stream is capturing",

@@ -22,8 +22,14 @@ RULE = Rule(
     applicability=Applicability.VERIFY,
     detect=hits(EventKind.WHILE, message=_message),
     what="Reports `while` loops in a region whose condition is a tensor on the device.",
-    why="The host waits for the value before each iteration, which capture forbids; a graph would hold one fixed number of iterations.",
-    instead="One graph for the body and the test, replayed by a Python loop; or a fixed number of iterations with a mask.",
+    why=(
+        "The host waits for the value before each iteration, which capture forbids; a graph would hold one "
+        "fixed number of iterations."
+    ),
+    instead=(
+        "One graph for the body and the test, replayed by a Python loop; or a fixed number of iterations "
+        "with a mask."
+    ),
     error="operation not permitted when stream is capturing",
     valid=(
         Example(

@@ -21,9 +21,18 @@ RULE = Rule(
     severity=Severity.BREAKS,
     applicability=Applicability.VERIFY,
     detect=hits(EventKind.COUNTED_LOOP, message=_message),
-    what="Reports `for` loops in a region over `range(...)` of a tensor's value, or over values read back from the device.",
-    why="The host waits for the value, which capture forbids; a graph would hold one fixed number of iterations.",
-    instead="One graph for the body, replayed by a Python loop outside; or the largest possible count with a mask.",
+    what=(
+        "Reports `for` loops in a region over `range(...)` of a tensor's value, or over values read back "
+        "from the device."
+    ),
+    why=(
+        "The host waits for the value, which capture forbids; a graph would hold one fixed number of "
+        "iterations."
+    ),
+    instead=(
+        "One graph for the body, replayed by a Python loop outside; or the largest possible count with a "
+        "mask."
+    ),
     error="operation not permitted when stream is capturing",
     valid=(
         Example(

@@ -6,11 +6,15 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
+from refactor.rewrite.branch import propose_branch
 from refactor.rule import Example, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
-    return f"Python needs the truth of {quote(facts, event.subject)} here ({event.detail}) and waits for the device"
+    return (
+        f"Python needs the truth of {quote(facts, event.subject)} here ({event.detail}) and waits "
+        "for the device"
+    )
 
 
 RULE = Rule(
@@ -18,7 +22,7 @@ RULE = Rule(
     name="tensor-truth",
     summary="`and`, `or`, `not`, `in`, `max` or `sorted` asks a tensor for its truth",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.BOOL_OP, message=_message),
     what=(
         "Reports `and`, `or`, `not`, `in`, chained comparisons, and the builtins `max`, `min`, `sorted`, "
@@ -54,4 +58,5 @@ class Model(nn.Module):
 """,
         ),
     ),
+    propose=propose_branch,
 )

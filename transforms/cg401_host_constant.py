@@ -21,10 +21,18 @@ RULE = Rule(
     severity=Severity.BREAKS,
     applicability=Applicability.SAFE,
     detect=hits(EventKind.HOST_CONSTANT, message=_message),
-    what="Reports `torch.tensor(value, device=...)`, `torch.as_tensor(...)` and `new_tensor(...)` of Python values in a region.",
+    what=(
+        "Reports `torch.tensor(value, device=...)`, `torch.as_tensor(...)` and `new_tensor(...)` of Python "
+        "values in a region."
+    ),
     why="The values are packed on the host and copied from unpinned memory, which capture refuses.",
-    instead="`torch.full`, `zeros` or `ones` on the device for one value, a buffer or `constant(...)` for several.",
-    error="Cannot copy between CPU and CUDA tensors during CUDA graph capture unless the CPU tensor is pinned",
+    instead=(
+        "`torch.full`, `zeros` or `ones` on the device for one value, a buffer or `constant(...)` for "
+        "several."
+    ),
+    error=(
+        "Cannot copy between CPU and CUDA tensors during CUDA graph capture unless the CPU tensor is pinned"
+    ),
     valid=(
         Example(
             """\

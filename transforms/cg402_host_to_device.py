@@ -21,10 +21,17 @@ RULE = Rule(
     severity=Severity.BREAKS,
     applicability=Applicability.VERIFY,
     detect=hits(EventKind.HOST_TO_DEVICE, message=_message),
-    what="Reports tensors made on the CPU in a region, or kept there as a plain attribute, that are moved to the device in the region.",
+    what=(
+        "Reports tensors made on the CPU in a region, or kept there as a plain attribute, that are moved to"
+        " the device in the region."
+    ),
     why="The copy starts from unpinned memory, which capture refuses, and it repeats at every call.",
-    instead="Make it on the device (`device=x.device`), register it as a buffer, or keep it as a `constant(...)`.",
-    error="Cannot copy between CPU and CUDA tensors during CUDA graph capture unless the CPU tensor is pinned",
+    instead=(
+        "Make it on the device (`device=x.device`), register it as a buffer, or keep it as a `constant(...)`."
+    ),
+    error=(
+        "Cannot copy between CPU and CUDA tensors during CUDA graph capture unless the CPU tensor is pinned"
+    ),
     valid=(
         Example(
             """\

@@ -24,7 +24,9 @@ RULE = Rule(
     what="Reports `x[[0, 2]]` and `x[index]` with an index made on the CPU, where `x` is on the device.",
     why="The index is turned into a CPU tensor and copied from unpinned memory, which capture refuses.",
     instead="An index kept on the device (a buffer or `constant(...)`), or slices.",
-    error="Cannot copy between CPU and CUDA tensors during CUDA graph capture unless the CPU tensor is pinned",
+    error=(
+        "Cannot copy between CPU and CUDA tensors during CUDA graph capture unless the CPU tensor is pinned"
+    ),
     valid=(
         Example(
             """\

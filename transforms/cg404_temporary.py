@@ -24,8 +24,14 @@ RULE = Rule(
     severity=Severity.COST,
     applicability=Applicability.VERIFY,
     detect=hits(EventKind.TEMPORARY, message=_message),
-    what="Reports assignments in a region whose elementwise result is used only by later operations of the same function.",
-    why="Each call allocates the memory again. It captures as it is; outside a graph it costs the allocator's time.",
+    what=(
+        "Reports assignments in a region whose elementwise result is used only by later operations of the "
+        "same function."
+    ),
+    why=(
+        "Each call allocates the memory again. It captures as it is; outside a graph it costs the "
+        "allocator's time."
+    ),
     instead="`out=` into a buffer kept between calls (`scratch(...)`).",
     error="",
     valid=(

@@ -10,7 +10,10 @@ from refactor.rule import Example, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
-    return f"the number assigned to {quote(facts, event.node)} is copied from the host to the device at every call"
+    return (
+        f"the number assigned to {quote(facts, event.node)} is copied from the host to the device "
+        "at every call"
+    )
 
 
 RULE = Rule(

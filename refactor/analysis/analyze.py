@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from refactor.analysis.discipline import discipline
 from refactor.analysis.domain import Obj, public
+from refactor.analysis.drivers import drivers
+from refactor.analysis.instances import decorate
 from refactor.analysis.interpreter import Interpreter, Records
 from refactor.analysis.loops import batch_loops
 from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.analysis.project import ModuleInfo, Project
-from refactor.analysis.instances import decorate
 from refactor.analysis.regions import classes, forwards
 from refactor.analysis.temporaries import temporaries
 from refactor.source import Source, SourceError, parse
@@ -53,7 +55,7 @@ def analyze(
             if other is not None and other is not module:
                 interpret(interpreter, other)
         found = interpret(interpreter, module)
-        loops = _loop_events(module)
+        loops = (*_loop_events(module), *discipline(module))
     except RecursionError:
         raise SourceError(source.path, 1, "cannot be analysed: nested too deeply") from None
     records = interpreter.recorded(module)
@@ -84,6 +86,8 @@ def interpret(interpreter: Interpreter, module: ModuleInfo) -> tuple[Region, ...
             regions.append(region)
         if inherited or info not in interpreter.recorded(module).reached:
             interpreter.run_region(region, info, Obj((cls,)))
+    for driver in drivers(module):
+        interpreter.run_driver(module, driver)
     return tuple(sorted(regions, key=lambda r: (r.node.lineno, r.qualname)))  # type: ignore[attr-defined]
 
 

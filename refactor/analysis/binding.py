@@ -154,20 +154,42 @@ def region_argument(
 
 def used_as_tensor(it: Interpreter, target: FunctionInfo, name: str, bound: Val | None) -> bool:
     """Whether the function uses a parameter as only a tensor can be used."""
+    key = (name, bound.classes if isinstance(bound, Obj) else None)
+    if key not in target.tensor_uses:
+        target.tensor_uses[key] = _uses(it, target, name, bound)
+    return target.tensor_uses[key]
+
+
+def _uses(it: Interpreter, target: FunctionInfo, name: str, bound: Val | None) -> bool:
     found = False
     for node in ast.walk(target.node):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name:
             if node.attr in _NOT_TENSOR:
                 return False
             found = found or node.attr in TENSOR_ONLY
-        elif isinstance(node, ast.Call) and not found:
+        elif not found and isinstance(node, ast.Call):
             found = _passed_as_tensor(it, target, node, name, bound)
-        elif isinstance(node, ast.BinOp) and not found:
-            found = isinstance(node.op, ast.MatMult) and name in (
-                getattr(node.left, "id", None),
-                getattr(node.right, "id", None),
-            )
+        elif not found and isinstance(node, ast.BinOp):
+            operands = (getattr(node.left, "id", None), getattr(node.right, "id", None))
+            found = name in operands and (isinstance(node.op, ast.MatMult) or _is_input(target, name))
+        elif not found and isinstance(node, ast.Subscript) and getattr(node.value, "id", None) == name:
+            found = _indexed_as_tensor(node.slice)
     return found
+
+
+def _is_input(target: FunctionInfo, name: str) -> bool:
+    """The first parameter of ``forward``: what a module computes with; arithmetic with it is tensor arithmetic."""
+    node = target.node
+    if isinstance(node, ast.Lambda) or node.name != "forward" or len(node.args.args) < 2:
+        return False
+    return node.args.args[1].arg == name and len(node.args.defaults) < len(node.args.args) - 1
+
+
+def _indexed_as_tensor(index: ast.expr) -> bool:
+    """``x[:, 0]``, ``x[..., i]``, ``x[None]``: no list takes such an index."""
+    parts = index.elts if isinstance(index, ast.Tuple) else [index]
+    several = isinstance(index, ast.Tuple) and any(isinstance(part, ast.Slice) for part in parts)
+    return several or any(isinstance(part, ast.Constant) and part.value in (None, ...) for part in parts)
 
 
 def _passed_as_tensor(

@@ -333,7 +333,8 @@ def decorate(it: Interpreter, cls: ClassInfo) -> None:
         return
     cls.decorated = True
     for node in reversed(cls.node.decorator_list):
-        if isinstance(cls.module.resolve(node.func if isinstance(node, ast.Call) else node), FunctionInfo):
+        info = cls.module.resolve(node.func if isinstance(node, ast.Call) else node)
+        if isinstance(info, FunctionInfo) and info.assigned & {"forward", "__call__", *cls.own}:
             frame = it.module_frame(cls.module)
             decorator = it.evaluate(frame, node)
             if isinstance(decorator, Fn):

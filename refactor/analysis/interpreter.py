@@ -21,6 +21,7 @@ from refactor.analysis.domain import (
     is_tainted,
     join,
 )
+from refactor.analysis.drivers import Driver
 from refactor.analysis.loops import drives_batches
 from refactor.analysis.model import Event, EventKind, Region
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, Project
@@ -29,6 +30,8 @@ MAX_DEPTH = 28
 """Calls followed below a region."""
 MAX_SUMMARIES = 100_000
 """Summaries kept before all are dropped."""
+_LOGGED = frozenset({EventKind.READBACK, EventKind.TO_HOST, EventKind.SHOW, EventKind.HOST_STATE})
+"""What a training loop does to log its progress: outside the step, wherever it stands among its statements."""
 MAX_CONTEXTS = 3
 """Different argument values for which one function is interpreted."""
 
@@ -86,6 +89,7 @@ class Interpreter:
         self.nested: dict[tuple[int, int], FunctionInfo] = {}
         self.overlay: dict[tuple[ClassInfo, str], Val] = {}
         self.root: ModuleInfo | None = None
+        self.windows: dict[ast.stmt, Region] = {}
         self.drivers: dict[int, bool] = {}
         self.visible: dict[ModuleInfo, tuple[ClassInfo, ...]] = {}
 
@@ -119,6 +123,8 @@ class Interpreter:
     ) -> None:
         """Record what happens at a place, once for each kind."""
         if not frame.emit or frame.region is None or frame.statement is None:
+            return
+        if frame.region.kind == "step" and frame.depth == 0 and kind in _LOGGED:
             return
         events = self.recorded(frame.module).events
         key = (id(node), kind)
@@ -261,6 +267,20 @@ class Interpreter:
         env = bind_region(self, target, bound)
         frame = Frame(target.module, target, env, region, (display(target, env),), 0, True, target.closure)
         return self.run(frame)
+
+    def run_driver(self, module: ModuleInfo, driver: Driver) -> None:
+        """Interpret a function that has regions inside: only what happens in those is recorded."""
+        self.windows = driver.windows
+        info = driver.info
+        if info is None:
+            frame = Frame(module, None, {}, chain=("<module>",))
+            self.block(
+                frame, [s for s in module.tree.body if not isinstance(s, ast.FunctionDef | ast.ClassDef)]
+            )
+        else:
+            env = bind_region(self, info, Obj((driver.owner,)) if driver.owner is not None else None)
+            self.run(Frame(module, info, env, chain=(display(info, env),), parent=info.closure))
+        self.windows = {}
 
     def call(self, frame: Frame, node: ast.Call) -> Val:
         """The value of a call expression."""

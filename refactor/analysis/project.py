@@ -39,6 +39,22 @@ class FunctionInfo:
         """Last names of its decorators: ``{"staticmethod"}``."""
         return frozenset(last_name(d) for d in getattr(self.node, "decorator_list", ()))
 
+    @cached_property
+    def assigned(self) -> frozenset[str]:
+        """Attributes that its body assigns, on whatever object."""
+        return frozenset(
+            target.attr
+            for node in ast.walk(self.node)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Attribute)
+        )
+
+    @cached_property
+    def tensor_uses(self) -> dict[Any, bool]:
+        """Whether it uses a parameter as a tensor, by parameter; filled by the binding of arguments."""
+        return {}
+
     def __repr__(self) -> str:
         return f"<{self.qualname}>"
 

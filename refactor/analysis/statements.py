@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from refactor.analysis import conditions, expressions, indexing, instances
+from refactor.analysis import conditions, expressions, hoststate, indexing, instances
 from refactor.analysis.domain import OPAQUE, ExtObj, Fn, Host, Obj, Opaque, Tensor, Val, is_tainted, join
 from refactor.analysis.liveness import target_names
 from refactor.analysis.model import EventKind
@@ -25,11 +25,26 @@ def block(it: Interpreter, frame: Frame, stmts: list[ast.stmt]) -> bool:
     for stmt in stmts:
         frame.statement = stmt
         handler = _HANDLERS.get(type(stmt))
-        if handler is not None and not handler(it, frame, stmt):
+        region = it.windows.get(stmt)
+        if region is not None and not frame.emit:
+            frame.emit, frame.region = True, region
+            through = handler is None or handler(it, frame, stmt)
+            frame.emit, frame.region = False, None
+        else:
+            through = handler is None or handler(it, frame, stmt)
+        if not through:
             frame.statement = outer
             return False
     frame.statement = outer
     return True
+
+
+def _quietly(it: Interpreter, frame: Frame, run: Callable[[], bool]) -> bool:
+    """Run code whose hazards do not count."""
+    emit, frame.emit = frame.emit, False
+    through = run()
+    frame.emit = emit
+    return through
 
 
 def join_env(a: Env, b: Env) -> Env:
@@ -54,9 +69,12 @@ def _expr(it: Interpreter, frame: Frame, stmt: ast.Expr) -> bool:
 
 
 def _assign(it: Interpreter, frame: Frame, stmt: ast.Assign) -> bool:
+    if frame.emit and hoststate.moves_itself(it, frame, stmt):
+        return _quietly(it, frame, lambda: _assign(it, frame, stmt))
     value = it.evaluate(frame, stmt.value)
     for target in stmt.targets:
         indexing.bind(it, frame, target, value)
+        hoststate.stored(it, frame, stmt, target, value)
     return True
 
 
@@ -86,6 +104,7 @@ def _augassign(it: Interpreter, frame: Frame, stmt: ast.AugAssign) -> bool:
         stmt.target,
     )
     left = expressions.evaluate(it, frame, load)
+    hoststate.counted(it, frame, stmt, left, right)
     if isinstance(left, Tensor) and left.device is not None and isinstance(right, Opaque):
         value: Val = left
     else:
@@ -120,12 +139,15 @@ def _if(it: Interpreter, frame: Frame, stmt: ast.If) -> bool:
         it.emit(frame, kind, stmt, decision.tensors[0], "raise" if raises else "if", tensors=decision.tensors)
     before = dict(frame.env)
     outcomes: list[Env] = []
+    quiet = frame.emit and hoststate.made_once(it, frame, stmt)
     for outcome, body in ((True, stmt.body), (False, stmt.orelse)):
         if decision.truth in (None, outcome):
             _replace(frame, before)
             conditions.refine(it, frame, stmt.test, outcome)
+            emit, frame.emit = frame.emit, frame.emit and not (quiet and outcome)
             if block(it, frame, body):
                 outcomes.append(dict(frame.env))
+            frame.emit = emit
     if not outcomes:
         return False
     _replace(frame, outcomes[0] if len(outcomes) == 1 else join_env(outcomes[0], outcomes[1]))

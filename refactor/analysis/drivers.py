@@ -1,0 +1,111 @@
+"""Code around regions: training steps and hand-written captures, and the statements that are regions in them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from refactor.analysis.loops import trains
+from refactor.analysis.model import Region
+from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
+from refactor.analysis.regions import classes
+
+_STEPS = frozenset({"backward", "step", "unscale_"})
+
+
+@dataclass(frozen=True, eq=False)
+class Driver:
+    """A function with regions inside; ``windows`` maps their statements to the region."""
+
+    info: FunctionInfo | None  # None: the module's own statements
+    owner: ClassInfo | None
+    windows: dict[ast.stmt, Region]
+
+
+def drivers(module: ModuleInfo) -> Iterator[Driver]:
+    """Functions and methods of a file that train or capture, in order."""
+    data = module.source.data
+    if b"backward(" not in data and b"cuda.graph" not in data and b".step(" not in data:
+        return
+    for info, owner in _functions(module):
+        windows = {**_steps(module, info.qualname, info.node), **_captured(module, info.qualname, info.node)}
+        if windows:
+            yield Driver(info, owner, windows)
+    own = [
+        s
+        for s in module.tree.body
+        if not isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    ]
+    top = ast.Module(own, [])
+    windows = {**_steps(module, "<module>", top), **_captured(module, "<module>", top)}
+    if windows:
+        yield Driver(None, None, windows)
+
+
+def _functions(module: ModuleInfo) -> Iterator[tuple[FunctionInfo, ClassInfo | None]]:
+    for bound in module.table.values():
+        if isinstance(bound, FunctionInfo) and bound.module is module:
+            yield bound, None
+    for cls in classes(module):
+        for item in cls.own.values():
+            if isinstance(item, FunctionInfo) and item.module is module:
+                yield item, cls
+
+
+def captures(node: ast.AST) -> bool:
+    """Whether a statement is ``with torch.cuda.graph(...)``."""
+    return isinstance(node, ast.With) and any(
+        isinstance(item.context_expr, ast.Call)
+        and isinstance(item.context_expr.func, ast.Attribute)
+        and item.context_expr.func.attr == "graph"
+        and last_name(item.context_expr.func.value) == "cuda"
+        for item in node.items
+    )
+
+
+def _captured(module: ModuleInfo, name: str, scope: ast.AST) -> dict[ast.stmt, Region]:
+    windows: dict[ast.stmt, Region] = {}
+    for node in ast.walk(scope):
+        if captures(node) and isinstance(node, ast.With):
+            region = Region("captured", name, module.name, node)
+            windows.update(dict.fromkeys(node.body, region))
+    return windows
+
+
+def _steps(module: ModuleInfo, name: str, scope: ast.AST) -> dict[ast.stmt, Region]:
+    """The statements of a training step: up to the last of ``backward`` and ``step`` in their block."""
+    windows: dict[ast.stmt, Region] = {}
+    if not trains(scope):
+        return windows
+    for node, body in _blocks(scope):
+        last = max((i for i, stmt in enumerate(body) if _steps_in(stmt)), default=-1)
+        if last >= 0:
+            region = Region("step", name, module.name, node)
+            windows.update(dict.fromkeys(body[: last + 1], region))
+    return windows
+
+
+def _blocks(function: ast.AST) -> Iterator[tuple[ast.AST, list[ast.stmt]]]:
+    """Innermost blocks that contain a step: a loop's body before the function's."""
+    for node in ast.walk(function):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and any(_steps_in(stmt) for stmt in body):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.For | ast.While):
+                nested = any(
+                    isinstance(inner, ast.For | ast.While) and _steps_in(inner)
+                    for stmt in body
+                    for inner in ast.walk(stmt)
+                )
+                if not nested:
+                    yield node, body
+
+
+def _steps_in(stmt: ast.AST) -> bool:
+    return any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in _STEPS
+        and (node.func.attr != "step" or "sched" not in ast.unparse(node.func.value).lower())
+        for node in ast.walk(stmt)
+    )

@@ -1,0 +1,84 @@
+"""CG501: a capture without a warmup on a side stream."""
+
+from __future__ import annotations
+
+from refactor.transforms.wording import hits
+
+from refactor.analysis.model import Event, EventKind, Facts
+from refactor.findings import Applicability, Severity
+from refactor.rule import Example, Rule
+
+_REASONS = {
+    "warmup": "nothing captured here has run before: libraries set themselves up in their first call, "
+    "which capture forbids",
+    "side-stream": "the warmup runs on the default stream; autograd and cuBLAS keep state of the stream they "
+    "first ran on",
+}
+
+
+def _message(facts: Facts, event: Event) -> str | None:
+    return _REASONS.get(event.detail)
+
+
+RULE = Rule(
+    code="CG501",
+    name="no-warmup",
+    summary="a capture without warmup on a side stream",
+    severity=Severity.BREAKS,
+    applicability=Applicability.MANUAL,
+    detect=hits(EventKind.CAPTURE, message=_message),
+    what=(
+        "Reports `with torch.cuda.graph(...)` whose calls have not run before it in the same function, or not"
+        " under `torch.cuda.stream(...)`."
+    ),
+    why=(
+        "First calls create handles and workspaces, choose algorithms and allocate, none of which may happen "
+        "during capture."
+    ),
+    instead=(
+        "Three or more runs on a side stream before the capture, then `wait_stream` both ways; or "
+        "`graphed(...)`, which does it."
+    ),
+    error="operation not permitted when stream is capturing",
+    valid=(
+        Example(
+            """\
+import torch
+
+def capture(model, x):
+    static = x.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            model(static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(static)
+
+    def run(x):
+        static.copy_(x)
+        graph.replay()
+        return y.clone()
+
+    return run
+""",
+            "warmed up on a side stream",
+        ),
+    ),
+    invalid=(
+        Example(
+            """\
+import torch
+
+def capture(model, x):
+    static = x.clone()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # !
+        y = model(static)
+    return graph, static, y.clone()
+""",
+        ),
+    ),
+)
