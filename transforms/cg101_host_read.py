@@ -7,7 +7,7 @@ from refactor.transforms.wording import hits, quote
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.branch import propose_branch
-from refactor.rule import Example, Rule
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -62,6 +62,55 @@ class Model(nn.Module):
     def forward(self, x: torch.Tensor):
         peak = x.abs().max().item()  # !
         return x / peak
+""",
+        ),
+    ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.out = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+
+    def forward(self, x):
+        h = self.fc(x)
+        # the largest entry decides the exponent
+        exponent = round(h.abs().max().item())
+        h = h * 2.0**-exponent
+        return self.out(h).tanh()
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import segment
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.out = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+
+    @segment
+    def _forward_fc(self, x):
+        return self.fc(x)
+
+    @segment
+    def _forward_out(self, h):
+        return self.out(h).tanh()
+
+    def forward(self, x):
+        h = self._forward_fc(x)
+        # the largest entry decides the exponent
+        exponent = round(h.abs().max().item())
+        h = h * 2.0**-exponent
+        return self._forward_out(h)
 """,
         ),
     ),

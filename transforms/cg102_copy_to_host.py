@@ -7,7 +7,7 @@ from refactor.transforms.wording import hits, quote
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.branch import propose_branch
-from refactor.rule import Example, Rule
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -53,6 +53,53 @@ class Model(nn.Module):
     def forward(self, x: torch.Tensor):
         order = x.cpu().numpy().argsort()  # !
         return x, order
+""",
+        ),
+    ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Ranked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.out = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+
+    def forward(self, x):
+        h = self.fc(x).softmax(-1)
+        order = sorted(range(4), key=h.mean(0).cpu().tolist().__getitem__)
+        h = self.out(h) + h
+        return h, order
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import segment
+
+
+class Ranked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.out = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+
+    @segment
+    def _forward_fc(self, x):
+        return self.fc(x).softmax(-1)
+
+    @segment
+    def _forward_out(self, h):
+        return self.out(h) + h
+
+    def forward(self, x):
+        h = self._forward_fc(x)
+        order = sorted(range(4), key=h.mean(0).cpu().tolist().__getitem__)
+        h = self._forward_out(h)
+        return h, order
 """,
         ),
     ),

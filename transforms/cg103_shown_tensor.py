@@ -7,7 +7,7 @@ from refactor.transforms.wording import hits, quote
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.branch import propose_branch
-from refactor.rule import Example, Rule
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -52,6 +52,51 @@ class Model(nn.Module):
     def forward(self, x: torch.Tensor):
         print(x.mean())  # !
         return x
+""",
+        ),
+    ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Chatty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.out = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+
+    def forward(self, x):
+        h = self.fc(x).relu()
+        print("activation", h.mean())
+        return self.out(h) + h
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import segment
+
+
+class Chatty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.out = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+
+    @segment
+    def _forward_fc(self, x):
+        return self.fc(x).relu()
+
+    @segment
+    def _forward_out(self, h):
+        return self.out(h) + h
+
+    def forward(self, x):
+        h = self._forward_fc(x)
+        print("activation", h.mean())
+        return self._forward_out(h)
 """,
         ),
     ),

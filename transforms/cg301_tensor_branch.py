@@ -73,9 +73,9 @@ import torch.nn as nn
 class Router(nn.Module):
     def __init__(self):
         super().__init__()
-        self.stem = nn.Linear(8, 8)
+        self.stem = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
         self.deep = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
-        self.shallow = nn.Linear(8, 8)
+        self.shallow = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8))
 
     def forward(self, x: torch.Tensor):
         """Easy inputs take the shallow path."""
@@ -94,9 +94,9 @@ from cuda_graphs import segment
 class Router(nn.Module):
     def __init__(self):
         super().__init__()
-        self.stem = nn.Linear(8, 8)
+        self.stem = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
         self.deep = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
-        self.shallow = nn.Linear(8, 8)
+        self.shallow = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8))
 
     @segment
     def _forward_stem(self, x: torch.Tensor):

@@ -80,7 +80,7 @@ class Decoder(nn.Module):
         h = torch.zeros_like(x)
         for _ in range(int(lengths.max())):
             h = self.cell(x, h)
-            x = torch.tanh(self.out(h))
+            x = torch.tanh(self.out(h)) + x
         return x
 """,
             after="""\
@@ -98,7 +98,7 @@ class Decoder(nn.Module):
     @segment
     def _forward_cell_out(self, h, x):
         h = self.cell(x, h)
-        x = torch.tanh(self.out(h))
+        x = torch.tanh(self.out(h)) + x
         return h, x
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor):

@@ -7,7 +7,7 @@ from refactor.transforms.wording import hits, quote
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.branch import propose_branch
-from refactor.rule import Example, Rule
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -55,6 +55,53 @@ class Model(nn.Module):
     def forward(self, x: torch.Tensor):
         top = max(x.mean(), x.std())  # !
         return x / top
+""",
+        ),
+    ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Clipped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.out = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+        self.limit = 3.0
+
+    def forward(self, x):
+        h = self.fc(x).relu()
+        bound = max(h.amax(), torch.ones_like(h).sum())
+        return self.out(h) / bound
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import segment
+
+
+class Clipped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.out = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+        self.limit = 3.0
+
+    @segment
+    def _forward_fc(self, x):
+        return self.fc(x).relu()
+
+    @segment
+    def _forward_out(self, h, bound):
+        return self.out(h) / bound
+
+    def forward(self, x):
+        h = self._forward_fc(x)
+        bound = max(h.amax(), torch.ones_like(h).sum())
+        return self._forward_out(h, bound)
 """,
         ),
     ),

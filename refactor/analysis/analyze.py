@@ -6,11 +6,12 @@ import ast
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from refactor.analysis.discipline import discipline
 from refactor.analysis.domain import Obj, public
-from refactor.analysis.drivers import drivers
+from refactor.analysis.drivers import drivers, functions
 from refactor.analysis.instances import decorate
 from refactor.analysis.interpreter import Interpreter, Records
 from refactor.analysis.loops import batch_loops
@@ -37,13 +38,14 @@ def analyze(
 ) -> Facts | None:
     """The facts of a file; None: nothing can be here.
 
+    ``regions`` are patterns ``module:qualname`` of functions that are regions besides those found.
     ``entries`` are dotted names of other modules whose regions reach into this file: their hazards here are
     among the facts. Hazards that this file's regions have in other files are in ``Facts.foreign``.
 
     Raises:
         SourceError: the file does not parse, or is nested too deeply to be analysed.
     """
-    if not entries and not may_matter(source.data):
+    if not entries and not may_matter(source.data) and not _named(source, project, regions):
         return None
     tree = parse(source)
     try:
@@ -54,15 +56,24 @@ def analyze(
             other = project.module(name, module)
             if other is not None and other is not module:
                 interpret(interpreter, other)
-        found = interpret(interpreter, module)
+        found = interpret(interpreter, module, regions)
         loops = (*_loop_events(module), *discipline(module))
     except RecursionError:
+        project.interpreter = None  # its summaries are half made
         raise SourceError(source.path, 1, "cannot be analysed: nested too deeply") from None
     records = interpreter.recorded(module)
     own = _facts(records, found, (*loops, *_temporaries(records)))
     others = [r for m, r in interpreter.records.items() if m is not module and r.events]
     foreign = tuple(_facts(r, (), ()) for r in sorted(others, key=lambda r: str(r.module.source.path)))
     return replace(own, foreign=foreign)
+
+
+def _named(source: Source, project: Project, regions: Sequence[str]) -> bool:
+    """Whether a pattern may name a function of the file."""
+    if not any(not pattern.startswith("!") for pattern in regions):
+        return False
+    _, name = project.place(source.path)
+    return any(fnmatchcase(name, pattern.partition(":")[0]) for pattern in regions)
 
 
 def shared(project: Project) -> Interpreter:
@@ -73,8 +84,13 @@ def shared(project: Project) -> Interpreter:
     return found
 
 
-def interpret(interpreter: Interpreter, module: ModuleInfo) -> tuple[Region, ...]:
-    """Interpret every region of a module; those that others reach already are not started again."""
+def interpret(
+    interpreter: Interpreter, module: ModuleInfo, widened: Sequence[str] = ()
+) -> tuple[Region, ...]:
+    """Interpret every region of a module; those that others reach already are not started again.
+
+    ``widened``: patterns ``module:qualname`` of further functions that are regions (``!`` ones are not ours).
+    """
     regions: list[Region] = []
     found = forwards(module)  # as they are written, before decorators replace them
     for cls in classes(module):
@@ -86,6 +102,11 @@ def interpret(interpreter: Interpreter, module: ModuleInfo) -> tuple[Region, ...
             regions.append(region)
         if inherited or info not in interpreter.recorded(module).reached:
             interpreter.run_region(region, info, Obj((cls,)))
+    for info, owner in functions(module) if widened else ():
+        if any(fnmatchcase(f"{module.name}:{info.qualname}", pattern) for pattern in widened):
+            region = Region("named", info.qualname, module.name, info.node)
+            regions.append(region)
+            interpreter.run_region(region, info, Obj((owner,)) if owner is not None else None)
     for driver in drivers(module):
         interpreter.run_driver(module, driver)
     return tuple(sorted(regions, key=lambda r: (r.node.lineno, r.qualname)))  # type: ignore[attr-defined]

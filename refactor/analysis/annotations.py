@@ -23,8 +23,9 @@ _MAPPINGS = frozenset(
     ["Dict", "dict", "Mapping", "MutableMapping", "OrderedDict", "DefaultDict", "defaultdict"]
 )
 _JAXTYPING = {
-    "Float": "float", "Int": "int", "Bool": "bool", "Num": None, "Integer": "int", "Shaped": None, "Real": None,
-    "Float32": "float", "Float16": "float", "BFloat16": "float", "Int64": "int", "Int32": "int", "UInt8": "int",
+    "Float": "float", "Int": "int", "Bool": "bool", "Num": None, "Integer": "int", "Shaped": None,
+    "Real": None, "Float32": "float", "Float16": "float", "BFloat16": "float", "Int64": "int",
+    "Int32": "int", "UInt8": "int",
     "Inexact": "float",
 }  # fmt: skip
 _WRAPPERS = frozenset(["Annotated", "Final", "ClassVar", "Required", "NotRequired", "ReadOnly"])

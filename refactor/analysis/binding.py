@@ -178,7 +178,7 @@ def _uses(it: Interpreter, target: FunctionInfo, name: str, bound: Val | None) -
 
 
 def _is_input(target: FunctionInfo, name: str) -> bool:
-    """The first parameter of ``forward``: what a module computes with; arithmetic with it is tensor arithmetic."""
+    """The first parameter of ``forward``: arithmetic with it is tensor arithmetic."""
     node = target.node
     if isinstance(node, ast.Lambda) or node.name != "forward" or len(node.args.args) < 2:
         return False

@@ -1,4 +1,4 @@
-"""What a hand-written capture needs: warmup, side stream, cloned outputs, a shared pool, registered generators."""
+"""What a hand-written capture needs: warmup, side stream, cloned outputs, one pool, registered generators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code around regions: training steps and hand-written captures, and the statements that are regions in them."""
+"""Code around regions: training steps and hand-written captures, and which statements in them are regions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def drivers(module: ModuleInfo) -> Iterator[Driver]:
     data = module.source.data
     if b"backward(" not in data and b"cuda.graph" not in data and b".step(" not in data:
         return
-    for info, owner in _functions(module):
+    for info, owner in functions(module):
         windows = {**_steps(module, info.qualname, info.node), **_captured(module, info.qualname, info.node)}
         if windows:
             yield Driver(info, owner, windows)
@@ -43,7 +43,8 @@ def drivers(module: ModuleInfo) -> Iterator[Driver]:
         yield Driver(None, None, windows)
 
 
-def _functions(module: ModuleInfo) -> Iterator[tuple[FunctionInfo, ClassInfo | None]]:
+def functions(module: ModuleInfo) -> Iterator[tuple[FunctionInfo, ClassInfo | None]]:
+    """Functions of a file, then methods with their class."""
     for bound in module.table.values():
         if isinstance(bound, FunctionInfo) and bound.module is module:
             yield bound, None
@@ -89,16 +90,12 @@ def _steps(module: ModuleInfo, name: str, scope: ast.AST) -> dict[ast.stmt, Regi
 def _blocks(function: ast.AST) -> Iterator[tuple[ast.AST, list[ast.stmt]]]:
     """Innermost blocks that contain a step: a loop's body before the function's."""
     for node in ast.walk(function):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and any(_steps_in(stmt) for stmt in body):
-            if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.For | ast.While):
-                nested = any(
-                    isinstance(inner, ast.For | ast.While) and _steps_in(inner)
-                    for stmt in body
-                    for inner in ast.walk(stmt)
-                )
-                if not nested:
-                    yield node, body
+        if not isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.For | ast.While):
+            continue
+        inside = [inner for stmt in node.body for inner in ast.walk(stmt)]
+        nested = any(isinstance(inner, ast.For | ast.While) and _steps_in(inner) for inner in inside)
+        if not nested and any(_steps_in(stmt) for stmt in node.body):
+            yield node, node.body
 
 
 def _steps_in(stmt: ast.AST) -> bool:

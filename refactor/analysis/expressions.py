@@ -296,7 +296,7 @@ def _lambda(it: Interpreter, frame: Frame, node: ast.Lambda) -> Val:
         owner = frame.function.qualname + "." if frame.function is not None else ""
         cls = frame.function.cls if frame.function is not None else None
         info = it.nested[id(node), id(frame)] = FunctionInfo(node, frame.module, f"{owner}<lambda>", cls)
-    info.closure = frame
+    info.closure, info.statement = frame, frame.statement
     return Fn((info,))
 
 

@@ -1,4 +1,4 @@
-"""State of the host that a replay does not advance: counters, stored results, appended lists, random numbers."""
+"""Host state that a replay does not advance: counters, stored results, appended lists, random numbers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from refactor.analysis.project import last_name
 if TYPE_CHECKING:
     from refactor.analysis.interpreter import Frame, Interpreter
 
+_GROWTH = frozenset({"append", "extend", "appendleft"})
 _MOVES = frozenset({"to", "cuda", "type_as", "pin_memory"})
 
 
@@ -52,9 +53,10 @@ def counted(it: Interpreter, frame: Frame, stmt: ast.AugAssign, left: Val, right
 def appended(it: Interpreter, frame: Frame, call: ast.Call) -> None:
     """``self.history.append(x)`` in a region."""
     func = call.func
-    if frame.emit and isinstance(func, ast.Attribute) and func.attr in ("append", "extend", "appendleft"):
-        if isinstance(func.value, ast.Attribute) and _on_module(it, frame, func.value):
-            it.emit(frame, EventKind.HOST_STATE, call, func.value, "append")
+    if not frame.emit or not isinstance(func, ast.Attribute) or func.attr not in _GROWTH:
+        return
+    if isinstance(func.value, ast.Attribute) and _on_module(it, frame, func.value):
+        it.emit(frame, EventKind.HOST_STATE, call, func.value, "append")
 
 
 def random_number(it: Interpreter, frame: Frame, name: str, call: ast.Call) -> None:

@@ -134,7 +134,7 @@ def parts(node: ast.expr) -> list[ast.expr]:
 def index_tensor(
     it: Interpreter, frame: Frame, node: ast.Subscript, owner: Tensor, stored: Val | None = None
 ) -> Val:
-    """``tensor[index]`` or, with ``stored``, ``tensor[index] = stored``: hazards of the index, and the result."""
+    """``tensor[index]``, with ``stored`` ``tensor[index] = stored``: hazards of the index, and the result."""
     rank = owner.rank
     advanced: int | None = 0
     dynamic = False
@@ -207,8 +207,8 @@ def _tensor_index(
     if value.device is Device.HOST and owner.device is Device.DEVICE:
         if value.rank != 0:
             it.readback(frame, EventKind.INDEX_LIST, node, part, "CPU index")
-    elif isinstance(stored, Host) and stored.type in ("int", "float", "bool") and value.rank != 0:
-        if value.dtype == "int" and value.device is Device.DEVICE and owner.device is Device.DEVICE:
+    elif value.dtype == "int" and value.device is Device.DEVICE and owner.device is Device.DEVICE:
+        if isinstance(stored, Host) and stored.type in ("int", "float", "bool") and value.rank != 0:
             it.emit(frame, EventKind.INDEX_FILL, node, part, "assignment of a Python number")
     return "gather"
 

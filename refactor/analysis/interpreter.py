@@ -31,7 +31,7 @@ MAX_DEPTH = 28
 MAX_SUMMARIES = 100_000
 """Summaries kept before all are dropped."""
 _LOGGED = frozenset({EventKind.READBACK, EventKind.TO_HOST, EventKind.SHOW, EventKind.HOST_STATE})
-"""What a training loop does to log its progress: outside the step, wherever it stands among its statements."""
+"""What a training loop does to log its progress: not part of the step, wherever it stands in the loop."""
 MAX_CONTEXTS = 3
 """Different argument values for which one function is interpreted."""
 
@@ -225,6 +225,7 @@ class Interpreter:
             frame.depth + 1,
             emit,
             target.closure,
+            statement=target.statement,
             init_of=frame.init_of if target.node.__class__ is ast.Lambda or target.cls else None,
         )
         result = self.run(inner)

@@ -152,9 +152,12 @@ def _ops(node: ast.AST | None, sure: bool = True) -> Iterable[_Op]:
     if node is None:
         return
     if isinstance(node, ast.Name):
-        yield ("r" if isinstance(node.ctx, ast.Load) else "w" if sure else "m", node.id)
-        if isinstance(node.ctx, ast.Del):
+        if isinstance(node.ctx, ast.Store):
+            yield ("w" if sure else "m", node.id)
+        else:
             yield ("r", node.id)
+        if isinstance(node.ctx, ast.Del):
+            yield ("m", node.id)
     elif isinstance(node, ast.NamedExpr):
         yield from _ops(node.value, sure)
         yield from _ops(node.target, sure)

@@ -106,7 +106,7 @@ def _evaluated(body: list[ast.stmt]) -> frozenset[str]:
 
 
 def _loops(stmts: list[ast.stmt], guard: str) -> Iterator[tuple[ast.For, str]]:
-    """Loops of a scope with the mode around them; the innermost loops that iterate batches come by themselves."""
+    """Loops of a scope with the mode around them, outer loops first."""
     for stmt in stmts:
         if isinstance(stmt, FunctionNode | ast.ClassDef):
             continue
@@ -191,7 +191,7 @@ def _derived(loop: ast.For) -> frozenset[str]:
 def _is_model(
     module: ModuleInfo, function: FunctionNode | None, call: ast.Call, evaluated: frozenset[str]
 ) -> bool:
-    """Whether a call is that of a model: by ``eval()``, by its class, or by name where nothing else is known."""
+    """Whether a call is that of a model: by ``eval()``, by class, or by name where nothing else is known."""
     func = call.func
     if not isinstance(func, ast.Name | ast.Attribute):
         return False

@@ -33,6 +33,7 @@ class FunctionInfo:
     qualname: str
     cls: ClassInfo | None = None
     closure: Any = None  # the frame around a nested function
+    statement: ast.stmt | None = None  # the one a lambda stands in
 
     @cached_property
     def decorators(self) -> frozenset[str]:
@@ -136,7 +137,7 @@ class ClassInfo:
         )
 
     def find(self, name: str, after: ClassInfo | None = None) -> tuple[ClassInfo, Any] | None:
-        """The first definition of a name along the bases, with its class; ``after``: as ``super()`` sees it."""
+        """The first definition of a name along the bases, with its class; ``after``: as for ``super()``."""
         chain = list(self.mro)
         if after is not None and after in chain:
             chain = chain[chain.index(after) + 1 :]

@@ -17,7 +17,7 @@ def classes(module: ModuleInfo) -> Iterator[ClassInfo]:
 
 
 def forwards(module: ModuleInfo) -> list[tuple[ClassInfo, FunctionInfo]]:
-    """``forward`` of every module class of a file, inherited ones too; classes that others construct come last."""
+    """``forward`` of every module class of a file, inherited ones too; classes that others make come last."""
     found: list[tuple[ClassInfo, FunctionInfo]] = []
     for cls in classes(module):
         defined = cls.find("forward") if cls.is_module else None

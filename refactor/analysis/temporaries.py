@@ -43,7 +43,7 @@ def temporaries(
             continue
         if not _carried(target.id, stmt, parents, node):
             yield Event(
-                EventKind.TEMPORARY, stmt, stmt, node, region, chain, target.id, stmt.value, {"name": target.id}
+                EventKind.TEMPORARY, stmt, stmt, node, region, chain, target.id, stmt.value
             )  # fmt: skip
 
 

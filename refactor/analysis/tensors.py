@@ -89,11 +89,9 @@ def torch_function(it: Interpreter, frame: Frame, name: str, args: Arguments) ->
 
 def _external_sync(it: Interpreter, frame: Frame, name: str, args: Arguments) -> Val:
     operands = args.every
-    if any(isinstance(value, Tensor) and value.device is not Device.HOST for value in operands):
-        if not name.endswith("ctc_loss") or any(
-            (isinstance(v, Tensor) and v.device is Device.HOST) or isinstance(v, Seq) for v in operands[2:]
-        ):
-            it.emit(frame, EventKind.SYNC_OP, args.node, args.expr(0, "boxes"), name)
+    lengths = [v for v in operands[2:] if isinstance(v, Seq) or (isinstance(v, Tensor) and not on_device(v))]
+    if any(map(on_device, operands)) and (lengths or not name.endswith("ctc_loss")):
+        it.emit(frame, EventKind.SYNC_OP, args.node, args.expr(0, "boxes"), name)
     return Tensor(combined_device(operands), "int" if "nms" in name else "float", 1 if "nms" in name else 0)
 
 

@@ -119,21 +119,26 @@ CONSTANTS = frozenset(["tensor", "as_tensor", "asarray", "scalar_tensor", "new_t
 """They copy host data."""
 
 HOST_ATTRIBUTES = {
-    "shape": "shape", "dtype": "dtype", "device": "device", "ndim": "int", "is_cuda": "bool", "requires_grad": "bool",
+    "shape": "shape", "dtype": "dtype", "device": "device",
+    "ndim": "int", "is_cuda": "bool", "requires_grad": "bool",
     "layout": "layout", "is_sparse": "bool", "is_leaf": "bool", "is_quantized": "bool", "is_nested": "bool",
-    "grad_fn": "object", "itemsize": "int", "nbytes": "int", "is_cpu": "bool", "is_mps": "bool", "is_xpu": "bool",
+    "grad_fn": "object", "itemsize": "int", "nbytes": "int",
+    "is_cpu": "bool", "is_mps": "bool", "is_xpu": "bool",
     "is_meta": "bool", "names": "object", "retains_grad": "bool",
 }  # fmt: skip
 HOST_METHODS = {
     "size": "shape", "dim": "int", "ndimension": "int", "numel": "int", "nelement": "int", "stride": "shape",
     "is_floating_point": "bool", "is_contiguous": "bool", "element_size": "int", "data_ptr": "int",
-    "get_device": "int", "storage_offset": "int", "is_complex": "bool", "is_pinned": "bool", "is_signed": "bool",
-    "is_inference": "bool", "is_same_size": "bool", "is_shared": "bool", "has_names": "bool", "is_tensor": "bool",
+    "get_device": "int", "storage_offset": "int",
+    "is_complex": "bool", "is_pinned": "bool", "is_signed": "bool",
+    "is_inference": "bool", "is_same_size": "bool",
+    "is_shared": "bool", "has_names": "bool", "is_tensor": "bool",
     "result_type": "dtype", "is_nonzero": "bool", "is_conj": "bool", "sparse_dim": "int", "dense_dim": "int",
     "untyped_storage": "object", "storage": "object", "register_hook": "object", "backward": "none",
     "broadcast_shapes": "shape", "finfo": "object", "iinfo": "object", "is_grad_enabled": "bool",
     "get_default_dtype": "dtype", "promote_types": "dtype", "can_cast": "bool", "is_autocast_enabled": "bool",
-    "is_inference_mode_enabled": "bool", "is_storage": "bool", "get_autocast_dtype": "dtype", "is_set_to": "bool",
+    "is_inference_mode_enabled": "bool", "is_storage": "bool",
+    "get_autocast_dtype": "dtype", "is_set_to": "bool",
     "get_autocast_gpu_dtype": "dtype", "is_distributed": "bool", "has_torch_function": "bool",
 }  # fmt: skip
 
@@ -163,7 +168,7 @@ SYNC_OPS = {
     "pca_lowrank": "the solver's status", "tensorinv": "the solver's status", "cond": "the solver's status",
     "lu_factor": "the solver's status", "ldl_factor": "the solver's status",
 }  # fmt: skip
-"""Operations that wait for the device inside. Only in ``torch`` and ``torch.linalg``, or as tensor methods."""
+"""Operations that wait for the device inside, in ``torch`` and ``torch.linalg`` and as tensor methods."""
 LINALG_ONLY = names(
     """
     inv eig eigvals eigvalsh cond solve lstsq pinv matrix_rank svdvals tensorinv

@@ -6,13 +6,13 @@ import ast
 from pathlib import Path
 
 import pytest
+from refactor.transforms import RULES
 
 from refactor.analysis import Project, analyze
 from refactor.findings import Severity
 from refactor.place import place_of
 from refactor.rule import Example, Rule
 from refactor.source import load
-from refactor.transforms import RULES
 
 VALID = [(rule, i, example) for rule in RULES for i, example in enumerate(rule.valid)]
 INVALID = [(rule, i, example) for rule in RULES for i, example in enumerate(rule.invalid)]
@@ -32,7 +32,9 @@ def marked(code: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("rule", "example"), [(r, e) for r, _, e in VALID], ids=[f"{r.code} leaves example {i}" for r, i, _ in VALID]
+    ("rule", "example"),
+    [(r, e) for r, _, e in VALID],
+    ids=[f"{r.code} leaves example {i}" for r, i, _ in VALID],
 )
 def test_what_a_rule_leaves_alone(rule: Rule, example: Example, tmp_path: Path) -> None:
     assert lines_reported(rule, example.code, tmp_path) == []

@@ -1,0 +1,331 @@
+"""What is a hazard and what only looks like one; the marked lines, and no others, are reported."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+from refactor.transforms import RULES
+
+from refactor.analysis import Project, analyze
+from refactor.analysis.model import Event, EventKind, Facts
+from refactor.findings import Severity
+from refactor.place import place_of
+from refactor.source import load
+
+HEAD = "import torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n"
+
+
+def write(folder: Path, files: dict[str, str]) -> Project:
+    for name, code in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+    return Project(folder)
+
+
+def facts_of(folder: Path, project: Project, name: str, entries: tuple[str, ...] = ()) -> Facts | None:
+    return analyze(load(folder / name), project, entries=entries)
+
+
+def reported(facts: Facts | None) -> dict[int, str]:
+    if facts is None:
+        return {}
+    return {
+        place_of(facts.source, hit.event.node).line: rule.code
+        for rule in RULES
+        for hit in rule.detect(facts)
+        if (hit.severity or rule.severity) is not Severity.COST
+    }
+
+
+def marked(code: str) -> dict[int, str]:
+    return {n: line.split("# !")[1].strip() for n, line in enumerate(code.splitlines(), 1) if "# !" in line}
+
+
+def forward(body: str, arguments: str = "self, x: torch.Tensor", before: str = "") -> str:
+    return (
+        HEAD
+        + textwrap.dedent(before)
+        + f"\nclass Model(nn.Module):\n    def forward({arguments}):\n"
+        + textwrap.indent(textwrap.dedent(body).strip("\n"), "        ")
+        + "\n"
+    )
+
+
+CASES = {
+    "shapes, configuration and None are known on the host": forward(
+        """
+        b, n = x.shape
+        if n > 4 and self.training and mask is None:
+            return x.view(b, -1)[: n // 2]
+        for i in range(x.size(0)):
+            x = x + int(n) / float(b)
+        return x
+        """,
+        "self, x: torch.Tensor, mask=None",
+    ),
+    "a copy to the device where it already is costs nothing": forward(
+        "h = x.to(x.device)\ny = torch.zeros(4, device=x.device).to(h)\nreturn h.to(torch.float16) + y"
+    ),
+    "items of a dict are no item of a tensor": forward("return sum(v for k, v in {'a': x, 'b': x}.items())"),
+    "a number filled in through a mask needs no count": forward("x[x > 0] = 0.0\nreturn x"),
+    "integers on the device select a known number": forward(
+        "return x[index]", "self, x: torch.Tensor, index: torch.LongTensor"
+    ),
+    "code for scripting does not run": forward("if torch.jit.is_scripting():\n    return x[x > 0]\nreturn x"),
+    "code that steps aside during a capture is no hazard": forward(
+        "if capturing():\n    return x\nif x.sum() > 0:\n    x = x + 1\nreturn x",
+        before="""
+        def capturing():
+            return torch.jit.is_tracing() or torch.cuda.is_current_stream_capturing()
+        """,
+    ),
+    "a guard in the same condition protects what follows it": forward(
+        "if not capturing(x) and x.sum() > 0:\n    x = x + 1\nreturn x",
+        before="def capturing(t):\n    return torch.cuda.is_current_stream_capturing()\n",
+    ),
+    "a tensor that stays on the CPU is read for free": forward(
+        "sizes = torch.arange(4).tolist()\nreturn x.split(sizes)"
+    ),
+    "a cache filled at the first call is there in the second": forward(
+        """
+        if self.table is None:
+            self.table = torch.tensor([1.0, 2.0], device=x.device)
+        return x + self.table
+        """
+    ),
+    "an empty list copies nothing": forward("return torch.cat([x, torch.tensor([], device=x.device)])"),
+    "isinstance decides without looking at values": forward(
+        "if isinstance(scale, float) and scale > 0.5:\n    x = x * scale\nreturn x",
+        "self, x: torch.Tensor, scale: float = 1.0",
+    ),
+    "a compared tensor is read by the `if`": forward("if x.mean() > 0:  # !CG301\n    x = -x\nreturn x"),
+    "a readback in a condition is one finding": forward(
+        "if x.max().item() > 3:  # !CG301\n    x = -x\nreturn x"
+    ),
+    "a guard clause that raises is a check": forward(
+        "if torch.isnan(x).any():  # !CG104\n    raise ValueError('nan')\nreturn x"
+    ),
+    "a count read back for a loop is one finding": forward(
+        "for _ in range(int(x.sum())):  # !CG303\n    x = x + 1\nreturn x"
+    ),
+    "`max` of tensors compares them on the host": forward("return x / max(x.max(), 1e-6)  # !CG304"),
+    "a tensor in `and` is asked for its truth": forward(
+        "ok = x.any() and x.shape[0] > 1  # !CG304\nreturn x if ok else -x  # !CG301"
+    ),
+    "one-argument where": forward("rows = torch.where(x > 0)[0]  # !CG202\nreturn x[rows]"),
+    "a list of integers as an index": forward("return x[..., [-2], :]  # !CG403"),
+    "an index made on the CPU": forward(
+        "i = torch.arange(x.shape[0])\nj = (i[:, None] - i[None, :]).abs()\nreturn x[j.long()]  # !CG403"
+    ),
+    "an index of rank 0 is read by the host": forward(
+        "for row in torch.nonzero(x):  # !CG202\n    x = x + x[row[0]]  # !CG204\nreturn x"
+    ),
+    "a CPU tensor made by a helper": forward(
+        "return x + grid(x.shape[0]).to(x.device)  # !CG402",
+        before="def grid(n, device='cpu'):\n    return torch.arange(n, device=torch.device(device))\n",
+    ),
+    "a tensor of device values is read back": forward("return torch.tensor([x.sum(), x.max()])  # !CG101"),
+    "a value read in a comprehension": forward("return [float(v) for v in x.sum(1)]  # !CG101"),
+    "a lambda is followed": forward("peak = lambda t: t.max().item()  # !CG101\nreturn x / peak(x)"),
+    "a conditional expression": forward("y = x if x.sum() > 0 else -x  # !CG301\nreturn y"),
+    "a chained comparison asks twice": forward("inside = 0 < x.mean() < 1  # !CG304\nreturn x, inside"),
+    "einops keeps the device": (
+        "import einops\n" + forward("y = einops.rearrange(x, 'a b -> b a')\nreturn y.sum().item()  # !CG101")
+    ),
+    "a parameter is on the device": HEAD
+    + """
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("seen", torch.zeros(()))
+        self.offset = torch.arange(3)
+
+    def forward(self, x: torch.Tensor):
+        if self.scale > 1:  # !CG301
+            x = x * 2
+        if self.seen > 1:  # !CG301
+            x = x * 2
+        return x + self.offset.to(x.device)  # !CG402
+""",
+    "a submodule's method is followed with the tensor it gets": HEAD
+    + """
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(4, 1)
+
+    def forward(self, h):
+        return self.proj(h).squeeze(-1)
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gates = nn.ModuleList([Gate() for _ in range(3)])
+
+    def forward(self, x):
+        for gate in self.gates:
+            if gate(x).mean() > 0:  # !CG301
+                x = -x
+        return x
+""",
+    "an inherited forward is a region with the attributes of the subclass": HEAD
+    + """
+class Base(nn.Module):
+    def forward(self, x: torch.Tensor):
+        return self.finish(x)
+
+class Child(Base):
+    def finish(self, x):
+        return x[x > 0]  # !CG203
+""",
+    "logging beside a training step is outside it": HEAD
+    + """
+def train(model, loader, optimizer):
+    for x, y in loader:
+        loss = F.cross_entropy(model(x), y)
+        if torch.isnan(loss):  # !CG301
+            continue
+        loss.backward()
+        optimizer.step()
+        print(loss.item())
+""",
+    "a captured block is a region": HEAD
+    + """
+def capture(model, x):
+    x = x.cuda()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        model(x)
+    print(x.sum().item())
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x)
+        total = y.sum().item()  # !CG101
+    return graph, y.clone(), total
+""",
+    "metrics after the model's call are outside its region": HEAD
+    + """
+@torch.no_grad()
+def evaluate(model, loader):
+    model.eval()
+    total = 0.0
+    for x, y in loader:
+        out = model(x)  # !CG201
+        total += (out.argmax(1) == y).sum().item()
+    return total
+""",
+    "data sets and collation run on the host": "import torch\n"
+    + """
+from torch.utils.data import Dataset
+
+class Rows(Dataset):
+    def __init__(self, rows):
+        data = torch.tensor(rows)
+        self.data = data[data > 0]
+
+    def __getitem__(self, i):
+        return self.data[i].item()
+
+def collate(batch):
+    if max(len(b) for b in batch) > 3:
+        return torch.tensor(batch)
+    return torch.stack(batch)
+
+def evaluate(model):
+    return model.eval()
+""",
+}
+
+
+@pytest.mark.parametrize("code", CASES.values(), ids=CASES.keys())
+def test_the_marked_lines_and_no_others_are_reported(code: str, tmp_path: Path) -> None:
+    project = write(tmp_path, {"program.py": code})
+    assert reported(facts_of(tmp_path, project, "program.py")) == marked(code)
+
+
+HELPER = (
+    HEAD
+    + "def fast_all(t):\n    return t.sum() == t.numel()\n\n"
+    + "def peak(t):\n    return t.max().item()  # !CG101\n"
+)
+CALLER = HEAD + (
+    "from .helpers import fast_all, peak\n\n"
+    "class Model(nn.Module):\n"
+    "    def forward(self, x: torch.Tensor, mask: torch.Tensor):\n"
+    "        if fast_all(mask):  # !CG301\n"
+    "            return x\n"
+    "        return x / peak(x)\n"
+)
+PACKAGE = {"pkg/__init__.py": "", "pkg/helpers.py": HELPER, "pkg/model.py": CALLER}
+
+
+def test_a_condition_on_a_helper_of_another_file_is_found_where_it_is_asked(tmp_path: Path) -> None:
+    project = write(tmp_path, PACKAGE)
+    facts = facts_of(tmp_path, project, "pkg/model.py")
+    assert reported(facts) == marked(CALLER)
+
+
+def test_a_hazard_in_a_helper_belongs_to_the_helpers_file(tmp_path: Path) -> None:
+    project = write(tmp_path, PACKAGE)
+    facts = facts_of(tmp_path, project, "pkg/model.py")
+    assert facts is not None
+    assert [other.module for other in facts.foreign] == ["pkg.helpers"]
+    assert reported(facts.foreign[0]) == marked(HELPER)
+    event = facts.foreign[0].events[0]
+    assert event.chain == ("Model.forward", "peak")
+    assert event.region.module == "pkg.model"
+
+
+def test_entries_bring_the_same_hazard_into_the_facts_of_the_helper(tmp_path: Path) -> None:
+    project = write(tmp_path, PACKAGE)
+    assert facts_of(tmp_path, project, "pkg/helpers.py") is None
+    assert reported(facts_of(tmp_path, project, "pkg/helpers.py", ("pkg.model",))) == marked(HELPER)
+
+
+def test_facts_of_a_file_do_not_depend_on_the_files_before_it(tmp_path: Path) -> None:
+    files = {**PACKAGE, "pkg/other.py": CALLER.replace("Model", "Other")}
+    project = write(tmp_path, files)
+    facts_of(tmp_path, project, "pkg/other.py")
+    later = facts_of(tmp_path, project, "pkg/model.py")
+    alone = facts_of(tmp_path, Project(tmp_path), "pkg/model.py")
+
+    def places(facts: Facts | None) -> list[tuple[EventKind, int, tuple[str, ...]]]:
+        assert facts is not None
+        return [(e.kind, place_of(facts.source, e.node).line, e.chain) for e in facts.events]
+
+    assert places(later) == places(alone)
+
+
+def test_modules_that_import_each_other_end(tmp_path: Path) -> None:
+    a = (
+        HEAD
+        + "from .b import g\n\ndef f(t):\n    return g(t)\n\n"
+        + "class A(nn.Module):\n    def forward(self, x):\n        return f(x)\n"
+    )
+    b = HEAD + "from .a import f\n\ndef g(t):\n    return f(t) if t.sum() > 0 else t  # !CG301\n"
+    project = write(tmp_path, {"p/__init__.py": "", "p/a.py": a, "p/b.py": b})
+    facts = facts_of(tmp_path, project, "p/a.py")
+    assert facts is not None
+    assert [reported(other) for other in facts.foreign] == [marked(b)]
+
+
+def test_a_temporary_that_the_next_iteration_reads_is_none(tmp_path: Path) -> None:
+    code = forward("prev = x\nfor _ in range(3):\n    cur = prev * 0.5\n    prev = cur - x\nreturn prev")
+    facts = facts_of(tmp_path, write(tmp_path, {"m.py": code}), "m.py")
+    assert facts is not None
+    names = [event.detail for event in facts.events if event.kind is EventKind.TEMPORARY]
+    assert "prev" not in names
+
+
+def test_a_batch_loop_says_how_the_batch_flows(tmp_path: Path) -> None:
+    code = CASES["metrics after the model's call are outside its region"]
+    facts = facts_of(tmp_path, write(tmp_path, {"m.py": code}), "m.py")
+    assert facts is not None
+    (event,) = (e for e in facts.events if e.kind is EventKind.BATCH_LOOP)
+    assert isinstance(event, Event)
+    assert event.detail == "model"
+    assert event.extra["target"] == ("x", "y")
+    assert event.extra["guard"] == "no_grad"
