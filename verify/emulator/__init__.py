@@ -5,9 +5,10 @@ CPU tensors that carry a logical device. Capture records and runs nothing observ
 on the recorded memory, and what CUDA refuses is refused in CUDA's words. It needs torch and the standard
 library only.
 
-What it cannot show: races between streams, the numbers Philox draws, kernels chosen by shape, timings; waits
-inside the gradients of `prod` and `cumprod` (torch computes them another way while a dispatch mode is on);
-work done by extensions on raw pointers.
+What it cannot show: races between streams, the numbers Philox draws, kernels chosen by shape, timings; work
+done by extensions on raw pointers. While a dispatch mode is on, torch itself computes a few things another
+way: the gradients of `prod` and `cumprod` (so their waits for the device are not seen) and `svdvals` (other
+last bits).
 """
 
 from .install import Emulator, install

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from .core import Gpu
 from .execute import map_tensors
 from .patches import Patches
 
@@ -24,6 +25,7 @@ def _names(text: str) -> list[str]:
 
 
 _LOWER = _names("""
+    lstm.input lstm.data gru.input gru.data rnn_tanh.input rnn_tanh.data rnn_relu.input rnn_relu.data
     addmv addr mv chain_matmul linalg_multi_dot lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
     _thnn_fused_lstm_cell _thnn_fused_gru_cell _convolution convolution conv_transpose1d
     conv_transpose2d.input conv_transpose3d.input
@@ -33,7 +35,9 @@ _FLOAT32 = _names("""
     pow.Tensor_Tensor pow.Scalar softplus layer_norm native_layer_norm group_norm frobenius_norm.dim
     nuclear_norm nuclear_norm.dim cosine_similarity dist pdist renorm logsumexp upsample_nearest1d
     upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d
-    upsample_bicubic2d norm.Scalar norm.ScalarOpt_dim nll_loss nll_loss2d
+    upsample_bicubic2d norm.Scalar norm.ScalarOpt_dim nll_loss nll_loss2d upsample_nearest1d.vec
+    upsample_nearest2d.vec upsample_nearest3d.vec upsample_linear1d.vec upsample_bilinear2d.vec
+    upsample_trilinear3d.vec upsample_bicubic2d.vec
 """)
 _FLOAT32_UNLESS_ASKED = _names("""
     softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm
@@ -52,10 +56,16 @@ _HOST_ONLY = _names("""
 _HALVES = (torch.float16, torch.bfloat16)
 
 
+def registered_for_autocast() -> frozenset[str]:
+    """The operations that cast their operands before a dispatch mode sees them."""
+    return frozenset(torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCPU"))
+
+
 class CudaAutocast:
     """Couples the two autocast states of a thread, and owns the registrations."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
         self._library: Any = None
         self._host = threading.local()  # what the program itself asked of CPU autocast
         self._keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
@@ -124,10 +134,12 @@ class CudaAutocast:
                 self._register()
         self._set_dtype("cpu", dtype)
         self._set_enabled("cpu", on)
+        self._gpu.watch.cuda_autocast = self._is_enabled("cuda")
+        self._gpu.watch.autocasts = registered_for_autocast() if on else None
 
     def _register(self) -> None:
         self._library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-        taken = set(torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCPU"))
+        taken = registered_for_autocast()
         for names, make in (
             (_LOWER, self._lower),
             (_FLOAT32, self._float32),
@@ -146,7 +158,7 @@ class CudaAutocast:
     def _kernel(self, op: Any, change: Callable[..., Any]) -> Callable[..., Any]:
         def kernel(*args: Any, **kwargs: Any) -> Any:
             with torch._C._ExcludeDispatchKeyGuard(self._keys):
-                if self._is_enabled("cuda"):
+                if self._gpu.watch.cuda_autocast:  # the thread's own state is hidden inside a dispatch mode
                     args, kwargs = change(op, args, kwargs)
                 elif change == self._keep:
                     args, kwargs = self._float32(op, args, kwargs)

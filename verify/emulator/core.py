@@ -19,6 +19,7 @@ from .placement import check_placement
 
 _Tensor = torch.Tensor
 _untyped_storage = torch._C.TensorBase.untyped_storage
+_AUTOCAST = torch._C.DispatchKey.AutocastCPU
 _MISSING: dict[str, Any] = {}
 
 
@@ -92,6 +93,8 @@ class Watch(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.gpu = gpu
         self.stream = stream
+        self.autocasts: frozenset[str] | None = None  # what casts by itself, while autocast is on
+        self.cuda_autocast = False
         self.building = False  # inside torch.tensor and its like
 
     @classmethod
@@ -120,6 +123,8 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or _MISSING
         op = op_of(func)
+        if self.autocasts is not None and op.composite and func.name() not in self.autocasts:
+            return self._cast_inside(func, args, kwargs)
         on_cuda, on_host, floating = survey(args, kwargs)
         device = kwargs.get("device") if op.creates else None
         if on_cuda or (device is not None and device.type == "cuda"):
@@ -134,6 +139,16 @@ class Watch(TorchDispatchMode):
         if op.makes_empty and self.gpu.poison_empty:
             poison(result)
         return result
+
+    def _cast_inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A composite seen whole under inference mode: its parts cast, though autocast is off in here."""
+        excluded = torch._C._dispatch_tls_set_dispatch_key_excluded
+        excluded(_AUTOCAST, False)
+        try:
+            with self:
+                return func.decompose(*args, **kwargs)
+        finally:
+            excluded(_AUTOCAST, True)
 
     def _on_host(
         self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], on_host: bool, floating: bool

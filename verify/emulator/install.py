@@ -32,7 +32,7 @@ class Emulator:
     def __init__(self) -> None:
         self._gpu = Gpu()
         self._patches = Patches()
-        self._autocast = CudaAutocast()
+        self._autocast = CudaAutocast(self._gpu)
         self._remove_loader: Any = None
 
     @property
