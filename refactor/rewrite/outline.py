@@ -132,7 +132,10 @@ class Outliner:
         if piece.predicate is not None:
             results.append(_bare(self.tests[piece]))
             targets.append(piece.predicate.name)
-        if results:
+        made = _made_last(body[-1], piece) if body else None
+        if made is not None:
+            body[-1] = made
+        elif results:
             body.append(cst.SimpleStatementLine([_return(results)]))
         self.methods.append(self.method(piece, body))
         start = "return " if piece.returns else f"{', '.join(targets)} = " if targets else ""
@@ -157,6 +160,23 @@ class Outliner:
             return name
         text = self.facts.source.snippet(found)
         return name if "\n" in text or "\r" in text else f"{name}: {text}"
+
+
+def _made_last(line: Any, piece: Piece) -> cst.SimpleStatementLine | None:
+    """``return value`` for a last line ``name = value`` that makes the only result."""
+    if (
+        len(piece.outputs) != 1
+        or piece.predicate is not None
+        or not isinstance(line, cst.SimpleStatementLine)
+    ):
+        return None
+    last = line.body[0]
+    if len(line.body) != 1 or not isinstance(last, cst.Assign) or len(last.targets) != 1:
+        return None
+    target = last.targets[0].target
+    if not isinstance(target, cst.Name) or target.value != piece.outputs[0]:
+        return None
+    return line.with_changes(body=[cst.Return(last.value)])
 
 
 def _wrapped(head: str, items: Sequence[str], tail: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from refactor.analysis.model import Facts, Kind
+from refactor.analysis.model import EventKind, Facts, Kind
 from refactor.rewrite.constants import is_number, is_plain
 from refactor.rewrite.escape import Fate, aliases, fate
 from refactor.rewrite.model import Change, Proposal, Refusal
@@ -39,6 +39,7 @@ _OPERATORS: dict[type[ast.operator], str] = {
     ast.FloorDiv: "floor_divide",
     ast.Mod: "remainder",
 }
+_CUT = (EventKind.BRANCH, EventKind.WHILE, EventKind.COUNTED_LOOP)
 _COMMUTATIVE = ("add", "mul")
 
 
@@ -97,6 +98,10 @@ def _place(facts: Facts, hit: Hit) -> _Place | Refusal:
         return Refusal(
             "the function can be suspended while the buffer is in use; compute this in a plain method"
         )
+    if any(ast.unparse(d).endswith("segment") for d in function.decorator_list):
+        return Refusal("it is computed inside a graph, where the memory is reused anyway")
+    if any(e.kind in _CUT and e.function is function for e in facts.events):
+        return Refusal("this method is cut into graphs, inside which the memory is reused anyway")
     owner = self_name(function)
     static = {"staticmethod", "classmethod"} & {getattr(d, "id", "") for d in function.decorator_list}
     if owner is None or static:

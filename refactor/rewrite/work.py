@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from itertools import pairwise
 
 from refactor.analysis.model import Device, EventKind, Facts, Kind, Value
-from refactor.rewrite.ops import METADATA, VIEWS, names_in, torch_function
+from refactor.rewrite.ops import FRESH_MODULES, METADATA, VIEWS, names_in, torch_function
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_statement, same_scope, self_name
 
 BREAKING = frozenset(
@@ -37,20 +37,8 @@ BREAKING = frozenset(
 )
 """Events whose statement stays outside every graph, unless another rewrite takes care of it."""
 MODULE_WORK = 3
-_LIGHT_MODULES = frozenset(
-    [
-        "ReLU",
-        "Identity",
-        "Dropout",
-        "GELU",
-        "SiLU",
-        "Sigmoid",
-        "Tanh",
-        "Flatten",
-        "ReLU6",
-        "Hardswish",
-        "LeakyReLU",
-    ]
+_ONE_KERNEL = (FRESH_MODULES - names_in("LSTM GRU RNN MultiheadAttention")) | names_in(
+    "ReLU Identity Dropout Flatten ReLU6 Hardswish LeakyReLU MaxPool2d AvgPool2d AdaptiveAvgPool2d"
 )
 _MUTATORS = frozenset(
     {
@@ -116,11 +104,7 @@ def work(
             elif isinstance(node, ast.BinOp | ast.Compare | ast.UnaryOp):
                 total += on_device(facts, node)
             elif isinstance(node, ast.AugAssign):
-                value = (
-                    facts.value(node.target).kind is Kind.TENSOR
-                    or facts.value(node.value).kind is Kind.TENSOR
-                )
-                total += value
+                total += on_device(facts, node.target) or on_device(facts, node.value)
     return total
 
 
@@ -128,19 +112,19 @@ def _call_work(facts: Facts, function: FunctionNode, call: ast.Call) -> int:
     func = call.func
     value = facts.value(func)
     if value.kind is Kind.MODULE:
-        light = (value.qualname or "").partition(":")[2] in _LIGHT_MODULES
-        return 1 if light else MODULE_WORK
+        scope, _, name = (value.qualname or "").partition(":")
+        return 1 if scope == "torch.nn" and name in _ONE_KERNEL else MODULE_WORK
     if not understood(facts, function, call) or (isinstance(func, ast.Name) and func.id in _BUILTINS):
         return 0
     made = facts.value(call)
     result = made.kind
     if result is Kind.HOST or made.device is Device.HOST or _all_host(made):
         return 0
-    name = torch_function(dotted(facts, func))
-    if name is None and isinstance(func, ast.Attribute) and facts.value(func.value).kind is Kind.TENSOR:
-        name = func.attr
-    if name is not None:
-        return int(name not in _FREE)
+    operation = torch_function(dotted(facts, func))
+    if operation is None and isinstance(func, ast.Attribute) and facts.value(func.value).kind is Kind.TENSOR:
+        operation = func.attr
+    if operation is not None:
+        return int(operation not in _FREE)
     scope = (value.qualname or "").partition(":")[0].partition(".")[0]
     return 0 if result is Kind.CONTAINER and scope in sys.stdlib_module_names else MODULE_WORK
 

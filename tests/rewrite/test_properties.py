@@ -143,7 +143,7 @@ def _call(model: Any, mode: str, x: Any) -> Any:
 
 
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
