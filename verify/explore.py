@@ -79,6 +79,21 @@ def explore(scenario: Scenario, examples: int, seed: int, run: Run, deadline: fl
     return found
 
 
+def samples(scenario: Scenario, count: int, seed: int) -> list[list[Json]]:
+    """Sequences as hypothesis draws them, without running any."""
+    drawn: list[list[Json]] = []
+    collect = settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+        verbosity=Verbosity.quiet,
+    )(hypothesis.seed(seed)(given(scenario.steps)(drawn.append)))
+    collect()
+    return drawn
+
+
 def _size(steps: list[Json]) -> tuple[int, int]:
     return len(steps), len(json.dumps(steps))
 

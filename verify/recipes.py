@@ -34,9 +34,10 @@ SEEDS = st.integers(0, 999)
 
 @dataclass(frozen=True)
 class Hints:
-    """What earlier runs have shown: fills that take a branch to its other side."""
+    """What earlier runs have shown: fills, or else whole calls, that take a branch to its other side."""
 
     fills: tuple[Json, ...] = ()
+    calls: tuple[Json, ...] = ()
 
 
 @dataclass(frozen=True)

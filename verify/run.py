@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .explore import Explored, explore, reduced
+from .explore import Explored, explore, reduced, samples
 from .process import interpreter
 from .recipes import Hints, Json, Scenario, cycle, probes
 from .report import Capture, Check, Counterexample, Report, TargetReport
@@ -97,23 +97,35 @@ class _Verification:
                 text = f"the original refuses every input that was tried: {self.pair.tally.refused}"
                 return self._report("error", text)
             if number == 0 and self.pair.tally.one_sided:
-                plans[1:] = scenarios(self.target, self._hints())[1:]
+                hints = self._hints()
+                again = scenarios(self.target, hints)
+                plans[1:] = again[1:]
+                if (hints.fills or hints.calls) and again[0].name == "values":
+                    plans.insert(1, replace(again[0], name="branches", weight=1.0))
         return self._after_scenarios(plans)
 
     def _hints(self) -> Hints:
-        """Fills that take a branch to the side not seen yet, found by calling the original alone."""
+            return [site for site, only in wanted.items() if not only in outcomes.get(site, [])]
         wanted = dict(self.pair.tally.one_sided)
+
+        def turned(outcomes: dict[str, list[bool]]) -> list[str]:
+            return [site for site, only in wanted.items() if (not only) in outcomes.get(site, [])]
+
         grid = probes(self.target)
-        taken = self.pair.probe([step for _, step in grid])
-        found: list[Json] = []
-        for (fill, _), outcomes in zip(grid, taken, strict=False):
-            turned = [site for site, only in wanted.items() if (not only) in outcomes.get(site, [])]
-            if turned and sum(f == fill for f in found) == 0:
-                found.append(fill)
-                for site in turned:
-                    if sum(1 for f in found) >= 6:
-                        wanted.pop(site, None)
-        return Hints(tuple(found[:8]))
+        fills: list[Json] = []
+        sites: set[str] = set()
+        for (fill, _), outcomes in zip(grid, self.pair.probe([s for _, s in grid]), strict=False):
+            if turned(outcomes) and fill not in fills:
+                fills.append(fill)
+                sites |= set(turned(outcomes))
+        wanted = {site: only for site, only in wanted.items() if site not in sites}
+        calls: list[Json] = []
+        if wanted:
+            drawn = samples(scenarios(self.target, Hints())[0], 60, self.options.seed)
+            steps = [s for steps in drawn for s in steps if s["op"] == "call"][:300]
+            taken = self.pair.probe(steps)
+            calls = [s for s, outcomes in zip(steps, taken, strict=False) if turned(outcomes)]
+        return Hints(tuple(fills[:8]), tuple(calls[:12]))
 
     def _after_scenarios(self, plans: list[Scenario]) -> TargetReport:
         """Checks that need the whole picture: graphs stop growing, and capture by the verifier."""

@@ -103,6 +103,8 @@ class _Maker:
         def strategy(draw: DrawFn) -> list[Json]:
             dims = draw(self.dims)
             call = self._call(dims, (*ANY_FILLS, *EXTREME_FILLS))
+            if self.calls.hints.calls:
+                call = st.one_of(call, st.sampled_from(self.calls.hints.calls))
             return draw(st.lists(call, min_size=4, max_size=9))
 
         return strategy()

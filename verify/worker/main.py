@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from . import reference, wire
 from .episode import Episode, Plan
 from .graphs import CaptureBlocked, Capturing, Counter
-from .judge import Comparison, Difference, Reference, Trace, compare, explain, measure, obvious
+from .judge import Comparison, Difference, Reference, Suspect, Trace, compare, explain, measure, obvious
 from .observe import same_bits, state_tensors
 from .sites import Sites
 from .timing import Stopwatch, user_settings
@@ -57,7 +58,7 @@ class Worker:
         if emulated:
             from _refactor_emulator import install  # type: ignore[import-not-found]  # loaded by path at the start
 
-            install()
+            install().poison_empty(True)  # memory nobody wrote must not look right
         real = bool(request["needs_cuda"]) and not emulated
         if request["needs_cuda"]:
             self.counter.install()
@@ -271,7 +272,7 @@ class Worker:
         runs = Reference(run)
         notes, largest = list(compared.notes), 0.0
         found: list[Difference] = []
-        unmeasured = ""
+        unmeasured = unsteady = ""
         doubtful = []
         for suspect in compared.suspects:
             ratio = obvious(suspect)
@@ -289,12 +290,16 @@ class Worker:
                 found.append(
                     Difference(suspect.step, suspect.group, suspect.path, explain(suspect, result.bad))
                 )
+            elif _unsteady(suspect, runs.tensor("rerun", suspect)):
+                unsteady = f"{suspect.path}: the original gives other results when it is run again"
             elif runs.tensor("double", suspect) is None and suspect.before.is_floating_point():
                 unmeasured = f"{suspect.path} differs, and no float64 run of the original was possible"
             else:
                 largest = max(largest, result.largest)
         for difference in compared.certain:
-            if any(runs.changed(kind, difference, mine) for kind in ("rerun", "perturbed1", "perturbed2")):
+            if runs.changed("rerun", difference, mine):
+                unsteady = f"{difference.path}: the original itself changes when it is run again"
+            elif any(runs.changed(kind, difference, mine) for kind in ("perturbed1", "perturbed2")):
                 notes.append(
                     f"{difference.path}: the original itself changes under a disturbance in the last place"
                 )
@@ -303,7 +308,7 @@ class Worker:
         found.sort(key=lambda d: d.step)
         if found:
             return {"equal": False, "difference": found[0].json(), "notes": notes, "largest": largest}
-        return {"equal": True, "notes": notes, "largest": largest, "unmeasured": unmeasured}
+        return {"equal": True, "notes": notes, "largest": largest, "unmeasured": unsteady or unmeasured}
 
     def do_deterministic(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the sequence twice, and tell whether the original gives the same bits."""
@@ -314,6 +319,13 @@ class Worker:
         if compared.suspects:
             return {"same": False, "where": compared.suspects[0].path}
         return {"same": True}
+
+
+def _unsteady(suspect: Suspect, rerun: torch.Tensor | None) -> bool:
+    """Whether a rerun of the original differs by more than roundings."""
+    if rerun is None or rerun.dtype != suspect.before.dtype or same_bits(suspect.before, rerun):
+        return False
+    return obvious(replace(suspect, after=rerun)) is None
 
 
 class Sensitivity:

@@ -173,7 +173,7 @@ class Gate(nn.Module):
 """,
     'entry = "program:Gate"\ninputs = { x = "float32[B, 6]" }\ndims = { B = [1, 5] }',
     (
-        Mutant("predicate_turned", (("return h, h.sum() > 0", "return h, ~(h.sum() <= 0)"),), "result"),
+        Mutant("predicate_turned", (("return h, h.sum() > 0", "return h, ~(h.sum() <= 0)"),), "attributes"),
         Mutant(
             "counter_lost",
             (("        self.taken += 1\n        return self._graphed", "        return self._graphed"),),
@@ -301,7 +301,7 @@ class Gelu(nn.Module):
         Mutant(
             "input_returned",
             (("return h * torch.tanh(buffer) + x\n", "x += h * torch.tanh(buffer)\n        return x\n"),),
-            "aliasing",
+            "inputs",
         ),
     ),
 )

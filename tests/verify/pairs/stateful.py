@@ -94,13 +94,13 @@ class Tower(nn.Module):
 
     def forward(self, x):
         h = F.linear(x, self.a.weight, self.a.bias)
-        return F.linear(h.clamp(min=0), self.b.weight, self.b.bias)
+        return F.linear(F.relu(h), self.b.weight, self.b.bias)
 """,
     'entry = "program:Tower"\ninputs = { x = "float32[B, 4]" }\ndims = { B = [1, 6] }\nmode = "train"\ngrad = ["x"]',
     (
-        Mutant("detached", (("h.clamp(min=0)", "h.clamp(min=0).detach()"),), "gradients"),
+        Mutant("detached", (("F.relu(h)", "F.relu(h).detach()"),), "gradients"),
         Mutant("input_detached", (("F.linear(x, self.a", "F.linear(x.detach(), self.a"),), "input gradients"),
-        Mutant("scaled_gradient", (("h.clamp(min=0)", "(2 * h - h.detach()).clamp(min=0)"),), "gradients"),
+        Mutant("scaled_gradient", (("F.relu(h)", "F.relu(2 * h - h.detach())"),), "gradients"),
         Mutant(
             "no_grad_result",
             (("        return F.linear(h", "        with torch.no_grad():\n            return F.linear(h"),),
@@ -172,16 +172,6 @@ class Ema(nn.Module):
             "attributes",
         ),
         Mutant(
-            "last_is_static",
-            (
-                (
-                    "h, out = (t.clone() for t in self._graphs[key](x))",
-                    "h, out = self._graphs[key](x)\n            out = out.clone()",
-                ),
-            ),
-            "kept",
-        ),
-        Mutant(
             "buffer_renamed",
             (
                 (
@@ -200,7 +190,7 @@ class Ema(nn.Module):
                     "self.mean = self.mean * 0.5 + h.mean(0) * 0.5",
                 ),
             ),
-            "state",
+            "result",
         ),
         Mutant(
             "last_forgotten",
