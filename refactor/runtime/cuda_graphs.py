@@ -73,11 +73,19 @@ _tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", torch.jit.is_tra
 _current_stream: Callable[[int], Any] = getattr(
     torch._C, "_cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index)
 )
+_profiling: Callable[[], bool] = getattr(torch._C._autograd, "_profiler_enabled", lambda: False)
 _local = threading.local()  # .inline: run nested graphed callables as plain code
 
 
 class _Eager(Exception):
     """Why a call cannot be served by a graph, in words for the user."""
+
+
+class _Shared(_Eager):
+    """The same, for arguments that share memory with what is written: other arguments need not."""
+
+    def __init__(self) -> None:
+        super().__init__("an argument shares memory with something that the code writes")
 
 
 class _Changing(_Eager):
@@ -110,8 +118,9 @@ def graphed(
     clone: False hands out the graph's own output memory, which the next call overwrites.
     max_graphs, max_bytes: the least recently used graphs are dropped beyond these.
 
-    The wrapper of a module is kept with the module: the same options give the same wrapper. Raises ValueError
-    for a ``pad`` or ``buckets`` that cannot be read, TypeError if ``fn`` cannot be called.
+    An argument that is written in place, such as a cache, is used where it is as long as all calls pass the
+    same one. The wrapper of a module is kept with the module: the same options give the same wrapper.
+    Raises ValueError for a ``pad`` or ``buckets`` that cannot be read, TypeError if ``fn`` cannot be called.
     """
     if not callable(fn):
         raise TypeError(f"graphed() takes a module or a function, not {type(fn).__name__}")
@@ -358,6 +367,10 @@ class Graphed:
     def stats(self) -> dict[str, Any]:
         """Graphs, replays, eager calls with their reasons, bytes, the share of padding in replayed inputs."""
         return self._cg_runner.stats()
+
+    def prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Record all buckets up to the sizes of this call, the largest first. The code runs for each."""
+        self._cg_runner.prepare(args, kwargs)
 
     def reset(self) -> None:
         """Drop all graphs and forget why calls ran eagerly."""
@@ -652,6 +665,9 @@ def _equal(a: Any, b: Any) -> bool:
     return False
 
 
+_MISSING = object()
+
+
 class _Watch:
     """The Python state within reach of a callable: what it holds now, and whether that has changed.
 
@@ -670,6 +686,7 @@ class _Watch:
         self.found: dict[int, tuple[Tensor, str]] = {}
         self.generators: list[torch.Generator] = []
         self.variables: list[tuple[dict[str, Any], list[str]]] = []  # globals that the code names
+        self.classes: list[tuple[type, list[str]]] = []  # and attributes of classes
         self.todo: deque[tuple[Any, str, int]] = deque([(root, name, 0)])
         while self.todo and len(self.seen) < _MOST_OBJECTS:
             self._visit(*self.todo.popleft())
@@ -682,7 +699,11 @@ class _Watch:
 
     def _visit(self, value: Any, label: str, depth: int) -> None:
         kind = type(value)
-        if kind in _SCALARS or isinstance(value, (type, types.ModuleType, _Home)) or id(value) in self.seen:
+        if kind in _SCALARS or isinstance(value, (types.ModuleType, _Home)) or id(value) in self.seen:
+            return
+        if isinstance(value, type):
+            if not _is_library(value):
+                self._visit_methods(value, label)
             return
         self.seen[id(value)] = value
         if isinstance(value, Tensor):
@@ -724,7 +745,7 @@ class _Watch:
         self.dicts.append((table, label))
         self.sized.append(table)
         if len(table) <= 4096:
-            for key, item in table.items():
+            for key, item in dict.items(table):  # a subclass may make things up in its own methods
                 name = (
                     f"{label}.{key}"
                     if dotted
@@ -775,6 +796,7 @@ class _Watch:
                 ]
                 if names:
                     self.attributes.setdefault((*names, names[0]), []).append((vars(klass), klass.__name__))
+                    self.classes.append((klass, names))
                     self.todo.extend((vars(klass)[n], f"{klass.__name__}.{n}", 2) for n in names)
                 for member in vars(klass).values():
                     member = inspect.unwrap(member) if isinstance(member, types.FunctionType) else member
@@ -794,6 +816,8 @@ class _Watch:
         chosen = []
         for name in sorted(names & fn.__globals__.keys()):
             item = fn.__globals__[name]
+            if isinstance(item, type) and depth < 2:
+                self.todo.append((item, name, depth + 1))
             if isinstance(item, (type, types.ModuleType, types.BuiltinFunctionType)) or name.startswith("__"):
                 continue
             if isinstance(item, types.FunctionType) and (depth >= 2 or _is_library(item)):
@@ -814,15 +838,24 @@ class _Watch:
             (operator.itemgetter(*n), [d for d, _ in spaces]) for n, spaces in self.attributes.items()
         ]
         self.tensors = [t for t, _ in self.found.values()]
+        self.pointed: list[Tensor] = []  # the tensors that graphs read: compared by address
         self._expect(self.values())
         self.current = 0
         self.scalars = [i for i, v in enumerate(self.expected) if type(v) in _SCALARS]
         self.known[self._signature(self.expected)] = 0
 
+        self.idle = not (self.sized or self.expected or self.tensors)
+
     def _expect(self, values: list[Any]) -> None:
         self.expected = values
         self.sizes = [*map(len, self.sized)]
-        self.addresses = [*map(Tensor.data_ptr, self.tensors)]
+        self.addresses = [*map(Tensor.data_ptr, self.pointed)]
+
+    def use(self, addresses: Iterable[int]) -> None:
+        """From now on compare the tensors at these addresses, too."""
+        wanted, known = set(addresses), {*map(id, self.pointed)}
+        self.pointed += [t for t in self.tensors if id(t) not in known and _storage(t) in wanted]
+        self.addresses = [*map(Tensor.data_ptr, self.pointed)]
 
     def values(self) -> list[Any]:
         """Everything that is compared, in a fixed order."""
@@ -846,13 +879,15 @@ class _Watch:
 
     def state(self) -> int:
         """The number of the state that holds now; raises _Rebound or _Eager."""
+        if self.idle:
+            return self.current
         try:
             values = self.values()
             if (
                 len(values) == len(self.expected)
                 and all(map(operator.is_, values, self.expected))
                 and [*map(len, self.sized)] == self.sizes
-                and [*map(Tensor.data_ptr, self.tensors)] == self.addresses
+                and [*map(Tensor.data_ptr, self.pointed)] == self.addresses
                 and all(t._version == v for t, v in self.host)
             ):
                 return self.current
@@ -865,9 +900,9 @@ class _Watch:
             if len(table) != size and not (_HOME in table and len(table) == size + 1):
                 label = next((label for c, label in self.containers if c is table), "a container")
                 raise _Rebound(f"the contents of {label}")
-        for (tensor, label), address in zip(self.found.values(), self.addresses, strict=True):
+        for tensor, address in zip(self.pointed, self.addresses, strict=True):
             if tensor.data_ptr() != address:
-                raise _Rebound(label)
+                raise _Rebound(self.found[id(tensor)][1])
         if not all(t._version == v for t, v in self.host):
             raise _Rebound("a CPU tensor")
         scalars = set(self.scalars)
@@ -895,9 +930,10 @@ class _Watch:
 
     def snapshot(self) -> list[Any]:
         """Shallow copies of everything mutable."""
-        copies: list[Any] = [dict(c) if isinstance(c, dict) else list(c) for c, _ in self.containers]
+        copies: list[Any] = [dict.copy(c) if isinstance(c, dict) else list(c) for c, _ in self.containers]
         variables = [(space, {n: space[n] for n in names}) for space, names in self.variables]
-        return [copies, variables, [(cell, cell.cell_contents) for cell in self._cells]]
+        classes = [(kind, {n: vars(kind)[n] for n in names}) for kind, names in self.classes]
+        return [copies, variables, [(cell, cell.cell_contents) for cell in self._cells], classes]
 
     def undo(self, snapshot: list[Any]) -> str | None:
         """Put back what differs from the snapshot; return the name of the first difference."""
@@ -907,6 +943,11 @@ class _Watch:
                 if not _equal(space.get(key), item):
                     first = first or key
                     space[key] = item
+        for kind, old in snapshot[3]:
+            for key, item in old.items():
+                if not _equal(vars(kind).get(key), item):
+                    first = first or f"{kind.__name__}.{key}"
+                    setattr(kind, key, item)
         for i, (cell, item) in enumerate(snapshot[2]):
             if not _equal(cell.cell_contents, item):
                 first = first or self.cells[i][1]
@@ -914,11 +955,11 @@ class _Watch:
         for (container, label), old in zip(self.containers, snapshot[0], strict=True):
             name: str | None = None
             if isinstance(container, dict):
-                for key in [k for k in container if k not in old and k != _HOME]:
+                for key in [k for k in dict.keys(container) if k not in old and k != _HOME]:
                     name = name or f"{label}.{key}"
                     del container[key]
                 for key, item in old.items():
-                    if key not in container or not _equal(container[key], item):
+                    if not _equal(dict.get(container, key, _MISSING), item):
                         name = name or f"{label}.{key}"
                         container[key] = item
             elif len(container) != len(old) or not (
@@ -1132,13 +1173,20 @@ class _Pool:
         self.clock = 0
         self.graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()  # those that live in the pool
 
-    def recover(self, generators: Sequence[torch.Generator]) -> None:
+    def recover(self, failed: Any, generators: Sequence[torch.Generator]) -> None:
         """After a failed capture: clean up, and turn graphs off for good if the device no longer works.
 
-        The allocator may still route the stream's memory to the pool, and random number generators may still
-        think that they are being captured; a capture that succeeds resets them (pytorch#171265).
+        `capture_end` raises before it tells the allocator that the capture is over, so the allocator goes
+        on asking the graph about every allocation; and random number generators may still think that they are
+        being captured, until a capture succeeds (pytorch#171265).
         """
-        self.graphs = weakref.WeakSet()
+        _failed.append(failed)  # never freed: the allocator may hold its address
+        end = getattr(torch._C, "_cuda_endAllocateToPool", None)
+        try:
+            cast(Any, end)(self.device.index, self.handle)
+            torch._C._cuda_releasePool(self.device.index, self.handle)
+        except (TypeError, RuntimeError, AttributeError):
+            self.graphs = weakref.WeakSet()  # go on with another pool
         self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         try:
             torch.cuda.synchronize(self.device)
@@ -1175,6 +1223,7 @@ class _Pool:
 
 _pools: dict[torch.device, _Pool] = {}
 _pools_lock = threading.Lock()
+_failed: list[Any] = []  # graphs whose capture failed
 _broken: list[str] = []  # why graphs are off for the whole process
 
 
@@ -1185,17 +1234,18 @@ def _pool(device: torch.device) -> _Pool:
         return _pools[device]
 
 
-@dataclasses.dataclass
 class _Call:
     """One call, taken apart."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    leaves: list[Tensor]
-    form: tuple[Hashable, ...]
-    plans: Sequence[_LeafPlan] = ()
-    sizes: dict[str, int] = dataclasses.field(default_factory=dict)
-    buckets: dict[str, int] = dataclasses.field(default_factory=dict)
+    __slots__ = ("args", "buckets", "form", "kwargs", "leaves", "plans", "sizes")
+
+    def __init__(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Tensor], form: tuple[Hashable, ...]
+    ) -> None:
+        self.args, self.kwargs, self.leaves, self.form = args, kwargs, leaves, form
+        self.plans: Sequence[_LeafPlan] = ()
+        self.sizes: dict[str, int] = {}
+        self.buckets: dict[str, int] = {}
 
     @property
     def pattern(self) -> tuple[Hashable, ...]:
@@ -1210,6 +1260,10 @@ class _Call:
         for dim, name in self.plans[i].dims if self.plans else ():
             shape[dim] = self.buckets[name]
         return tuple(shape)
+
+
+def _expanded(tensor: Tensor) -> list[int]:
+    return [d for d, (n, s) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)) if n > 1 and not s]
 
 
 def _dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
@@ -1252,19 +1306,15 @@ def _cut(tensor: Tensor, dims: Iterable[tuple[int, str, int]], sizes: Mapping[st
 class _Graph:
     """One captured call: static inputs, graph, outputs, and what has to be copied around a replay."""
 
-    def __init__(self, pool: _Pool, call: _Call, inputs: list[Tensor]) -> None:
+    def __init__(self, pool: _Pool, call: _Call, inputs: list[Tensor], bound: Sequence[int] = ()) -> None:
         self.pool = pool
         self.inputs = inputs
+        self.bound = [(i, inputs[i].data_ptr()) for i in bound]  # these are the caller's own memory
+        self.fixed = {_storage(inputs[i]) for i in bound}
         first = {id(t): i for i, t in reversed(list(enumerate(call.leaves)))}
-        self.copied = [i for i, t in enumerate(call.leaves) if first[id(t)] == i and t.numel()]
-        self.expanded = {
-            i: [
-                d
-                for d, (n, s) in enumerate(zip(inputs[i].shape, inputs[i].stride(), strict=True))
-                if n > 1 and not s
-            ]
-            for i in self.copied
-        }
+        own = [i for i, t in enumerate(call.leaves) if first[id(t)] == i and t.numel()]
+        self.copied = [i for i in own if i not in bound]
+        self.expanded = {i: _expanded(inputs[i]) for i in self.copied}
         self.plain = not call.plans and not any(self.expanded.values())
         self.targets = [self._narrow(inputs[i], i) for i in self.copied]
         self.all_copied = self.copied == list(range(len(call.leaves)))
@@ -1276,14 +1326,14 @@ class _Graph:
         self.graph: Any = None
         self.keep: list[Any] = []  # memory the graph reads
         self.outer: set[int] = set()  # addresses of memory outside that the graph writes
+        self.reads: set[int] = set()  # and of memory outside that it reads
         self.template: Any = None
         self.outputs: list[Tensor] = []
         self.kinds: list[Any] = []
         self.compact = False  # every output is memory of its own, without gaps
         self.grads_in: list[tuple[Tensor, Tensor]] = []
-        self.grads_out: list[
-            tuple[Tensor, Tensor | None, bool]
-        ] = []  # parameter, gradient, is it added in place
+        # the parameter, the gradient that the graph leaves, whether it was there before
+        self.grads_out: list[tuple[Tensor, Tensor | None, bool]] = []
         self.bytes = self.replays = self.used = self.real = self.slots = 0
 
     def _narrow(self, tensor: Tensor, i: int) -> Tensor:
@@ -1301,7 +1351,9 @@ class _Graph:
         """Copy the arguments into the static inputs, and fill the padding."""
         if self.plain:
             sources = call.leaves if self.all_copied else [call.leaves[i] for i in self.copied]
-            if sources:
+            if len(sources) == 1:
+                self.targets[0].copy_(sources[0])
+            elif sources:
                 torch._foreach_copy_(self.targets, sources)
             return
         heads, tails, real = self._split(call)
@@ -1333,14 +1385,20 @@ class _Graph:
 
     # -- replaying
 
+    def moved(self, call: _Call) -> bool:
+        """Whether an argument that is used in place is elsewhere now."""
+        return any(call.leaves[i].data_ptr() != address for i, address in self.bound)
+
     def conflicts(self, call: _Call) -> bool:
-        """Whether memory that the graph writes is shared with an argument or between arguments."""
-        if not self.outer and not self.mutated:
+        """Whether memory that is written is shared with an argument, which a copy of it would hide."""
+        if not self.outer and not self.mutated and not self.bound:
             return False
-        addresses = [_storage(t) for i, t in enumerate(call.leaves) if i in self.copied]
-        if not self.outer.isdisjoint(addresses):
+        taken = self.outer | self.fixed
+        addresses = [_storage(call.leaves[i]) for i in self.copied]
+        if not taken.isdisjoint(addresses):
             return True
-        return bool(self.mutated) and len(set(addresses)) < len(addresses)
+        written = [_storage(call.leaves[i]) for i in self.mutated]
+        return bool(written) and (len(set(addresses)) < len(addresses) or not self.reads.isdisjoint(written))
 
     def __call__(self, call: _Call, clone: bool) -> Any:
         pool = self.pool
@@ -1426,7 +1484,9 @@ class _Graph:
             elif how == "view":
                 j, offset = detail
                 leaf = call.leaves[j]
-                value = leaf.as_strided(tensor.shape, tensor.stride(), leaf.storage_offset() + offset)
+                part = _cut(tensor, cuts[i], call.sizes) if cuts else tensor
+                results.append(leaf.as_strided(part.shape, part.stride(), leaf.storage_offset() + offset))
+                continue
             else:
                 value = detail
             results.append(_cut(value, cuts[i], call.sizes) if cuts else value)
@@ -1440,28 +1500,35 @@ class _Leak(Exception):
     """Padding changes a result; the message says which."""
 
 
-_flag_getters: list[Callable[[], Any]] = [
-    torch.is_grad_enabled,
-    torch.is_inference_mode_enabled,
-    torch.get_default_dtype,
-    torch.are_deterministic_algorithms_enabled,
-    torch.get_float32_matmul_precision,
-    getattr(torch._C, "_get_cudnn_allow_tf32", lambda: torch.backends.cudnn.allow_tf32),
-    getattr(torch._C, "_get_cudnn_deterministic", lambda: torch.backends.cudnn.deterministic),
-]
+_cudnn_tf32: Callable[[], Any] = getattr(
+    torch._C, "_get_cudnn_allow_tf32", lambda: torch.backends.cudnn.allow_tf32
+)
+_cudnn_deterministic: Callable[[], Any] = getattr(
+    torch._C, "_get_cudnn_deterministic", lambda: torch.backends.cudnn.deterministic
+)
+
+
+def _precisions() -> tuple[Hashable, ...]:
+    try:
+        return torch.get_float32_matmul_precision(), _cudnn_tf32()
+    except RuntimeError:  # torch >= 2.9 with precisions set through its new interface
+        cudnn: Any = torch.backends.cudnn
+        return torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision
 
 
 def _modes() -> tuple[Hashable, ...]:
     """Everything global that decides which kernels run."""
-    try:
-        flags = [getter() for getter in _flag_getters]
-    except RuntimeError:  # torch >= 2.9 with precisions set through its new interface
-        flags = [getter() for getter in _flag_getters[:4]]
-        cudnn: Any = torch.backends.cudnn
-        flags += [torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision]
-    if torch.is_autocast_enabled("cuda"):
-        flags += [torch.get_autocast_dtype("cuda"), torch.is_autocast_cache_enabled()]
-    return tuple(flags)
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        _cudnn_deterministic(),
+        (torch.get_autocast_dtype("cuda"), torch.is_autocast_cache_enabled())
+        if torch.is_autocast_enabled("cuda")
+        else None,
+        *_precisions(),
+    )
 
 
 class _Runner:
@@ -1482,8 +1549,10 @@ class _Runner:
             self._drop(list(getattr(self, "graphs", {}).values()))
             self.graphs: dict[Hashable, _Graph] = {}
             self.refused: dict[Hashable, str] = {}
+            self.changing: dict[Hashable, str] = {}  # refused whatever the state
             self.values: dict[Hashable, list[set[Hashable]]] = {}
             self.asked: dict[Hashable, int] = {}
+            self.unbound: set[Hashable] = set()  # keys whose written arguments are not always the same memory
             self.eager: dict[str, int] = {}
             self.warned: set[str] = set()
             self.plans: dict[Hashable, list[_LeafPlan]] = {}
@@ -1492,7 +1561,7 @@ class _Runner:
             self.parameters: list[Tensor] = []  # those whose gradients the code touches
             self.exact = self.options.padding is None
             self.off: str | None = None
-            self.rebound = self.replays = 0  # replays of graphs that are gone
+            self.rebound = self.shared = self.replays = 0  # replays of graphs that are gone
 
     # -- the hot path
 
@@ -1505,23 +1574,23 @@ class _Runner:
                 return self.fn(*args, **kwargs)
             with self.lock:
                 graph, key = self._find(call)
-                if graph is None:
-                    self._count_values(call, key)
-                    device = self._device(call)
-            if graph is None:
-                return self._first(call, key, device)
-            if graph.conflicts(call):
-                raise _Eager("an argument shares memory with something that the code writes")
+                if graph is not None:
+                    return self._replay(graph, call)
+                self._count_values(call, key)
+                device = self._device(call)
+            return self._first(call, key, device)
         except _Eager as reason:
-            return self._plainly(str(reason), args, kwargs)
+            why = str(reason)
+        self.eager[why if len(self.eager) < 64 else "other"] = self.eager.get(why, 0) + 1
+        return self.fn(*args, **kwargs)
+
+    def _replay(self, graph: _Graph, call: _Call) -> Any:
+        if graph.conflicts(call):
+            raise _Shared
         if _profiling():
             with torch.autograd.profiler.record_function(f"cuda_graph:{self.name}"):
                 return graph(call, self.options.clone)
         return graph(call, self.options.clone)
-
-    def _plainly(self, reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.eager[reason] = self.eager.get(reason, 0) + 1
-        return self.fn(*args, **kwargs)
 
     def _take_apart(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
         if self.off or _broken:
@@ -1539,9 +1608,11 @@ class _Runner:
                 raise _Eager("an argument is in CPU memory")
         if not leaves and not torch.cuda.is_available():
             raise _Eager("there is no GPU")
-        if len(leaves) > 1 and len({*map(id, leaves)}) < len(leaves):
-            ids = [*map(id, leaves)]
-            form.append(tuple(ids.index(i) for i in ids))
+        if len(leaves) > 1:
+            addresses = [*map(_storage, leaves)]
+            if len({*addresses}) < len(addresses):
+                ids = [*map(id, leaves)]
+                form += [tuple(map(ids.index, ids)), tuple(map(addresses.index, addresses))]
         return _Call(args, kwargs, leaves, tuple(form))
 
     def _find(self, call: _Call) -> tuple[_Graph | None, Hashable]:
@@ -1554,20 +1625,25 @@ class _Runner:
             for watch in self.watches.values():
                 if any(t.requires_grad for t in watch.tensors):
                     raise _Eager("autograd records: a parameter requires a gradient")
-        state = self._state(call)
         if self.exact:
             leaves = [(t.shape, t.stride(), t.dtype, t.device) for t in call.leaves]
         else:
             leaves = self._pad(call)
         base = (call.form, *leaves, *_modes())
-        grads = tuple([p.grad is None for p in self.parameters])
-        key = (base, state, grads, *self._guard()) if self.options.guard else (base, state, grads)
+        if self.options.guard:
+            base += tuple(self._guard())
+        if self.changing and base in self.changing:
+            raise _Eager(self.changing[base])
+        state = self._state(call)
+        key = (base, state, tuple([p.grad is None for p in self.parameters]))
         graph = self.graphs.get(key)
         if graph is not None and (self.exact or call.pattern in graph.cuts):
-            return graph, key
-        for refused in (base, (base, state)):
-            if refused in self.refused:
-                raise _Eager(self.refused[refused])
+            if not graph.bound or not graph.moved(call):
+                return graph, key
+            self._drop([self.graphs.pop(key)])
+            self.unbound.add(key)
+        if self.refused and key in self.refused:
+            raise _Eager(self.refused[key])
         return None, key
 
     def _guard(self) -> list[Hashable]:
@@ -1609,6 +1685,29 @@ class _Runner:
             "padding": 1 - sum(g.real for g in graphs) / slots if slots else 0.0,
         }
 
+    def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Call the code with this call's arguments cut to every bucket, and once with padding in it."""
+        call = self._take_apart(args, kwargs)
+        if not self.exact:
+            self._pad(call)
+        if not call.plans:
+            self(args, kwargs)
+            return
+        padding = self.options.padding
+        ladders = []
+        for name, size in call.sizes.items():
+            steps = {cast(_Padding, padding).bucket(name, n) for n in range(1, size + 1)}
+            ladders.append(sorted({min(n, size) for n in steps}, reverse=True))
+        chosen = sorted(itertools.product(*ladders), key=math.prod, reverse=True)
+        for sizes in chosen:
+            for less in (0, 1):
+                named = {n: max(1, size - less) for n, size in zip(call.sizes, sizes, strict=True)}
+                leaves = [
+                    _cut(t, [(d, n, 1) for d, n in plan.dims], named).contiguous()
+                    for t, plan in zip(call.leaves, call.plans, strict=True)
+                ]
+                self(*_rebuild((args, kwargs), iter(leaves)))
+
     # -- keeping up with changes
 
     def _look(self) -> None:
@@ -1630,7 +1729,7 @@ class _Runner:
         watch = self.watches.get(id(value))
         if watch is None:
             if len(self.watches) > 4 * _MOST_VALUES:
-                raise _Rebound("an object among the arguments")
+                raise _Eager("an argument is another object in every call")
             watch = self.watches[id(value)] = _Watch(value, "an argument")
         return watch.state()
 
@@ -1641,11 +1740,12 @@ class _Runner:
     def _rebind(self, what: str) -> None:
         """Something was replaced: every graph may read memory that is no longer in use."""
         replays = sum(g.replays for g in self.graphs.values())
-        if self.graphs and replays < 4 * len(self.graphs):
+        if replays < 4 * max(1, len(self.graphs)):
             self.rebound += 1
         self._drop(list(self.graphs.values()))
         self.graphs.clear()
         self.refused.clear()
+        self.unbound.clear()
         if self.rebound > _MOST_VALUES:
             self.off = f"{what} is replaced again and again"
             self._warn(f"runs eagerly: {self.off}")
@@ -1720,7 +1820,7 @@ class _Runner:
 
     def _first(self, call: _Call, key: Any, device: torch.device) -> Any:
         """Run the code for real; then, its effects undone, record it."""
-        base = key[0]
+        why = "recording"
         tensors = {id(t): t for watch in self._watching(call) for t in watch.tensors}
         parameters = [t for t in tensors.values() if t.requires_grad and t.is_leaf and t.is_cuda]
         before = [p.grad for p in parameters]
@@ -1756,11 +1856,14 @@ class _Runner:
             self.graphs.clear()
             self._warn(f"{leak}, so every exact shape gets a graph of its own")
         except _Eager as reason:
-            refused = base if isinstance(reason, _Changing) else (base, key[1])
-            self.refused[refused] = str(reason)
-            if not str(reason).startswith("autograd"):
-                self._warn(f"runs eagerly: {reason}")
-        why = self.refused.get(base) or self.refused.get((base, key[1])) or "recording"
+            why = str(reason)
+            self.shared += isinstance(reason, _Shared)
+            if isinstance(reason, _Changing):
+                self.changing[key[0]] = why
+            elif not isinstance(reason, _Shared) or self.shared > _MOST_VALUES:
+                self.refused[key] = why
+            if not why.startswith("autograd"):
+                self._warn(f"runs eagerly: {why}")
         self.eager[why] = self.eager.get(why, 0) + 1
         return result
 
@@ -1802,7 +1905,7 @@ class _Runner:
         if not self.graphs:
             self._look()  # what the first run created belongs to the state
         state = self._state(call)
-        graph = self.graphs.get((key[0], state, *key[2:]))
+        graph = self.graphs.get((key[0], state, key[2]))
         if graph is None:
             self._make_room()
         pool = _pool(device)
@@ -1816,7 +1919,7 @@ class _Runner:
         try:
             with _quiet() as sink, torch.cuda.stream(side):
                 try:
-                    made = trial.go(graph, sink, touched)
+                    made = trial.go(graph, sink, touched, bind=key not in self.unbound)
                 except (_Eager, _Leak):
                     raise
                 except Exception as error:
@@ -1831,14 +1934,14 @@ class _Runner:
         finally:
             current.wait_stream(side)
         if failed is not None:
-            pool.recover([g for g, _ in sandbox.generators if g.device.type == "cuda"])
+            if trial.capturing is not None:
+                pool.recover(trial.capturing, [g for g, _ in sandbox.generators if g.device.type == "cuda"])
             raise _Eager(reason)
         if graph is None:
             if trial.depends and not self.parameters:
                 self.parameters = parameters
             grads = tuple(not h for h in had) if self.parameters else ()
-            key = (key[0], state, grads, *key[3:])
-            self.graphs[key] = made
+            self.graphs[(key[0], state, grads)] = made
             pool.graphs.add(made)
 
 
@@ -1857,17 +1960,51 @@ class _Trial:
         self.had = gradients
         self.gradients: list[tuple[Tensor, Tensor | None]] = []  # what each parameter starts a run with
         self.depends = False  # on the gradients that it finds
+        self.capturing: Any = None  # the graph whose capture has begun
 
-    def go(self, graph: _Graph | None, sink: _Sink, touched: bool) -> _Graph:
+    def go(self, graph: _Graph | None, sink: _Sink, touched: bool, bind: bool) -> _Graph:
         """Watch one run; settle how outputs are cut; warm up and capture unless there is a graph already."""
         new = graph is None
         inputs = self._make_inputs() if graph is None else graph.inputs
         graph = graph or _Graph(self.pool, self.call, inputs)
-        graph.load(self.call)
+        first, grads, static = self._watch_run(graph, sink, touched)
+        if new and bind and graph.mutated and not self.call.plans:
+            graph = self._bind(graph)
+            inputs = graph.inputs
+            first, grads, static = self._watch_run(graph, sink, touched)
         observer = self.sandbox.observer
+        pattern = self.call.pattern
+        graph.cuts[pattern] = self._observe(graph, first) if pattern else [()] * len(first.leaves)
+        if not new:
+            return graph
+        graph.keep = [t for a, t in observer.read.items() if a not in static and a not in grads]
+        graph.reads = {_storage(t) for t in graph.keep}
+        if graph.conflicts(self.call):
+            raise _Shared
+        external = graph.reads | {_storage(t) for watch in self.sandbox.watches for t in watch.tensors}
+        count = _LATER_WARMUP if self.runner.graphs else _FIRST_WARMUP
+        for _ in range(count - 1):
+            self._set_gradients()
+            self._body(inputs)
+        self.sandbox.restore_memory()
+        self.sandbox.restore_random()
+        self._capture(graph, inputs, first, static, external)
+        for watch in self.sandbox.watches:
+            watch.use({*observer.read, *static})
+        watch = self.sandbox.watches[0]
+        watch.host.extend((t, t._version) for t in observer.host.values())
+        watch.idle = watch.idle and not watch.host
+        return graph
+
+    def _watch_run(
+        self, graph: _Graph, sink: _Sink, touched: bool
+    ) -> tuple[_Result, set[int], dict[int, int]]:
+        """One run that shows what is written, and whether a replay could stand for the code at all."""
+        inputs, observer = graph.inputs, self.sandbox.observer
+        graph.load(self.call)
         first, grads = self._probe(inputs, touched)
         static = {_storage(t): i for i, t in reversed(list(enumerate(inputs))) if t.numel()}
-        outer = set(observer.written) - set(static) - grads
+        graph.outer = set(observer.written) - set(static) - grads
         if sink.used:
             raise _Changing("it prints, which a replay would not do")
         if self.sandbox.drew_on_host:
@@ -1880,27 +2017,19 @@ class _Trial:
         graph.mutated = [i for i in graph.copied if _storage(inputs[i]) in observer.written]
         if any(graph.expanded[i] for i in graph.mutated):
             raise _Eager("it writes to an argument whose elements share memory")
-        pattern = self.call.pattern
-        graph.cuts[pattern] = self._observe(graph, first, outer) if pattern else [()] * len(first.leaves)
-        if not new:
-            return graph
-        external = set(observer.read) | {_storage(t) for watch in self.sandbox.watches for t in watch.tensors}
-        if graph.conflicts(self.call):
-            raise _Eager("an argument shares memory with something that the code writes")
-        count = _LATER_WARMUP if self.runner.graphs else _FIRST_WARMUP
-        for _ in range(count - 1):
-            self._set_gradients()
-            self._body(inputs)
-        self.sandbox.restore_memory()
-        self.sandbox.restore_random()
-        self._capture(graph, inputs, first, static, external)
-        graph.outer = outer
-        graph.keep = [t for a, t in observer.read.items() if a not in static and a not in grads]
-        self.sandbox.watches[0].host.extend((t, t._version) for t in observer.host.values())
-        return graph
+        return first, grads, static
+
+    def _bind(self, graph: _Graph) -> _Graph:
+        """Use arguments that are written in place where they are: a cache is not copied in and out."""
+        leaves = self.call.leaves
+        written = {_storage(leaves[i]) for i in graph.mutated}
+        bound = [i for i, leaf in enumerate(leaves) if leaf.numel() and _storage(leaf) in written]
+        twins = {id(leaves[i]): leaves[i].detach() for i in bound}
+        inputs = [twins.get(id(leaf), t) for leaf, t in zip(leaves, graph.inputs, strict=True)]
+        return _Graph(self.pool, self.call, inputs, bound)
 
     def _probe(self, inputs: list[Tensor], touched: bool) -> tuple[_Result, set[int]]:
-        """Run with gradients in place to see whether they matter; give the run that counts, their addresses."""
+        """Run with gradients in place to see if they matter; give the run that counts and their addresses."""
         self.gradients = [
             (p, torch.zeros_like(p) if p.grad is None and touched else p.grad) for p, _ in self.had
         ]
@@ -1988,14 +2117,14 @@ class _Trial:
 
     # -- padding
 
-    def _observe(self, graph: _Graph, padded: _Result, outer: set[int]) -> _Cuts:
+    def _observe(self, graph: _Graph, padded: _Result) -> _Cuts:
         """Find the dimensions to cut by runs with and without padding; raise _Leak if it changes a result."""
         if self.sandbox.drew_on_device:
             raise _Leak("it draws random numbers, and how many depends on the padding")
         exact_inputs = self._exact()
         exact = self._run(exact_inputs)
         cuts = self._cuts(exact, padded)
-        self._compare(graph, exact, padded, cuts, outer)
+        self._compare(graph, exact, padded, cuts)
         floats = [i for i in graph.copied if graph.plans[i].dims and _is_data(self.call.leaves[i])]
         if floats:  # other data, then other padding: a maximum or a sum may agree by luck
             for i in floats:
@@ -2007,7 +2136,7 @@ class _Trial:
                     if repeated and not graph.plans[i].explicit:
                         self._repeat(graph, i)
                     graph.real_part(i, graph.inputs[i], self.call).mul_(0.5)
-                self._compare(graph, exact, self._run(graph.inputs), cuts, outer)
+                self._compare(graph, exact, self._run(graph.inputs), cuts)
             graph.load(self.call)
         return cuts
 
@@ -2054,14 +2183,14 @@ class _Trial:
             cuts.append(tuple(dims))
         return cuts
 
-    def _compare(self, graph: _Graph, exact: _Result, padded: _Result, cuts: _Cuts, outer: set[int]) -> None:
+    def _compare(self, graph: _Graph, exact: _Result, padded: _Result, cuts: _Cuts) -> None:
         for i, (a, b) in enumerate(zip(exact.leaves, padded.leaves, strict=True)):
             if not _close(a, _cut(b, cuts[i], self.call.sizes)):
                 raise _Leak(f"padding changes output {i}")
         for i in graph.copied:
             if not _close(exact.inputs[i], graph.real_part(i, padded.inputs[i], self.call)):
                 raise _Leak("padding changes what is written to an argument")
-        for address in outer:
+        for address in graph.outer:
             if not _close(exact.written[address], padded.written[address]):
                 raise _Leak("padding changes the state that is written")
         for g, h in zip(exact.gradients, padded.gradients, strict=True):
@@ -2081,6 +2210,7 @@ class _Trial:
         self._set_gradients()
         torch.cuda.synchronize(device)
         reserved = torch.cuda.memory_reserved(device)
+        self.capturing = graph.graph
         graph.graph.capture_begin(pool=self.pool.memory(), capture_error_mode="thread_local")
         try:
             out = self._body(inputs)
@@ -2187,7 +2317,8 @@ class _Trial:
                     warnings.simplefilter("always")
                     warnings.showwarning = note  # type: ignore[assignment]
                     self._set_gradients()
-                    self._body(self._exact())
+                    with self.sandbox.observer:
+                        self._body(self._exact())
             finally:
                 torch.cuda.set_sync_debug_mode(mode)
         if found:
@@ -2260,7 +2391,3 @@ def _close(exact: Tensor, padded: Tensor) -> bool:
     scale = size + (size.mean() if size.numel() else 0)
     near = torch.where(finite, a - b, 0).abs() <= tolerance * scale
     return bool((same | (finite & near)).all())
-
-
-def _profiling() -> bool:
-    return bool(torch._C._autograd._profiler_enabled())

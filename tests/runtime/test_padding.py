@@ -39,6 +39,20 @@ def test_batches_from_1_to_32_need_six_graphs_and_repeat_without_new_ones() -> N
 
 
 @torch.inference_mode()
+def test_prepare_records_all_buckets_so_that_no_later_call_runs_eagerly() -> None:
+    model = rows()
+    wrapper = graphed(model, pad="B ...")
+    wrapper.prepare(rnd(32, 8))
+    before = wrapper.stats()
+    for n in range(1, 33):
+        same(wrapper(rnd(n, 8, seed=n)), model(rnd(n, 8, seed=n)))
+    after = wrapper.stats()
+    assert before["graphs"] == after["graphs"] == 6
+    assert before["eager"] == after["eager"]
+    assert after["replays"] - before["replays"] == 32
+
+
+@torch.inference_mode()
 def test_nan_in_a_bigger_batch_never_reaches_a_smaller_one() -> None:
     model = rows()
     wrapper = graphed(model, pad="B ...")
@@ -197,6 +211,22 @@ def test_state_written_in_padded_graphs_is_that_of_the_real_rows() -> None:
         for n in (3, 4, 3, 2, 3):
             wrapper(rnd(n, 8))
     assert (float(module.calls), float(module.rows)) == (5, 15)
+
+
+@torch.inference_mode()
+def test_views_of_a_padded_argument_come_back_as_views_of_the_callers() -> None:
+    def fn(x: torch.Tensor) -> Any:
+        return x[:, 2:4], x, x * 2
+
+    wrapper = graphed(fn, pad="B _")
+    for n in (3, 4, 3, 3, 4):
+        x = rnd(n, 8, seed=n)
+        part, whole, double = wrapper(x)
+        same((part, whole, double), fn(x))
+        assert whole is x
+        part.zero_()
+        assert not x[:, 2:4].any()
+    assert wrapper.stats()["replays"] == 3
 
 
 @torch.inference_mode()

@@ -35,17 +35,18 @@ class Routed(nn.Module):
 def test_torch_compile_sees_the_plain_code() -> None:
     model = Routed().cuda()
     want = model.lin(rnd(3, 8)).relu() + 1
-    for compiled in (
+    for fn in (
         torch.compile(model),
         torch.compile(graphed(model)),
         torch.compile(lambda x: graphed(model)(x)),
     ):
+        compiled = torch.compile(fn, backend="eager")
         torch.testing.assert_close(compiled(rnd(3, 8)), want, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_function_transforms_and_tracing_see_the_plain_code() -> None:
-    model = Routed().cuda()
+    model = Routed().cuda().requires_grad_(False)
     wrapper = graphed(model)
     for _ in range(2):
         wrapper(rnd(3, 8))
@@ -144,6 +145,37 @@ def test_graphs_that_are_dropped_give_their_memory_back() -> None:
         wrapper.reset()
     torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() - start <= 64 << 20
+
+
+@torch.inference_mode()
+def test_a_limit_on_memory_drops_the_pool_and_results_stay_right() -> None:
+    model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512)).cuda()
+    wrapper = graphed(model, max_bytes=8 << 20)
+    for i in range(30):
+        x = rnd(1000 + i % 5, 512, seed=i)
+        torch.testing.assert_close(wrapper(x), model(x), rtol=1e-3, atol=1e-4)
+    assert wrapper.stats()["bytes"] <= 48 << 20
+    assert wrapper.stats()["replays"] > 0
+
+
+@torch.inference_mode()
+def test_failed_captures_leave_the_allocator_and_generators_as_they_were() -> None:
+    def fails(x: torch.Tensor) -> torch.Tensor:
+        y = torch.rand(1 << 20, device="cuda") + x[0]
+        return y * float(x.sum())
+
+    before = None
+    for n in range(4):
+        wrapper = graphed(lambda x, n=n: fails(x) + n)
+        with pytest.warns(RuntimeWarning, match="runs eagerly"):
+            wrapper(rnd(3))
+        torch.rand(3, device="cuda")
+        del wrapper
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        after = torch.cuda.memory_reserved()
+        assert before is None or after <= before + (8 << 20)
+        before = before or after
 
 
 @pytest.mark.parametrize("tuned", [False, True])
