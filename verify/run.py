@@ -105,7 +105,6 @@ class _Verification:
         return self._after_scenarios(plans)
 
     def _hints(self) -> Hints:
-            return [site for site, only in wanted.items() if not only in outcomes.get(site, [])]
         wanted = dict(self.pair.tally.one_sided)
 
         def turned(outcomes: dict[str, list[bool]]) -> list[str]:
