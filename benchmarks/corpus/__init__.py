@@ -1,0 +1,25 @@
+"""Pairs of programs that measure the verifier: right rewrites it must pass, wrong ones it must fail."""
+
+from __future__ import annotations
+
+from . import (
+    aliasing,
+    branches,
+    buffers,
+    capture,
+    concurrency,
+    numerics,
+    padding,
+    rng,
+    state,
+    training,
+    undecided,
+)
+from .pair import Pair
+
+FAMILIES = (
+    aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
+)  # fmt: skip
+PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
+
+__all__ = ["PAIRS", "Pair"]
