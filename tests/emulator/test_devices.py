@@ -293,3 +293,50 @@ def test_the_device_answers_what_programs_ask() -> None:
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.empty_cache()
         torch.cuda.synchronize()
+
+
+TRANSFORMS = {
+    "vmap": lambda f, x: torch.func.vmap(f)(x),
+    "grad": lambda f, x: torch.func.grad(lambda a: f(a).sum())(x),
+    "compile": lambda f, x: torch.compile(f)(x),
+    "compile as a decorator": lambda f, x: torch.compile(mode="reduce-overhead")(f)(x),
+    "trace": lambda f, x: torch.jit.trace(f, x)(x),
+    "fx": lambda f, x: torch.fx.symbolic_trace(nn.ReLU())(x),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_function_transforms_see_the_device(name: str) -> None:
+    seen = []
+
+    def f(a: torch.Tensor) -> torch.Tensor:
+        seen.append(a.device)
+        return (a * torch.ones(3, device=a.device)).relu()
+
+    assert TRANSFORMS[name](f, torch.ones(2, 3, device="cuda")).device == D
+    assert set(seen) <= {D}
+
+
+def test_half_precision_modules_run_and_train() -> None:
+    image = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.MaxPool2d(2),
+        nn.ConvTranspose2d(8, 4, 2, 2),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.LayerNorm(16),
+        nn.GELU(),
+    )
+    sequence = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    for dtype in (torch.float16, torch.bfloat16):
+        y = image.to("cuda", dtype)(torch.randn(2, 3, 8, 8, device="cuda", dtype=dtype))
+        y.float().sum().backward()
+        x = torch.randn(2, 3, 8, device="cuda", dtype=dtype)
+        z = sequence.to("cuda", dtype)(x)
+        h, _ = nn.LSTM(8, 4, 2).to("cuda", dtype)(x)
+        assert {y.dtype, z.dtype, h.dtype} == {dtype}
+        assert all(p.grad.dtype is dtype and p.grad.device == D for p in image.parameters())
+        image.zero_grad()

@@ -108,7 +108,10 @@ _SILENT = [
 
 
 def make_cuda_functions(gpu: Gpu) -> dict[str, Any]:
-    """Replacements for functions of `torch.cuda`, bound to `gpu`."""
+    """Replacements for functions of `torch.cuda`, bound to `gpu`.
+
+    Long, because it is a list of small functions, one for each name.
+    """
 
     def synchronize(device: Any = None) -> None:
         _index(device)

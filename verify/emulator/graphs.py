@@ -22,7 +22,7 @@ from .errors import (
 
 
 def make_graph_type(gpu: Gpu) -> type:
-    """The class `torch.cuda.CUDAGraph`, bound to `gpu`."""
+    """The class `torch.cuda.CUDAGraph`, bound to `gpu`: long, because it is one class and no more."""
 
     class CUDAGraph:
         """A recorded tape that `replay` runs again."""

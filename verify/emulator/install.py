@@ -50,7 +50,10 @@ class Emulator:
         self._gpu.poison_empty = on
 
     def enter(self) -> None:
-        """Replace what must be replaced and enter the dispatch mode in this thread."""
+        """Replace what must be replaced and enter the dispatch mode in this thread.
+
+        Long, because it is the list of everything that is replaced.
+        """
         gpu, patches = self._gpu, self._patches
         streams = make_stream_types(gpu)
         functions = make_cuda_functions(gpu)
@@ -104,6 +107,7 @@ class Emulator:
             )
         patches.set_all(torch.Tensor, make_tensor_methods(gpu))
         patches.set_all(torch, make_factories(gpu))
+        patches.set(torch, "compile", _compile)
         patches.set(torch, "Generator", make_generator_type(gpu))
         patches.set_all(torch.fft, make_half_transforms())
         hidden = make_hidden_waits(gpu)
@@ -130,6 +134,11 @@ class Emulator:
         self._autocast.close()
         self._patches.undo()
         _installed = None
+
+
+def _compile(model: Any = None, **options: Any) -> Any:
+    """`torch.compile` for a device that no compiler knows: the program runs as it is written."""
+    return (lambda fn: fn) if model is None else model
 
 
 # One process has one torch: installing twice must find the first.

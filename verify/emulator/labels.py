@@ -49,6 +49,8 @@ def storage_of(tensor: torch.Tensor) -> Any:
     try:
         return _untyped_storage(tensor)
     except (NotImplementedError, RuntimeError):
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return storage_of(torch._C._functorch.get_unwrapped(tensor))
         return next((_untyped_storage(part) for part in _sparse_parts(tensor)), None)
 
 

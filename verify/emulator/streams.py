@@ -14,7 +14,10 @@ from .labels import CUDA
 
 
 def make_stream_types(gpu: Gpu) -> dict[str, Any]:
-    """`Stream`, `ExternalStream`, `Event` and `stream` of `torch.cuda`, bound to `gpu`."""
+    """`Stream`, `ExternalStream`, `Event` and `stream` of `torch.cuda`, bound to `gpu`.
+
+    Long, because it is a handful of small classes that share `gpu` and name each other.
+    """
     numbers = itertools.count(0)
 
     class Stream:

@@ -117,7 +117,10 @@ def parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool, Any]:
 
 
 def make_tensor_methods(gpu: Gpu) -> dict[str, Any]:
-    """Replacements for attributes of `torch.Tensor`, bound to `gpu`."""
+    """Replacements for attributes of `torch.Tensor`, bound to `gpu`.
+
+    Long, because it is a list of small functions, one for each attribute.
+    """
 
     def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         options = _parse_to(args, kwargs)
