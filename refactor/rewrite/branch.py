@@ -16,6 +16,7 @@ from refactor.rewrite.model import Change, Joint, Proposal, Refusal
 from refactor.rewrite.outline import Outliner
 from refactor.rewrite.planner import Planner
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, same_scope, self_name
+from refactor.rewrite.work import only_trains
 from refactor.rule import Hit
 
 _DECORATORS = (
@@ -114,6 +115,8 @@ def _unfit(facts: Facts, function: FunctionNode) -> str:
         return (
             "segments are methods, and this is a plain function; make it a method of the module that calls it"
         )
+    if only_trains(facts, function):
+        return "it runs only in training, where autograd records and no graph is replayed"
     for decorator in function.decorator_list:
         name = dotted(facts, decorator.func if isinstance(decorator, ast.Call) else decorator)
         if name is not None and name.rpartition(".")[2] == "segment":

@@ -18,7 +18,7 @@ from refactor.rewrite.names import attribute_names, bound_names, fresh, used_nam
 from refactor.rewrite.naming import method_prefix, piece_role, predicate_name
 from refactor.rewrite.plan import Block, Keep, Nest, Piece, Predicate, units_of
 from refactor.rewrite.syntax import enclosing_class, same_scope, self_name
-from refactor.rewrite.work import OUTLINABLE, effects, host_statements, leaves, work
+from refactor.rewrite.work import OUTLINABLE, effects, host_statements, in_training, leaves, work
 
 LEAST_WORK = 3
 """Kernels (a module of several layers counts for three) below which launching costs less than a replay."""
@@ -186,6 +186,8 @@ class Planner:
         """Whether a segment may hold a statement as far as it can be told without its neighbours."""
         if stmt in self.forced or not isinstance(stmt, OUTLINABLE) or leaves(stmt):
             return False
+        if in_training(self.facts, stmt):
+            return False  # autograd records there, and a segment would run eagerly
         for node in (stmt, *same_scope(stmt)):
             if node in self.host or node in self.forced:
                 return False
@@ -251,7 +253,13 @@ class Planner:
         def rename(index: int) -> bool:
             return all(self.is_rename(stmt) for stmt in units[index])
 
+        filled = set[str]()  # containers that the run fills: made in the run, they are no outside state
+        for index in run:
+            for stmt in units[index]:
+                filled |= effects(self.facts, self.function, stmt) or set()
         while start < end and light(run[start]) and not (returns and start == end - 1):
+            if filled & set(liveness.writes(units[run[start]])):
+                break
             start += 1
         read = liveness.reads([ast.Expr(predicate.test)]) if predicate else ()
         while end > start and not returns and light(run[end - 1]) and not rename(run[end - 1]):

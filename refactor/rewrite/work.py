@@ -9,7 +9,14 @@ from itertools import pairwise
 
 from refactor.analysis.model import Device, EventKind, Facts, Kind, Value
 from refactor.rewrite.ops import FRESH_MODULES, METADATA, VIEWS, names_in, torch_function
-from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_statement, same_scope, self_name
+from refactor.rewrite.syntax import (
+    FunctionNode,
+    ancestors,
+    dotted,
+    enclosing_statement,
+    same_scope,
+    self_name,
+)
 
 BREAKING = frozenset(
     {
@@ -243,6 +250,31 @@ def _call_effect(facts: Facts, call: ast.Call) -> set[str] | None:
     if logger and name in ("debug", "info", "warning", "error", "exception", "log"):
         return None
     return set()
+
+
+def only_trains(facts: Facts, function: FunctionNode) -> bool:
+    """Whether a method is called in its file, and only under ``if self.training``: autograd records there."""
+    called = [
+        node
+        for node in ast.walk(facts.tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == function.name
+    ]
+    return bool(called) and all(in_training(facts, node) for node in called)
+
+
+def in_training(facts: Facts, node: ast.AST) -> bool:
+    """Whether a node stands in the body of ``if self.training``."""
+    inner = node
+    for around in ancestors(facts, node):
+        if isinstance(around, ast.If) and inner in around.body:
+            tests = around.test.values if isinstance(around.test, ast.BoolOp) else [around.test]
+            conjunction = not isinstance(around.test, ast.BoolOp) or isinstance(around.test.op, ast.And)
+            if conjunction and any(isinstance(t, ast.Attribute) and t.attr == "training" for t in tests):
+                return True
+        inner = around
+    return False
 
 
 def leaves(statement: ast.stmt) -> bool:
