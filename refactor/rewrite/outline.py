@@ -94,6 +94,8 @@ class Outliner:
 
     def nest(self, node: Any, entry: Nest) -> _Line:
         """A compound statement with pieces inside it."""
+        if isinstance(node, cst.SimpleStatementLine) and isinstance(entry.statement, ast.If):
+            node = _as_branch(node)
         if not isinstance(node, cst.If | cst.For | cst.While | cst.With):
             raise _Mismatch
         changed: Any = node.with_changes(body=self.suite(node.body, entry.body))
@@ -160,6 +162,21 @@ class Outliner:
             return name
         text = self.facts.source.snippet(found)
         return name if "\n" in text or "\r" in text else f"{name}: {text}"
+
+
+def _as_branch(line: cst.SimpleStatementLine) -> cst.If | None:
+    """``y = a if t else b`` as an ``if`` with an ``else``."""
+    stmt = line.body[0]
+    choice = stmt.value if isinstance(stmt, cst.Assign | cst.Return) else None
+    if len(line.body) != 1 or not isinstance(choice, cst.IfExp):
+        return None
+    sides = [cst.SimpleStatementLine([stmt.with_changes(value=v)]) for v in (choice.body, choice.orelse)]
+    return cst.If(
+        test=choice.test,
+        body=cst.IndentedBlock([sides[0]], header=line.trailing_whitespace),
+        orelse=cst.Else(cst.IndentedBlock([sides[1]])),
+        leading_lines=line.leading_lines,
+    )
 
 
 def _made_last(line: Any, piece: Piece) -> cst.SimpleStatementLine | None:

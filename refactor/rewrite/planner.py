@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts, Kind
-from refactor.rewrite.live import live_with_tests_replaced
+from refactor.rewrite.live import conditional_branches, live_with_tests_replaced
 from refactor.rewrite.names import attribute_names, bound_names, fresh, used_names
 from refactor.rewrite.naming import method_prefix, piece_role, predicate_name
 from refactor.rewrite.plan import Block, Keep, Nest, Piece, Predicate, units_of
-from refactor.rewrite.syntax import enclosing_class, same_scope, self_name
-from refactor.rewrite.work import OUTLINABLE, effects, host_statements, in_training, leaves, work
+from refactor.rewrite.syntax import enclosing_class, enclosing_statement, same_scope, self_name
+from refactor.rewrite.work import BREAKING, OUTLINABLE, effects, host_statements, in_training, leaves, work
 
 LEAST_WORK = 3
 """Kernels (a module of several layers counts for three) below which launching costs less than a replay."""
@@ -43,11 +43,25 @@ class Planner:
         self.written = frozenset(liveness.writes(self.function.body))
         self.locals = self.parameters | self.written
         self.owner = self_name(self.function)
+        self.expanded = self.branches()
+        self.host |= {branch for stmt, branch in self.expanded.items() if stmt in self.host}
         self.tensors = {event.node: event.extra.get("tensors", ()) for event in self.facts.events}
+        for stmt, branch in self.expanded.items():
+            found = self.tensors.get(stmt.value, ())  # type: ignore[attr-defined]
+            self.tensors[branch] = found or (branch.test,)
         self.kinds: dict[str, set[Kind]] = {}
         for node in same_scope(self.function):
             if isinstance(node, ast.Name) and node in self.facts.values:
                 self.kinds.setdefault(node.id, set()).add(self.facts.value(node).kind)
+
+    def branches(self) -> dict[ast.stmt, ast.If]:
+        """Statements that are one conditional expression on a tensor, and nothing else that asks the host."""
+        asking: dict[ast.stmt, list[ast.AST]] = {}
+        for event in self.facts.events:
+            if event.function is self.function and event.node not in self.settled and event.kind in BREAKING:
+                asking.setdefault(enclosing_statement(self.facts, event.node), []).append(event.node)
+        chosen = [s for s, nodes in asking.items() if nodes == [getattr(s, "value", None)]]
+        return conditional_branches(chosen)
 
     # -- planning until it holds
 
@@ -56,7 +70,7 @@ class Planner:
         while True:
             block = self.block(self.function.body, self.parameters)
             replaced = {p.predicate.branch: p.predicate.test for p in block.pieces() if p.predicate}
-            live = live_with_tests_replaced(self.function, replaced)
+            live = live_with_tests_replaced(self.function, replaced, self.expanded)
             before = (len(self.forced), len(self.unhoisted))
             for piece in block.pieces():
                 self.complete(piece, live)
@@ -145,7 +159,9 @@ class Planner:
         """Cut a list of statements; ``sure`` are the variables that are bound on every path to it."""
         block = Block([])
         run: list[int] = []
-        units = units_of(statements)
+        units = [
+            [self.expanded.get(unit[0], unit[0])] if len(unit) == 1 else unit for unit in units_of(statements)
+        ]
         before: list[frozenset[str]] = []
         for index, unit in enumerate(units):
             before.append(sure)

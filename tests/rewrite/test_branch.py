@@ -175,6 +175,26 @@ def test_an_elif_chain_keeps_its_shape_and_configuration_stays_on_the_host(tmp_p
     assert '        return {"out": self.a(out), "score": score}\n' in new
 
 
+def test_a_conditional_expression_becomes_a_branch_where_its_sides_are_worth_a_graph(tmp_path: Path) -> None:
+    body = """
+        h = self.a(x)
+        # choose
+        y = self.a(h) if h.mean() > 0 else self.b(h)  # either
+        s = 1.0 if y.sum() > 0 else 2.0
+        return y * s
+    """
+    new = rewritten(module(body), tmp_path)
+    branch = """
+        # choose
+        if is_positive:  # either
+            y = self._forward_a_2(h)
+        else:
+            y = self._forward_b(h)
+        s = 1.0 if y.sum() > 0 else 2.0
+"""
+    assert branch in new
+
+
 def test_a_loop_over_layers_gives_each_layer_to_the_segment(tmp_path: Path) -> None:
     body = """
         used = 0

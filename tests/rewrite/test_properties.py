@@ -81,11 +81,16 @@ def statements(draw: st.DrawFn, depth: int, loop: bool) -> list[str]:
     kinds = ["assign"] * 6 + ["augment", "count", "state", "buffer", "append", "comment", "unpack"]
     if depth:
         kinds += (
-            ["if"] * 4 + ["for", "for", "while", "layers", "return"] + (["break", "continue"] if loop else [])
+            ["if"] * 4
+            + ["choose", "for", "for", "while", "layers", "return"]
+            + (["break", "continue"] if loop else [])
         )
     kind = draw(st.sampled_from(kinds))
     if kind == "assign":
         return [f"{draw(name)} = {_filled(draw, draw(expressions))}"]
+    if kind == "choose":
+        value = _filled(draw, "self.b(self.a({0})) if " + draw(tests) + " else self.b({1})")
+        return [f"{draw(name)} = {value}  # either"]
     if kind == "augment":
         return [
             f"{draw(name)} {draw(st.sampled_from(['+=', '*=', '-=']))} {_filled(draw, draw(expressions))}"
