@@ -101,11 +101,13 @@ def _runtime_of(result: Result) -> Path | None:
 
 
 def _print_diff(session: Session) -> int:
-    outcomes = {result.job.path: result.outcomes for result in session.results}
-    parts = [
-        to_diff(display(item.path, session.task.cwd), item.before, item.after, outcomes.get(item.path, ()))
-        for item in replacements(session)
-    ]
+    results = {result.job.path: result for result in session.results}
+    parts = []
+    for item in replacements(session):
+        file, result = display(item.path, session.task.cwd), results.get(item.path)
+        patch = result.patch if result else None
+        edits = patch.edits if patch else ()
+        parts.append(to_diff(file, item.before, item.after, result.outcomes if result else (), edits))
     emit_bytes(b"".join(parts))
     return 1 if any(parts) else 0
 

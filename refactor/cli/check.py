@@ -89,7 +89,7 @@ def _remember(session: Session, file: Path) -> None:
 
 
 def _sum_up(session: Session) -> None:
-    findings, files = session.findings, len(session.results)
+    findings, files = session.findings, sum(not result.failures for result in session.results)
     if not findings:
         say(f"no hazards found in {count(files, 'file')}")
         return

@@ -45,6 +45,8 @@ class Classes:
     classes: Mapping[str, ast.ClassDef] = field(default_factory=dict)
     functions: Mapping[str, Function] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
+    calls: Mapping[str, list[ast.Call]] = field(default_factory=dict)
+    """Calls of plain names, in the whole file."""
 
     def method(self, cls: ast.ClassDef, name: str, depth: int = 4) -> Function | None:
         """A method of a class or of its bases in this file."""
@@ -63,12 +65,11 @@ class Classes:
         init = self.method(cls, "__init__")
         names = [parameter.name for parameter in parameters(init, method=True)] if init else []
         best: dict[str, Any] = {}
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == cls.name:
-                found = dict(zip(names, (evaluate(arg, self.constants) for arg in node.args), strict=False))
-                found |= {k.arg: evaluate(k.value, self.constants) for k in node.keywords if k.arg in names}
-                if _known(found) > _known(best):
-                    best = found
+        for node in self.calls.get(cls.name, ()):
+            found = dict(zip(names, (evaluate(arg, self.constants) for arg in node.args), strict=False))
+            found |= {k.arg: evaluate(k.value, self.constants) for k in node.keywords if k.arg in names}
+            if _known(found) > _known(best):
+                best = found
         return best
 
     def layers(
@@ -178,4 +179,8 @@ def classes_of(tree: ast.Module) -> Classes:
                 constants[node.targets[0].id] = value
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     functions = {node.name: node for node in tree.body if isinstance(node, Function)}
-    return Classes(tree, classes, functions, constants)
+    calls: dict[str, list[ast.Call]] = {}
+    for inner in ast.walk(tree):
+        if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name):
+            calls.setdefault(inner.func.id, []).append(inner)
+    return Classes(tree, classes, functions, constants, calls)

@@ -139,12 +139,20 @@ def test_the_summary_counts_rewrites_by_rule_and_names_reasons_and_the_next_comm
     command.write("a.py", "def f():\n    hazard(1)\n    hazard(2)\n    hazard(k=1)\n")
     lines = command("apply").stderr.splitlines()
     assert lines == [
+        "drafted 1 target in .refactor/targets.toml",
         "rewrote 1 region of 1 file: 2 findings",
         "  CG101 plain-call: 2",
         "left alone: 1 finding",
         "  1 × keywords are not understood: pass the value by position",
         "next: `refactor verify` proves that the results are the same; `refactor undo` takes this back",
     ]
+
+
+def test_a_second_apply_says_nothing_about_targets_that_are_there(command):
+    path = command.write("a.py", "def f():\n    hazard(1)\n")
+    command("apply")
+    path.write_text("def f():\n    hazard(2)\n")
+    assert "drafted" not in command("apply").stderr
 
 
 def test_safe_only_leaves_what_has_to_be_verified(command):

@@ -216,10 +216,7 @@ class TestBadInput:
         command.write("good.py", "hazard(1)\n")
         result = command("check")
         assert result.exit_code == 2
-        assert (
-            "bad.py:1: internal error: KeyError: 'an error of the tool' (at "
-            in result.stderr
-        )
+        assert "bad.py:1: internal error: KeyError: 'an error of the tool' (at " in result.stderr
         assert "Traceback" not in result.stderr
         assert "Traceback" in command("check", "--debug").stderr
         assert "good.py:1:1" in result.stdout

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="worker processes inherit the fake rules by fork")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="worker processes inherit the fake rules by fork"
+)
 
 
 def write_many(command, count=60):
@@ -38,7 +40,10 @@ def test_a_worker_that_dies_is_reported_for_its_file_alone(command):
     document = json.loads(result.stdout)
     assert result.exit_code == 2
     assert [(error["file"], error["message"]) for error in document["errors"]] == [
-        (f"pkg{number}/bad.py", "the process that worked on it died: out of memory, or a crash of the interpreter")
+        (
+            f"pkg{number}/bad.py",
+            "the process that worked on it died: out of memory, or a crash of the interpreter",
+        )
         for number in (3, 5)
     ]
     assert len(document["findings"]) == 120
