@@ -236,3 +236,37 @@ def test_counters_tell_what_ran(emulator: Any, capture: Any) -> None:
     graph.replay()
     graph.replay()
     assert (emulator.captures, emulator.replays) == (before[0] + 1, before[1] + 2)
+
+
+@pytest.mark.parametrize("outer", [True, False], ids=["around the capture", "inside the capture"])
+def test_inference_mode_may_be_entered_around_or_inside_and_modes_are_as_before(outer: bool) -> None:
+    model, x, graph = nn.Linear(3, 3).to(D), torch.ones(1, 3, device=D), torch.cuda.CUDAGraph()
+    with torch.inference_mode(outer), torch.cuda.graph(graph), torch.inference_mode():
+        y = model(x)
+    assert y.isnan().all()
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            graph.replay()
+            assert torch.is_grad_enabled() is grad
+            assert not torch.is_inference_mode_enabled()
+    assert torch.equal(y, model(x))
+
+
+def test_unwritten_odds_do_not_fail_a_capture(capture: Any) -> None:
+    odds, graph = torch.full((2, 4), float("nan"), device=D), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        drawn = torch.multinomial(odds, 2)
+    odds.copy_(torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1]]))
+    graph.replay()
+    assert drawn.sort().values.tolist() == [[0, 1], [2, 3]]
+
+
+def test_an_assertion_inside_a_graph_is_checked_at_each_replay(capture: Any) -> None:
+    x = torch.ones(2, device=D)
+    graph, _ = capture(lambda: torch._assert_async((x > 0).all()))
+    graph.replay()
+    torch.cuda.synchronize()
+    x.fill_(-1)
+    graph.replay()
+    with pytest.raises(RuntimeError, match="device-side assert triggered"):
+        torch.cuda.synchronize()

@@ -40,7 +40,8 @@ _METADATA_ONLY = frozenset(
     ]
 )
 
-_OUT_OF_BOUNDS = ("out of range", "out of bounds")
+# What CPU kernels say where CUDA kernels assert on the device.
+_OUT_OF_BOUNDS = ("out of range", "out of bounds", "probability tensor contains", "Expected p_in")
 
 
 class Ledger:
@@ -147,11 +148,12 @@ class Capture:
         try:
             return execute(op, args, kwargs, generator)
         except (IndexError, RuntimeError):
-            # A GPU reads no data while capturing: unwritten index tensors must not fail here.
-            zeroed = [map_tensors(value, _without_data) for value in args]
-            if all(a is b for a, b in zip(args, zeroed, strict=True)):
-                raise
-            return execute(op, tuple(zeroed), kwargs, generator)
+            # A GPU reads no data while capturing: unwritten indices or odds must not fail here.
+            plain = [
+                value if index in op.writes else map_tensors(value, _with_plain_data)
+                for index, value in enumerate(args)
+            ]
+            return execute(op, tuple(plain), kwargs, generator)
 
     def _save(self, tensor: torch.Tensor) -> None:
         storage = storage_of(tensor)
@@ -177,7 +179,7 @@ class Capture:
             if storage is not None and (known is None or (known.floating and known is not self.floating)):
                 storage._home = home
                 fresh.append((position, tensor))
-        if op.name in _METADATA_ONLY or not (fresh or op.writes):
+        if op.name in _METADATA_ONLY or not (fresh or op.writes or op.asserts):
             return
         targets = [(position, self._keep(tensor)) for position, tensor in fresh]
         self.steps.append(
@@ -287,10 +289,10 @@ def fill(target: torch.Tensor, value: torch.Tensor) -> None:
     target.copy_(value)
 
 
-def _without_data(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype is torch.bool:
+def _with_plain_data(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dtype is torch.bool or tensor.dtype.is_complex:
         return tensor
-    return torch.zeros_like(tensor)
+    return torch.full_like(tensor, 0.5 if tensor.dtype.is_floating_point else 0)
 
 
 _pool_numbers = itertools.count(1)

@@ -78,7 +78,7 @@ def make_graph_type(gpu: Gpu) -> type:
             for stream in recording.joined | recording.forked:
                 stream.capture = None
             gpu.capturing.remove(recording)
-            with _disable_current_modes():
+            with _disable_current_modes(), torch.inference_mode():
                 recording.finish()
             if recording.invalid or unjoined:
                 gpu.left_capturing |= {generator._cdata for generator in recording.generators}

@@ -87,6 +87,7 @@ class Op:
 
     __slots__ = (
         "arguments",
+        "asserts",
         "composite",
         "creates",
         "draws",
@@ -119,6 +120,7 @@ class Op:
         )
         self.takes_generator: bool = self.generator_at >= 0
         self.sync: Sync = _sync_of(self.name, [a.name for a in schema.arguments if "Tensor" in str(a.type)])
+        self.asserts: bool = not schema.returns
         self.lenient: bool = self.name not in _CHECKED and (
             torch.Tag.pointwise in tags
             or self.name in _ZERO_DIM_FRIENDLY
