@@ -28,6 +28,7 @@ from refactor.rule import Hit, Rule
 from refactor.source import Source
 
 Accepted = tuple[Rule, Hit, Finding]
+_NO_SCRIPT = "; torch.jit.script cannot compile the result"
 
 
 def make_patch(facts: Facts, accepted: Sequence[Accepted], runtime: RuntimeImport) -> Patch:
@@ -52,7 +53,8 @@ def make_patch(facts: Facts, accepted: Sequence[Accepted], runtime: RuntimeImpor
             outcomes.append(Outcome(finding, "refused", answer.reason))
         else:
             regions.setdefault(hit.event.region.qualname)
-            outcomes.append(Outcome(finding, "applied", note=answer.note))
+            script = answer.runtime and "torch.jit." in facts.source.text
+            outcomes.append(Outcome(finding, "applied", note=answer.note + (_NO_SCRIPT if script else "")))
     needed = frozenset(name for p in active for name in p.runtime)
     return Patch(facts.source, result.edits, result.new, tuple(outcomes), needed, tuple(regions))
 

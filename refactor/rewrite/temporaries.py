@@ -40,6 +40,7 @@ _OPERATORS: dict[type[ast.operator], str] = {
     ast.Mod: "remainder",
 }
 _CUT = (EventKind.BRANCH, EventKind.WHILE, EventKind.COUNTED_LOOP)
+_WIDTH = 104  # of a line without its indentation; the placeholder of `scratch` is longer than its name
 _COMMUTATIVE = ("add", "mul")
 
 
@@ -69,7 +70,10 @@ def propose_temporary(facts: Facts, hit: Hit) -> Proposal | Refusal:
     def build(node: cst.BaseExpression) -> cst.BaseExpression:
         given = ", ".join(operands)
         out = f'{placeholder("scratch")}({owner}, "{name}", {given})'
-        made = expression(f"torch.{operation.function}({given}, out={out})")
+        text = f"torch.{operation.function}({given}, out={out})"
+        if len(target) + len(text) > _WIDTH:
+            text = f"torch.{operation.function}(\n    {given}, out={out}\n)"
+        made = expression(text)
         assert isinstance(made, cst.Call)
         assert isinstance(made.func, cst.Attribute)
         return made.with_changes(func=made.func.with_changes(value=reference("torch")))

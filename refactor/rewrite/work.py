@@ -104,7 +104,7 @@ def work(
     total = 0
     for root in nodes:
         for node in (root, *same_scope(root)):
-            if node in free:
+            if node in free or in_training(facts, node):
                 continue
             if isinstance(node, ast.Call):
                 total += _call_work(facts, function, node)
@@ -120,13 +120,16 @@ def _call_work(facts: Facts, function: FunctionNode, call: ast.Call) -> int:
     value = facts.value(func)
     if value.kind is Kind.MODULE:
         scope, _, name = (value.qualname or "").partition(":")
-        return 1 if scope == "torch.nn" and name in _ONE_KERNEL else MODULE_WORK
+        one = (scope == "torch.nn" and name in _ONE_KERNEL) or "Norm" in name or name.startswith("Drop")
+        return 1 if one else MODULE_WORK
     if not understood(facts, function, call) or (isinstance(func, ast.Name) and func.id in _BUILTINS):
         return 0
     made = facts.value(call)
     result = made.kind
     if result is Kind.HOST or made.device is Device.HOST or _all_host(made):
         return 0
+    if isinstance(func, ast.Attribute) and facts.value(func.value).kind is Kind.CONTAINER:
+        return 0  # dict.get, list.index: no kernel
     operation = torch_function(dotted(facts, func))
     if operation is None and isinstance(func, ast.Attribute) and facts.value(func.value).kind is Kind.TENSOR:
         operation = func.attr
