@@ -42,6 +42,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 __all__ = ["constant", "graphed", "scratch", "segment"]
 
@@ -682,7 +683,9 @@ class _Watch:
         self.lists: list[tuple[Any, str]] = []
         self.cells: list[tuple[Any, str]] = []
         self.attributes: dict[tuple[str, ...], list[tuple[Mapping[str, Any], str]]] = {}
-        self.sized: list[Any] = []
+        self.sized: list[Any] = []  # watched for their size alone
+        self.empty: list[Any] = []  # watched for staying empty
+        self.hooks: list[Any] = []  # the same, but looked at only after a hook was registered somewhere
         self.found: dict[int, tuple[Tensor, str]] = {}
         self.generators: list[torch.Generator] = []
         self.variables: list[tuple[dict[str, Any], list[str]]] = []  # globals that the code names
@@ -714,13 +717,15 @@ class _Watch:
         elif isinstance(value, nn.Module):
             self._visit_module(value, label, depth)
         elif isinstance(value, dict):
-            self.containers.append((value, label))
-            self._watch_dict(value, label, depth)
-        elif isinstance(value, (list, deque, set, tuple, frozenset)):
+            if kind.__len__ is dict.__len__:
+                self.containers.append((value, label))
+                self._watch_dict(value, label, depth)
+        elif kind in (list, deque, set, frozenset) or isinstance(value, tuple):
             if not isinstance(value, (tuple, frozenset)):
                 self.containers.append((value, label))
-                self.sized.append(value)
-                if not isinstance(value, set):
+                if isinstance(value, set):
+                    self.sized.append(value)
+                else:
                     self.lists.append((value, label))
             if len(value) <= 4096:
                 self.todo.extend((item, f"{label}[{i}]", depth) for i, item in enumerate(value))
@@ -743,7 +748,6 @@ class _Watch:
 
     def _watch_dict(self, table: dict[Any, Any], label: str, depth: int, *, dotted: bool = False) -> None:
         self.dicts.append((table, label))
-        self.sized.append(table)
         if len(table) <= 4096:
             for key, item in dict.items(table):  # a subclass may make things up in its own methods
                 name = (
@@ -757,33 +761,33 @@ class _Watch:
 
     def _visit_module(self, module: nn.Module, label: str, depth: int) -> None:
         space = module.__dict__
+        ours = _is_library(type(module))
         self.containers.append((space, label))
         self.sized.append(space)
         for part in ("_parameters", "_buffers", "_modules"):
             table = space[part]
-            self.containers.append((table, label))
-            self.sized.append(table)
-            if table:
-                self.dicts.append((table, label))
+            if table or not ours:
+                self._watch_table(table, label, self.empty)
             self.todo.extend((item, f"{label}.{name}", depth) for name, item in table.items())
         for part in _WATCHED_HOOKS:
-            hooks = space.get(part)
-            if hooks is not None:
-                self.sized.append(hooks)
-                self.containers.append((hooks, f"{label}.{part}"))
-                if hooks:
-                    self.dicts.append((hooks, f"{label}.{part}"))
-        ours = _is_library(type(module))
-        names = ["training"]
+            if part in space:
+                self._watch_table(space[part], f"{label}.{part}", self.hooks)
+        names = []
         for name, item in space.items():
             # of torch's own layers only what is meant to be changed, such as the p of a dropout
             if name not in _PLUMBING and (not ours or type(item) in (float, bool)):
                 names.append(name)
                 self.todo.append((item, f"{label}.{name}", depth))
-        names.append("training")
-        self.attributes.setdefault(tuple(names), []).append((space, label))
+        self.attributes.setdefault(("training", *names), []).append((space, label))
         if not ours:
             self._visit_methods(type(module), label)
+
+    def _watch_table(self, table: dict[Any, Any], label: str, if_empty: list[Any]) -> None:
+        self.containers.append((table, label))
+        if table:
+            self.dicts.append((table, label))
+        else:
+            if_empty.append(table)
 
     def _visit_methods(self, kind: type, label: str) -> None:
         if id(kind) in self.seen:
@@ -795,7 +799,7 @@ class _Watch:
                     n for n, v in vars(klass).items() if type(v) in _WATCHED_IN_CLASSES and n[:2] != "__"
                 ]
                 if names:
-                    self.attributes.setdefault((*names, names[0]), []).append((vars(klass), klass.__name__))
+                    self.attributes.setdefault(tuple(names), []).append((vars(klass), klass.__name__))
                     self.classes.append((klass, names))
                     self.todo.extend((vars(klass)[n], f"{klass.__name__}.{n}", 2) for n in names)
                 for member in vars(klass).values():
@@ -825,7 +829,7 @@ class _Watch:
             chosen.append(name)
             self.todo.append((item, name, depth + 1))
         if chosen:
-            self.attributes.setdefault((*chosen, chosen[0]), []).append((fn.__globals__, ""))
+            self.attributes.setdefault(tuple(chosen), []).append((fn.__globals__, ""))
             self.variables.append((fn.__globals__, chosen))
 
     # -- the hot check
@@ -834,8 +838,12 @@ class _Watch:
         self._dicts = [d for d, _ in self.dicts]
         self._lists = [item for item, _ in self.lists]
         self._cells = [cell for cell, _ in self.cells]
-        self._groups = [
-            (operator.itemgetter(*n), [d for d, _ in spaces]) for n, spaces in self.attributes.items()
+        # the getter of one name gives a value, that of several a tuple
+        self._singles: list[tuple[Callable[[Any], Any], list[Any]]] = [
+            (operator.itemgetter(*n), [d for d, _ in sp]) for n, sp in self.attributes.items() if len(n) == 1
+        ]
+        self._groups: list[tuple[Callable[[Any], Any], list[Any]]] = [
+            (operator.itemgetter(*n), [d for d, _ in sp]) for n, sp in self.attributes.items() if len(n) > 1
         ]
         self.tensors = [t for t, _ in self.found.values()]
         self.pointed: list[Tensor] = []  # the tensors that graphs read: compared by address
@@ -843,12 +851,13 @@ class _Watch:
         self.current = 0
         self.scalars = [i for i, v in enumerate(self.expected) if type(v) in _SCALARS]
         self.known[self._signature(self.expected)] = 0
-
-        self.idle = not (self.sized or self.expected or self.tensors)
+        self.idle = not (self.sized or self.empty or self.expected or self.tensors)
 
     def _expect(self, values: list[Any]) -> None:
         self.expected = values
         self.sizes = [*map(len, self.sized)]
+        self.registered = RemovableHandle.next_id
+        self.lengths = [*map(len, self._dicts), *map(len, self._lists)]
         self.addresses = [*map(Tensor.data_ptr, self.pointed)]
 
     def use(self, addresses: Iterable[int]) -> None:
@@ -861,8 +870,10 @@ class _Watch:
         """Everything that is compared, in a fixed order."""
         chain = itertools.chain.from_iterable
         found = [*chain(map(dict.values, self._dicts)), *chain(self._lists), *map(_get_cell, self._cells)]
+        for getter, spaces in self._singles:
+            found += map(getter, spaces)
         for getter, spaces in self._groups:
-            found.extend(chain(map(getter, spaces)))
+            found += chain(map(getter, spaces))
         return found
 
     def _labels(self) -> list[str]:
@@ -871,7 +882,7 @@ class _Watch:
         labels += [name for _, name in self.cells]
         labels += [
             f"{label}.{n}".lstrip(".")
-            for names, sp in self.attributes.items()
+            for names, sp in sorted(self.attributes.items(), key=lambda item: len(item[0]) > 1)
             for _, label in sp
             for n in names
         ]
@@ -886,6 +897,8 @@ class _Watch:
             if (
                 len(values) == len(self.expected)
                 and all(map(operator.is_, values, self.expected))
+                and self.registered == RemovableHandle.next_id
+                and not any(self.empty)
                 and [*map(len, self.sized)] == self.sizes
                 and [*map(Tensor.data_ptr, self.pointed)] == self.addresses
                 and all(t._version == v for t, v in self.host)
@@ -896,13 +909,17 @@ class _Watch:
         return self._moved(values)
 
     def _moved(self, values: list[Any]) -> int:
-        for table, size in zip(self.sized, self.sizes, strict=True):
+        watched = [*self.sized, *self._dicts, *self._lists, *self.empty, *self.hooks]
+        sizes = [*self.sizes, *self.lengths, *[0] * (len(self.empty) + len(self.hooks))]
+        for table, size in zip(watched, sizes, strict=True):
             if len(table) != size and not (_HOME in table and len(table) == size + 1):
                 label = next((label for c, label in self.containers if c is table), "a container")
                 raise _Rebound(f"the contents of {label}")
         for tensor, address in zip(self.pointed, self.addresses, strict=True):
             if tensor.data_ptr() != address:
                 raise _Rebound(self.found[id(tensor)][1])
+        if len(values) != len(self.expected):
+            raise _Rebound("an attribute")
         if not all(t._version == v for t, v in self.host):
             raise _Rebound("a CPU tensor")
         scalars = set(self.scalars)
@@ -910,7 +927,7 @@ class _Watch:
             i for i, (a, b) in enumerate(zip(values, self.expected, strict=False)) if not _equal(a, b)
         ]
         for i in differing:
-            if len(values) != len(self.expected) or i not in scalars or type(values[i]) not in _SCALARS:
+            if i not in scalars or type(values[i]) not in _SCALARS:
                 raise _Rebound(self._labels()[i] if len(self._labels()) > i else "an attribute")
         signature = self._signature(values)
         if signature not in self.known:
@@ -930,7 +947,9 @@ class _Watch:
 
     def snapshot(self) -> list[Any]:
         """Shallow copies of everything mutable."""
-        copies: list[Any] = [dict.copy(c) if isinstance(c, dict) else list(c) for c, _ in self.containers]
+        copies: list[Any] = [
+            dict(dict.items(c)) if isinstance(c, dict) else list(c) for c, _ in self.containers
+        ]
         variables = [(space, {n: space[n] for n in names}) for space, names in self.variables]
         classes = [(kind, {n: vars(kind)[n] for n in names}) for kind, names in self.classes]
         return [copies, variables, [(cell, cell.cell_contents) for cell in self._cells], classes]
@@ -1176,17 +1195,15 @@ class _Pool:
     def recover(self, failed: Any, generators: Sequence[torch.Generator]) -> None:
         """After a failed capture: clean up, and turn graphs off for good if the device no longer works.
 
-        `capture_end` raises before it tells the allocator that the capture is over, so the allocator goes
-        on asking the graph about every allocation; and random number generators may still think that they are
-        being captured, until a capture succeeds (pytorch#171265).
+        `capture_end` raises before it tells the allocators that the capture is over: the device's goes on
+        asking the graph about every allocation, the host's refuses the pool from then on. And generators may
+        think that they are still being captured, until a capture succeeds (pytorch#171265).
         """
-        _failed.append(failed)  # never freed: the allocator may hold its address
-        end = getattr(torch._C, "_cuda_endAllocateToPool", None)
-        try:
-            cast(Any, end)(self.device.index, self.handle)
+        _failed.append(failed)  # never freed: an allocator may hold its address
+        with contextlib.suppress(RuntimeError, AttributeError, TypeError):
+            torch._C._cuda_endAllocateToPool(self.device.index, self.handle)
             torch._C._cuda_releasePool(self.device.index, self.handle)
-        except (TypeError, RuntimeError, AttributeError):
-            self.graphs = weakref.WeakSet()  # go on with another pool
+        self.graphs = weakref.WeakSet()  # go on with another pool
         self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         try:
             torch.cuda.synchronize(self.device)
@@ -1560,6 +1577,7 @@ class _Runner:
             self.watches: dict[int, _Watch] = {}
             self.parameters: list[Tensor] = []  # those whose gradients the code touches
             self.exact = self.options.padding is None
+            self.proven: set[str] = set()  # dimensions padded with other data and other contents, too
             self.off: str | None = None
             self.rebound = self.shared = self.replays = 0  # replays of graphs that are gone
 
@@ -1781,8 +1799,8 @@ class _Runner:
         seen = self.values.setdefault(kinds, [set() for _ in call.form])
         for i, (token, past) in enumerate(zip(call.form, seen, strict=True)):
             scalar = type(token) is tuple and len(token) == 2 and token[0] in _SCALARS
-            if not scalar and type(token) is not _Same:
-                continue
+            if not scalar and (type(token) is not _Same or isinstance(token.value, nn.Module)):
+                continue  # a graph for each layer that is passed: max_graphs bounds them
             if token not in past and len(past) >= _MOST_VALUES:
                 name = self._name_of(call, i)
                 text = f"argument {name} has had more than {_MOST_VALUES} values"
@@ -1849,13 +1867,15 @@ class _Runner:
                 result = _rebuild(result, iter([t.detach() if t.grad_fn is not None else t for t in leaves]))
             del leaves
             with self.lock, _pool(device).lock:
-                self._record(call, key, device, parameters, [g is not None for g in before], bool(touched))
+                had = [g is not None for g in before]
+                self._record(call, key, device, parameters, had, bool(touched), result)
         except _Leak as leak:
             self.exact = True
             self._drop(list(self.graphs.values()))
             self.graphs.clear()
             self._warn(f"{leak}, so every exact shape gets a graph of its own")
-        except _Eager as reason:
+        except Exception as error:  # the result is there already: nothing that goes wrong here may lose it
+            reason = error if isinstance(error, _Eager) else _Eager(f"recording failed: {error!r}")
             why = str(reason)
             self.shared += isinstance(reason, _Shared)
             if isinstance(reason, _Changing):
@@ -1898,6 +1918,7 @@ class _Runner:
         parameters: list[Tensor],
         had: list[bool],
         touched: bool,
+        result: Any,
     ) -> None:
         """Make the graph for a call, or find out why there can be none; the runs it takes leave no trace."""
         if torch.cuda.is_current_stream_capturing():
@@ -1911,11 +1932,11 @@ class _Runner:
         pool = _pool(device)
         sandbox = _Sandbox(self._watching(call), device)
         now = [p.grad for p in parameters]
-        trial = _Trial(self, call, pool, sandbox, list(zip(parameters, had, strict=True)))
+        trial = _Trial(self, call, pool, sandbox, list(zip(parameters, had, strict=True)), result)
         side, current = pool.stream, torch.cuda.current_stream(device)
         pool.order()
         side.wait_stream(current)
-        failed: BaseException | None = None
+        reason = ""
         try:
             with _quiet() as sink, torch.cuda.stream(side):
                 try:
@@ -1923,8 +1944,7 @@ class _Runner:
                 except (_Eager, _Leak):
                     raise
                 except Exception as error:
-                    failed = error
-                    reason = trial.explain(error)
+                    reason = trial.explain(error)  # nothing may keep the error: it holds memory of the pool
                 finally:
                     sandbox.restore_memory()
                     sandbox.restore_random()
@@ -1933,7 +1953,7 @@ class _Runner:
                         p.grad = g
         finally:
             current.wait_stream(side)
-        if failed is not None:
+        if reason:
             if trial.capturing is not None:
                 pool.recover(trial.capturing, [g for g, _ in sandbox.generators if g.device.type == "cuda"])
             raise _Eager(reason)
@@ -1955,9 +1975,11 @@ class _Trial:
         pool: _Pool,
         sandbox: _Sandbox,
         gradients: list[tuple[Tensor, bool]],
+        result: Any,
     ) -> None:
         self.runner, self.call, self.pool, self.sandbox = runner, call, pool, sandbox
         self.had = gradients
+        self.result = result  # of the real call
         self.gradients: list[tuple[Tensor, Tensor | None]] = []  # what each parameter starts a run with
         self.depends = False  # on the gradients that it finds
         self.capturing: Any = None  # the graph whose capture has begun
@@ -2122,9 +2144,12 @@ class _Trial:
         if self.sandbox.drew_on_device:
             raise _Leak("it draws random numbers, and how many depends on the padding")
         exact_inputs = self._exact()
-        exact = self._run(exact_inputs)
+        exact = self._real(graph) or self._run(exact_inputs)
         cuts = self._cuts(exact, padded)
         self._compare(graph, exact, padded, cuts)
+        names = {name for name, size in self.call.sizes.items() if size != self.call.buckets[name]}
+        if names <= self.runner.proven:
+            return cuts
         floats = [i for i in graph.copied if graph.plans[i].dims and _is_data(self.call.leaves[i])]
         if floats:  # other data, then other padding: a maximum or a sum may agree by luck
             for i in floats:
@@ -2138,7 +2163,17 @@ class _Trial:
                     graph.real_part(i, graph.inputs[i], self.call).mul_(0.5)
                 self._compare(graph, exact, self._run(graph.inputs), cuts)
             graph.load(self.call)
+        self.runner.proven |= names
         return cuts
+
+    def _real(self, graph: _Graph) -> _Result | None:
+        """The real call as a run without padding, if the code changes nothing."""
+        if graph.outer or graph.mutated or self.gradients:
+            return None
+        leaves: list[Tensor] = []
+        form: list[Hashable] = []
+        _flatten(self.result, leaves, form)
+        return _Result(leaves, form, self.call.leaves, {}, [])
 
     def _exact(self) -> list[Tensor]:
         made: dict[int, Tensor] = {}

@@ -108,7 +108,8 @@ def test_a_constant_is_what_torch_tensor_gives_and_is_made_once(data: Any, dtype
 def test_constants_of_equal_value_but_other_type_differ() -> None:
     made = [constant(v, device="cuda") for v in (1, 1.0, True, 0.0, -0.0)]
     assert [t.dtype for t in made] == [torch.int64, torch.float32, torch.bool, torch.float32, torch.float32]
-    assert torch.signbit(made[4]).item() and not torch.signbit(made[3]).item()
+    assert torch.signbit(made[4]).item()
+    assert not torch.signbit(made[3]).item()
     torch.set_default_dtype(torch.float64)
     try:
         assert constant(1.0, device="cuda").dtype == torch.float64

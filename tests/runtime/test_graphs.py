@@ -290,7 +290,7 @@ def test_scalars_of_equal_value_but_other_type_are_other_keys() -> None:
 @torch.inference_mode()
 def test_a_scalar_that_never_settles_runs_eagerly_and_is_named() -> None:
     wrapper = graphed(lambda x, temperature: x / temperature)
-    with pytest.warns(RuntimeWarning, match="temperature"):
+    with pytest.warns(RuntimeWarning, match="temperature"):  # noqa: PT031
         for i in range(1, 30):
             same(wrapper(rnd(2), i / 3), rnd(2) / (i / 3))
     assert graphs(wrapper) == 8
@@ -741,9 +741,8 @@ def test_concurrent_callers_get_their_own_results() -> None:
     def work(part: int) -> None:
         stream = torch.cuda.Stream()
         with torch.inference_mode(), torch.cuda.stream(stream):
-            for i in range(part, 40, 4):
-                if not torch.allclose(wrapper(inputs[i]), want[i], rtol=1e-4, atol=1e-5):
-                    wrong.append(i)
+            got = {i: wrapper(inputs[i]) for i in range(part, 40, 4)}
+            wrong.extend(i for i, t in got.items() if not torch.allclose(t, want[i], rtol=1e-4, atol=1e-5))
 
     torch.cuda.synchronize()
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]

@@ -100,7 +100,7 @@ def test_padding_is_given_up_for(fn: Any) -> None:
         return fn(x)
 
     wrapper = graphed(own, pad="B ...")
-    with pytest.warns(RuntimeWarning, match="every exact shape"):
+    with pytest.warns(RuntimeWarning, match="every exact shape"):  # noqa: PT031
         for n in (4, 3, 5, 3, 7, 4, 5, 8, 7, 3):
             same(wrapper(rnd(n, 8, seed=n).abs()), fn(rnd(n, 8, seed=n).abs()))
     assert wrapper.stats()["replays"] > 0
@@ -163,7 +163,7 @@ def test_two_dimensions_grow_together_by_name_and_a_mask_makes_it_right() -> Non
 def test_without_a_mask_a_padded_sequence_is_given_up() -> None:
     attention = nn.MultiheadAttention(8, 2, batch_first=True).cuda()
     wrapper = graphed(lambda x: attention(x, x, x)[0], pad="_ S _")
-    with pytest.warns(RuntimeWarning, match="every exact shape"):
+    with pytest.warns(RuntimeWarning, match="every exact shape"):  # noqa: PT031
         for s in (3, 5, 7, 3, 5, 7):
             same(wrapper(rnd(2, s, 8, seed=s)), attention(*[rnd(2, s, 8, seed=s)] * 3)[0])
 
@@ -207,7 +207,7 @@ def test_state_written_in_padded_graphs_is_that_of_the_real_rows() -> None:
 
     module = Counting().cuda()
     wrapper = graphed(module, pad="B _")
-    with pytest.warns(RuntimeWarning, match="state"):
+    with pytest.warns(RuntimeWarning, match="state"):  # noqa: PT031
         for n in (3, 4, 3, 2, 3):
             wrapper(rnd(n, 8))
     assert (float(module.calls), float(module.rows)) == (5, 15)
