@@ -95,6 +95,12 @@ def _refine(it: Interpreter, target: FunctionInfo, arg: ast.arg, value: Val) -> 
         known = from_annotation(it, target.module, arg.annotation)
         if isinstance(known, Seq | Dict) and isinstance(value, Seq | Dict) and type(known) is type(value):
             return known
+    if (
+        isinstance(value, Tensor)
+        and isinstance(arg.annotation, ast.Name)
+        and arg.annotation.id in ("bool", "str")
+    ):
+        return Host(arg.annotation.id)  # another method than the one that is really called
     if isinstance(value, Opaque):
         known = from_annotation(it, target.module, arg.annotation)
         if known is not None and not (isinstance(known, Opaque)):
@@ -169,6 +175,10 @@ def _uses(it: Interpreter, target: FunctionInfo, name: str, bound: Val | None) -
             found = found or node.attr in TENSOR_ONLY
         elif not found and isinstance(node, ast.Call):
             found = _passed_as_tensor(it, target, node, name, bound)
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+            text = isinstance(node.left, ast.Constant) and isinstance(node.left.value, str)
+            if text and getattr(node.comparators[0], "id", None) == name:
+                return False
         elif not found and isinstance(node, ast.BinOp):
             operands = (getattr(node.left, "id", None), getattr(node.right, "id", None))
             found = name in operands and (isinstance(node.op, ast.MatMult) or _is_input(target, name))

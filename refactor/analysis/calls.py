@@ -138,6 +138,9 @@ def apply(it: Interpreter, frame: Frame, func: Val, args: Arguments) -> Val:
         return instances.call_object(it, frame, func, args.values, args.keywords, args.open)
     if isinstance(func, ExtObj):
         return tensors.call_module(it, frame, func, args)
+    if isinstance(func, Host) and isinstance(args.node.func, ast.Attribute):
+        guessed = _by_name(it, frame, func, args.node.func.attr, args)
+        return guessed if guessed is not None else args.unknown
     return args.unknown
 
 

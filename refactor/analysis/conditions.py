@@ -193,6 +193,8 @@ def _membership(
     if isinstance(right, Dict) and isinstance(left, Host) and left.value is not NO_VALUE:
         # Absence is never concluded: another name of the same dict may have added the key.
         return Host("bool", isinstance(op, ast.In)) if right.get(left.value) is not None else BOOL
+    if isinstance(left, Host) and left.type == "str" and isinstance(right, Tensor):
+        return BOOL
     if isinstance(left, Host) and left.value is not NO_VALUE and isinstance(right, Seq):
         values = [item.value if isinstance(item, Host) else NO_VALUE for item in right.items or ()]
         if right.items is not None and NO_VALUE not in values:

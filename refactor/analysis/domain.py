@@ -309,7 +309,8 @@ def may_be_none(value: Val) -> bool | None:
         return False if value.value is not NO_VALUE and not value.optional else None
     if isinstance(value, Tensor):
         return None if value.optional else False
-    return False if isinstance(value, Seq | Dict | Fn | Cls | PyModule | Readback) else None
+    # Containers, classes and functions keep no trace of having been joined with None.
+    return False if isinstance(value, PyModule | Readback) else None
 
 
 def public(value: Val) -> Value:

@@ -207,10 +207,16 @@ def _tensor_index(
     if value.device is Device.HOST and owner.device is Device.DEVICE:
         if value.rank != 0:
             it.readback(frame, EventKind.INDEX_LIST, node, part, "CPU index")
-    elif value.dtype == "int" and value.device is Device.DEVICE and owner.device is Device.DEVICE:
-        if isinstance(stored, Host) and stored.type in ("int", "float", "bool") and value.rank != 0:
-            it.emit(frame, EventKind.INDEX_FILL, node, part, "assignment of a Python number")
+    elif _scatters_number(owner, value, stored):
+        it.emit(frame, EventKind.INDEX_FILL, node, part, "assignment of a Python number")
     return "gather"
+
+
+def _scatters_number(owner: Tensor, index: Tensor, stored: Val | None) -> bool:
+    """``x[index] = 0`` with integers on the device: the number becomes a CPU tensor that is copied."""
+    number = isinstance(stored, Host) and stored.type in ("int", "float", "bool")
+    known = index.dtype == "int" and index.rank != 0
+    return number and known and index.device is owner.device is Device.DEVICE
 
 
 def _list_index(

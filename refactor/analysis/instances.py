@@ -11,6 +11,7 @@ from refactor.analysis.domain import (
     BOOL,
     DEVICE_TENSOR,
     HOST,
+    NO_VALUE,
     NONE,
     OPAQUE,
     TAINTED,
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from refactor.analysis.interpreter import Frame, Interpreter
 
 _BUILTINS = frozenset(dir(builtins))
+INIT_DEPTH = 16
+"""Depth at which constructors start, wherever they are needed first: what they give must not depend on it."""
+MAX_STACK = 60
+"""Functions interpreted inside one another, constructors included."""
 
 
 def builtin(name: str) -> Val:
@@ -168,7 +173,11 @@ def _instance_attribute(it: Interpreter, frame: Frame, owner: Obj, cls: ClassInf
     initialise(it, frame, cls)
     if name in cls.attrs or (cls, name) in it.overlay:
         later = it.overlay.get((cls, name))
-        return join(cls.attrs[name], later) if name in cls.attrs and later else later or cls.attrs[name]
+        first: Val | None = cls.attrs.get(name)
+        if isinstance(first, Host) and first.value is not NO_VALUE and name in cls.reassigned:
+            # Another call may have left another value.
+            first = Host(first.type) if first.type != "none" else OPAQUE
+        return join(first, later) if later is not None else first or OPAQUE
     if found is not None:
         base, item = found
         if isinstance(item, ClassInfo):
@@ -209,7 +218,7 @@ def _method(it: Interpreter, frame: Frame, info: FunctionInfo, bound: Val) -> Va
 
 def initialise(it: Interpreter, frame: Frame, cls: ClassInfo) -> None:
     """Fill ``cls.attrs`` by interpreting its ``__init__`` with arguments as their annotations say."""
-    if cls.initialised:
+    if cls.initialised or len(it.stack) > MAX_STACK:
         return
     cls.initialised = True
     found = cls.find("__init__")
@@ -219,9 +228,8 @@ def initialise(it: Interpreter, frame: Frame, cls: ClassInfo) -> None:
 
     info = found[1]
     env = _constructor_environment(it, info, Obj((cls,)))
-    inner = NewFrame(info.module, info, env, depth=frame.depth + 4, init_of=cls, parent=info.closure)
-    if len(it.stack) < 60:
-        it.run(inner)
+    inner = NewFrame(info.module, info, env, depth=INIT_DEPTH, init_of=cls, parent=info.closure)
+    it.run(inner)
 
 
 def _constructor_environment(it: Interpreter, info: FunctionInfo, bound: Val) -> dict[str, Val]:
@@ -250,7 +258,7 @@ def set_attribute(it: Interpreter, frame: Frame, owner: Obj, name: str, value: V
             value = Tensor(Device.DEVICE, value.dtype, value.rank)
         table: dict[Any, Val] = cls.attrs
         key: Any = name
-        if frame.init_of is None:
+        if frame.init_of is not cls:
             # What methods assign holds for the analysis of one file only: results must not depend on others.
             initialise(it, frame, cls)
             table, key = it.overlay, (cls, name)

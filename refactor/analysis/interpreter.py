@@ -30,8 +30,10 @@ MAX_DEPTH = 28
 """Calls followed below a region."""
 MAX_SUMMARIES = 100_000
 """Summaries kept before all are dropped."""
-_LOGGED = frozenset({EventKind.READBACK, EventKind.TO_HOST, EventKind.SHOW, EventKind.HOST_STATE})
-"""What a training loop does to log its progress: not part of the step, wherever it stands in the loop."""
+_LOGGED = frozenset(
+    {EventKind.READBACK, EventKind.TO_HOST, EventKind.SHOW, EventKind.HOST_STATE, EventKind.SYNCHRONIZE}
+)
+"""What a training loop does to log or time its progress: no part of the step, wherever it stands."""
 MAX_CONTEXTS = 3
 """Different argument values for which one function is interpreted."""
 
@@ -197,7 +199,7 @@ class Interpreter:
         unknown: Val = TAINTED if tainted else OPAQUE
         if frame.depth >= MAX_DEPTH or self.stack.count(target) >= 2:
             return unknown
-        if len(self.stack) > 60:
+        if len(self.stack) > instances.MAX_STACK + 20:
             return unknown
         emit = frame.emit and not self.drives(target)
         env = bind_call(self, frame, target, args, keywords, open_keywords)

@@ -136,6 +136,17 @@ class ClassInfo:
             for base in external
         )
 
+    @cached_property
+    def reassigned(self) -> frozenset[str]:
+        """Attributes that methods other than ``__init__`` assign, here or in its bases."""
+        found: set[str] = set()
+        for base in self.mro:
+            if isinstance(base, ClassInfo):
+                for item in base.own.values():
+                    if isinstance(item, FunctionInfo) and not item.qualname.endswith("__init__"):
+                        found |= item.assigned
+        return frozenset(found)
+
     def find(self, name: str, after: ClassInfo | None = None) -> tuple[ClassInfo, Any] | None:
         """The first definition of a name along the bases, with its class; ``after``: as for ``super()``."""
         chain = list(self.mro)

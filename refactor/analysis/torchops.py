@@ -131,7 +131,7 @@ HOST_METHODS = {
     "is_floating_point": "bool", "is_contiguous": "bool", "element_size": "int", "data_ptr": "int",
     "get_device": "int", "storage_offset": "int",
     "is_complex": "bool", "is_pinned": "bool", "is_signed": "bool",
-    "is_inference": "bool", "is_same_size": "bool",
+    "is_inference": "bool", "is_coalesced": "bool", "is_same_size": "bool",
     "is_shared": "bool", "has_names": "bool", "is_tensor": "bool",
     "result_type": "dtype", "is_nonzero": "bool", "is_conj": "bool", "sparse_dim": "int", "dense_dim": "int",
     "untyped_storage": "object", "storage": "object", "register_hook": "object", "backward": "none",
