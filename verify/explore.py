@@ -82,6 +82,10 @@ def explore(scenario: Scenario, examples: int, seed: int, run: Run, deadline: fl
 def samples(scenario: Scenario, count: int, seed: int) -> list[list[Json]]:
     """Sequences as hypothesis draws them, without running any."""
     drawn: list[list[Json]] = []
+
+    def keep(steps: list[Json]) -> None:
+        drawn.append(steps)
+
     collect = settings(
         max_examples=count,
         database=None,
@@ -89,7 +93,7 @@ def samples(scenario: Scenario, count: int, seed: int) -> list[list[Json]]:
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
         verbosity=Verbosity.quiet,
-    )(hypothesis.seed(seed)(given(scenario.steps)(drawn.append)))
+    )(hypothesis.seed(seed)(given(scenario.steps)(keep)))
     collect()
     return drawn
 

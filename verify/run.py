@@ -71,6 +71,13 @@ class _Verification:
             status = "fail" if error.verdict == "fail" else error.verdict
             check = Check(error.check, status, 0)
             report = TargetReport(self.target.name, error.verdict, error.reason, (*self.checks, check))
+        except (
+            Exception
+        ) as error:  # a fault of the verifier costs one target its verdict, not the others theirs
+            text = f"the verifier failed: {type(error).__name__}: {error}; please report it"
+            report = TargetReport(
+                self.target.name, "error", text, (*self.checks, Check("verifier", "error", 0))
+            )
         finally:
             self.pair.close()
         return report, str(self.pair.hello.get("device", "")), str(self.pair.hello.get("torch", ""))

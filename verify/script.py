@@ -20,7 +20,7 @@ Run it with the interpreter of the program: python THIS_FILE [BEFORE_TREE AFTER_
 It needs {needs}. The two trees run in processes of their own and get the same inputs.
 """
 import contextlib, copy, gc, importlib, importlib.util, os, random, subprocess, sys, tempfile, threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch

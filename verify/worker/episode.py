@@ -95,7 +95,8 @@ class Episode:
                     p.copy_(disturbed(p, self.plan.perturb))
         self.subjects[index] = subject
         self.callables[index] = self.plan.wrap(subject) if self.plan.wrap else subject.call
-        self.builders.setdefault(index, Builder(self.plan.device, self.plan.gradients))
+        convert = (self._converted,) if self.plan.perturb or self.plan.double else ()
+        self.builders.setdefault(index, Builder(self.plan.device, self.plan.gradients, *convert))
 
     def mode(self) -> contextlib.AbstractContextManager[Any]:
         """Grad, inference and autocast mode as the target and the steps so far say."""
@@ -129,26 +130,12 @@ class Episode:
 
     def arguments(self, index: int, step: Step) -> dict[str, Any]:
         """The arguments of a call, disturbed or in float64 where the plan says so."""
-        made = self.builders[index].arguments(step["a"])
-        if self.plan.perturb or self.plan.double:
-            made = {name: self._converted(value) for name, value in made.items()}
-            self.builders[index].last_arguments = made
-        return made
+        return self.builders[index].arguments(step["a"])
 
-    def _converted(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: self._converted(v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [self._converted(v) for v in value]
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+    def _converted(self, value: Tensor) -> Tensor:
+        if not value.is_floating_point():
             return value
-        if self.plan.double:
-            return (
-                value
-                if value.dtype == torch.float64
-                else value.detach().double().requires_grad_(value.requires_grad)
-            )
-        return disturbed(value.detach(), self.plan.perturb).requires_grad_(value.requires_grad)
+        return value.double() if self.plan.double else disturbed(value, self.plan.perturb)
 
     def invoke(self, index: int, call: Call) -> None:
         """Call the target; result or exception and printed text are kept in ``call``."""
@@ -208,7 +195,7 @@ class Episode:
             held = last.get(name)
             if isinstance(held, Tensor) and "t" in recipe and list(held.shape) == list(recipe["shape"]):
                 with contextlib.suppress(Exception), self.mode(), torch.no_grad():
-                    held.copy_(self._converted(tensor(recipe)).to(held.device))
+                    held.copy_(self.builders[index].convert(tensor(recipe)).to(held.device))
 
     def _mode_switch(self, number: int, step: Step) -> None:
         network = self.subject(int(step.get("i", 0))).network

@@ -8,7 +8,7 @@ last call got, ``{"out": K, "else": RECIPE}`` the K-th tensor of the last result
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -118,11 +118,21 @@ def laid_out(data: Tensor, layout: str) -> Tensor:
 
 
 class Builder:
-    """Makes the arguments of one call; knows the last call's arguments and result of the same sequence."""
+    """Makes the arguments of one call; knows the last call's arguments and result of the same sequence.
 
-    def __init__(self, device: str, gradients: tuple[str, ...] = ()) -> None:
+    ``convert`` is applied to new data only, before anything shares its memory: arguments that are one tensor
+    stay one tensor.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        gradients: tuple[str, ...] = (),
+        convert: Callable[[Tensor], Tensor] = lambda data: data,
+    ) -> None:
         self.device = device
         self.gradients = gradients
+        self.convert = convert
         self.last_arguments: dict[str, Any] = {}
         self.last_tensors: list[Tensor] = []
 
@@ -156,19 +166,16 @@ class Builder:
             return found if found is not None else self.value(name, recipe["else"])
         if "out" in recipe:
             return self._output(name, recipe)
-        data = laid_out(tensor(recipe).to(self.device), recipe.get("layout", "plain"))
+        data = laid_out(self.convert(tensor(recipe)).to(self.device), recipe.get("layout", "plain"))
         if name in self.gradients and data.is_floating_point():
             data = data.detach().requires_grad_()
         return data
 
     def _output(self, name: str, recipe: Mapping[str, Any]) -> Any:
         wanted = recipe["else"]
-        fitting = [
-            t
-            for t in self.last_tensors
-            if list(t.shape) == list(wanted.get("shape", []))
-            and t.dtype == dtype_of(wanted.get("t", "float32"))
-        ]
+        dtype = self.convert(torch.empty(0, dtype=dtype_of(wanted.get("t", "float32")))).dtype
+        shape = list(wanted.get("shape", []))
+        fitting = [t for t in self.last_tensors if list(t.shape) == shape and t.dtype == dtype]
         if not fitting:
             return self.value(name, wanted)
         return fitting[recipe["out"] % len(fitting)]

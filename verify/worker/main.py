@@ -186,7 +186,7 @@ class Worker:
         answer["growth"] = [*growth, self.counter.captures - captures]
         answer["poisoned"] = _poisoned(trace)
         if self.sites is not None:
-            self.sensitivity.add(trace)
+            self.sensitivity.add(trace, request["steps"])
             answer["branches"] = {k: sorted(v) for k, v in self.sites.seen.items()}
             answer["one_sided"] = self.sites.one_sided()
             answer["insensitive"] = self.sensitivity.none
@@ -332,8 +332,8 @@ class Sensitivity:
     """Whether any result of the original ever changed when its inputs did."""
 
     def __init__(self) -> None:
-        self._results: dict[str, set[int]] = {}
-        self._inputs: set[int] = set()
+        self._pairs = 0
+        self._sensitive = False
         self._returned = False
         self._raised = ""
 
@@ -342,32 +342,33 @@ class Sensitivity:
         """What the calls raised, if none has returned."""
         return "" if self._returned else self._raised
 
-    def add(self, trace: Trace) -> None:
+    def add(self, trace: Trace, steps: list[dict[str, Any]]) -> None:
         """Look at one more sequence of the original."""
+        plain = all(s["op"] == "call" and not s.get("i") for s in steps)
+        results: dict[str, dict[str, str]] = {}
         for entry in trace.observed:
             raised = entry["groups"].get("exception")
             if raised and not entry["outside"]:
                 self._raised = f"{raised['type']}: {raised['message'][:200]}"
             result = entry["groups"].get("result")
             self._returned |= result is not None
-            if not result:
+            if not result or not plain:
                 continue
             kinds = repr([(path, leaf[0], leaf[4:5]) for path, leaf in result])
             values = [
                 _digest(trace.tensors[leaf[2]]) if leaf[0] == "tensor" else leaf[-1] for _, leaf in result
             ]
-            self._results.setdefault(kinds, set()).add(hash(repr(values)))
-            given = [_digest(trace.tensors[leaf[2]]) for _, leaf in entry["groups"]["inputs"]]
-            self._inputs.add(hash(repr(given)))
+            given = repr([_digest(trace.tensors[leaf[2]]) for _, leaf in entry["groups"]["inputs"]])
+            seen = results.setdefault(kinds, {})
+            if seen and given not in seen:
+                self._pairs += 1
+                self._sensitive |= repr(values) not in seen.values()
+            seen[given] = repr(values)
 
     @property
     def none(self) -> bool:
-        """Whether at least eight inputs gave one result."""
-        return (
-            len(self._inputs) >= 8
-            and bool(self._results)
-            and all(len(v) == 1 for v in self._results.values())
-        )
+        """Whether other inputs gave the same result eight times, and never another."""
+        return self._pairs >= 8 and not self._sensitive
 
 
 def _digest(tensor: torch.Tensor) -> str:

@@ -1,0 +1,163 @@
+"""Whole verifications: two trees in, one verdict out. Every test starts two workers, so there are few."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from refactor.verify.report import TargetReport
+from refactor.verify.run import Options, verify
+from refactor.verify.targets import load
+
+HEAD = "import torch\nfrom torch import nn\n\n\n"
+NET = """class Net(nn.Module):
+    def __init__(self, dim=4):
+        super().__init__()
+        self.a = nn.Linear(dim, dim)
+
+    def forward(self, x):
+"""
+TARGET = 'name = "net"\nentry = "program:Net"\ninputs = { x = "float32[B, 4]" }\ndims = { B = [1, 6] }\n'
+
+
+def run(
+    folder: Path,
+    before: str,
+    after: str,
+    target: str = TARGET,
+    device: str = "cpu",
+    files: dict[str, str] | None = None,
+) -> TargetReport:
+    """Verify two programs; ``files`` are in both trees."""
+    for side, text in (("before", before), ("after", after)):
+        (folder / side).mkdir()
+        for name, content in {**(files or {}), "program.py": text}.items():
+            (folder / side / name).write_text(content)
+    (folder / "targets.toml").write_text(f'[[target]]\n{target}device = "{device}"\n')
+    targets = tuple(load(folder / "targets.toml"))
+    options = Options(
+        targets, folder / "before", folder / "after", device="emulated", examples=14, budget=6.0, timeout=6.0
+    )
+    return verify(options).targets[0]
+
+
+def body(text: str) -> str:
+    return HEAD + NET + "".join(f"        {line}\n" for line in text.splitlines())
+
+
+def test_a_rewrite_with_other_roundings_passes_although_the_user_has_modules_called_like_ours(
+    tmp_path: Path,
+) -> None:
+    own = {
+        f"{name}.py": f"NAME = {name!r}\n" for name in ("refactor", "transforms", "verify", "worker", "wire")
+    }
+    check = "import refactor, transforms, verify, worker, wire\nassert verify.NAME == 'verify'\n"
+    report = run(
+        tmp_path,
+        check + body("return self.a(x) / 3"),
+        check + body("return (x @ self.a.weight.t() + self.a.bias) * (1 / 3)"),
+        files=own,
+    )
+    assert report.verdict == "pass", report.reason
+    assert {c.status for c in report.checks} == {"pass"}
+
+
+def test_a_wrong_rewrite_fails_with_a_program_that_shows_it(tmp_path: Path) -> None:
+    report = run(tmp_path, body("return self.a(x).sum(0)"), body("return self.a(x)[:3].sum(0)"))
+    assert report.verdict == "fail"
+    assert report.counterexample is not None
+    assert len(report.counterexample.calls) == 1
+    program = tmp_path / "counterexample.py"
+    program.write_text(report.counterexample.script)
+    shown = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60, check=True)
+    assert "step 0 result: off by" in shown.stdout
+    assert json.loads(json.dumps(report.json()))["counterexample"]["calls"] == list(
+        report.counterexample.calls
+    )
+
+
+def test_a_branch_that_never_turns_is_inconclusive_by_name(tmp_path: Path) -> None:
+    text = "if (x * x).sum() < 0:\n    return x\nreturn self.a(x)"
+    report = run(tmp_path, body(text), body(text + " + 0"))
+    assert report.verdict == "inconclusive"
+    assert "program.py:11 is always False" in report.reason
+
+
+def test_results_that_do_not_depend_on_the_inputs_are_inconclusive(tmp_path: Path) -> None:
+    report = run(tmp_path, body("return self.a.bias * 2"), body("return self.a.bias + self.a.bias"))
+    assert report.verdict == "inconclusive"
+    assert "do not depend on the inputs" in report.reason
+
+
+def test_trees_without_a_difference_are_inconclusive(tmp_path: Path) -> None:
+    report = run(tmp_path, body("return self.a(x)"), body("return self.a(x)"))
+    assert report.verdict == "inconclusive"
+    assert "nothing to compare" in report.reason
+
+
+def test_an_original_that_refuses_everything_is_an_error(tmp_path: Path) -> None:
+    report = run(tmp_path, body("return self.b(x)"), body("return self.c(x)"))
+    assert report.verdict == "error"
+    assert "AttributeError" in report.reason
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        pytest.param("import os; print('gone', flush=True); os._exit(3)", "exit code 3", id="exits"),
+        pytest.param("while True: pass", "hung", id="hangs"),
+    ],
+)
+def test_only_the_rewrite_dying_is_a_failure(tmp_path: Path, line: str, said: str) -> None:
+    report = run(tmp_path, body("return self.a(x)"), body(f"{line}\nreturn self.a(x)"))
+    assert report.verdict == "fail"
+    assert said in report.reason
+
+
+def test_the_original_dying_is_an_error(tmp_path: Path) -> None:
+    report = run(tmp_path, body("import os; os._exit(3)"), body("return self.a(x)"))
+    assert report.verdict == "error"
+
+
+def test_a_constructor_that_raises_is_an_error_with_its_line(tmp_path: Path) -> None:
+    broken = body("return x").replace(
+        "super().__init__()", "super().__init__()\n        raise ValueError('no weights')"
+    )
+    report = run(tmp_path, broken, broken + "\n")
+    assert report.verdict == "error"
+    assert "program.py:8: ValueError: no weights" in report.reason
+
+
+def test_other_keys_in_the_state_are_a_failure(tmp_path: Path) -> None:
+    report = run(
+        tmp_path, body("return self.a(x)"), body("return self.b(x)").replace("self.a = nn", "self.b = nn")
+    )
+    assert report.verdict == "fail"
+    assert "lacks a.weight" in report.reason
+
+
+CONSTANT = "return self.a(x) * torch.tensor([1.0, 2.0, 3.0, 4.0], device=x.device)"
+
+
+def test_a_rewrite_without_a_graph_is_captured_by_the_verifier(tmp_path: Path) -> None:
+    after = body("return self.a(x) * torch.arange(1.0, 5.0, device=x.device)")
+    report = run(tmp_path, body(CONSTANT), after, device="cuda")
+    assert report.verdict == "pass", report.reason
+    assert report.capture.by == "verifier"
+    assert report.capture.replays > 0
+
+
+def test_what_blocks_a_capture_is_named_by_its_line(tmp_path: Path) -> None:
+    report = run(
+        tmp_path,
+        body("return self.a(x) / x.sum().item()"),
+        body("n = x.sum().item()\nreturn self.a(x) / n"),
+        device="cuda",
+    )
+    assert report.verdict == "pass", report.reason
+    assert report.capture.replays == 0
+    assert report.capture.blocked_by is not None
+    assert report.capture.blocked_by.startswith("program.py:11: ")
