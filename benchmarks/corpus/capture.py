@@ -176,7 +176,7 @@ class Model(nn.Module):
         if key not in self._graphed:
             body = nn.Sequential(*self.body)  # wrapped in place of self.body, whose forward stays eager
             kept = {p: p.grad for p in body.parameters()}
-            sample = torch.randn_like(x).requires_grad_(x.requires_grad)
+            sample = x.detach().clone().requires_grad_(x.requires_grad)
             self._graphed[key] = torch.cuda.make_graphed_callables(body, (sample,))
             for p, grad in kept.items():
                 p.grad = grad
@@ -576,6 +576,60 @@ def fused_gelu(x, bias, rescale=False):
 """,
 )
 
+SETTING = control(
+    "attribute_set_by_the_caller",
+    "capture",
+    "Public settings that the forward reads are part of the key, whoever changes them.",
+    """
+entry  = "program:Sharpen"
+inputs = { x = "float32[B, 8]" }
+dims   = { B = [1, 4] }
+""",
+    TORCH
+    + '''
+
+class Sharpen(nn.Module):
+    """Strength and clipping may be changed at any time: model.strength = 0.3."""
+
+    def __init__(self, dim=8, strength=1.5, clip=True):
+        super().__init__()
+        self.mix = nn.Linear(dim, dim)
+        self.strength = strength
+        self.clip = clip
+
+    def forward(self, x):
+        h = x + self.strength * (x - self.mix(x))
+        return h.clamp(-1, 1) if self.clip else h
+''',
+    TORCH
+    + GRAPH
+    + ADDRESSES
+    + '''
+
+class Sharpen(nn.Module):
+    """Strength and clipping may be changed at any time: model.strength = 0.3."""
+
+    def __init__(self, dim=8, strength=1.5, clip=True):
+        super().__init__()
+        self.mix = nn.Linear(dim, dim)
+        self.strength = strength
+        self.clip = clip
+        self._graphs = {}
+
+    def _run(self, x):
+        h = x + self.strength * (x - self.mix(x))
+        return h.clamp(-1, 1) if self.clip else h
+
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            return self._run(x)
+        key = (tuple(x.shape), self.strength, self.clip, addresses(self))
+        if key not in self._graphs:
+            self._graphs[key] = Graph(self._run, x)
+        return self._graphs[key](x).clone()
+''',
+)
+
 PAIRS: tuple[Pair, ...] = (
     TEMPERED,
     TEMPERED.mutant(
@@ -866,5 +920,18 @@ PAIRS: tuple[Pair, ...] = (
         "result",
         "The sum is taken in half precision.",
         ("F.gelu(x.float() + bias.float(),", "F.gelu((x + bias).float(),"),
+    ),
+    SETTING,
+    SETTING.mutant(
+        "setting_of_the_caller_baked",
+        "result",
+        "The strength at the first call stays, whatever the caller sets later.",
+        ("self.strength, self.clip, addresses", "self.clip, addresses"),
+    ),
+    SETTING.mutant(
+        "flag_of_the_caller_baked",
+        "result",
+        "The flag at the first call stays.",
+        ("self.strength, self.clip, addresses", "self.strength, addresses"),
     ),
 )
