@@ -340,3 +340,23 @@ def test_half_precision_modules_run_and_train() -> None:
         assert {y.dtype, z.dtype, h.dtype} == {dtype}
         assert all(p.grad.dtype is dtype and p.grad.device == D for p in image.parameters())
         image.zero_grad()
+
+
+def test_older_and_rarer_ways_into_the_device_work() -> None:
+    x = torch.cuda.FloatTensor([1, 2])
+    assert (x.device, x.tolist()) == (D, [1, 2])
+    assert torch.cuda.LongTensor(3).shape == (3,)
+    assert isinstance(x, torch.cuda.FloatTensor)
+    assert not isinstance(x, torch.cuda.HalfTensor)
+    assert not isinstance(torch.ones(1), torch.cuda.FloatTensor)
+    assert x.new(3).device == D
+    assert x.type() == "torch.cuda.FloatTensor"
+    q = torch.randn(1, 2, 4, 8, device="cuda")
+    for backend in (torch.nn.attention.SDPBackend.EFFICIENT_ATTENTION, torch.nn.attention.SDPBackend.MATH):
+        with torch.nn.attention.sdpa_kernel(backend):
+            assert F.scaled_dot_product_attention(q, q, q).device == D
+    assert nn.DataParallel(nn.Linear(2, 2).cuda())(torch.ones(2, 2, device="cuda")).device == D
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        x + 1
+    assert profile.key_averages()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .autocast import CudaAutocast
+from .compat import patch_compat
 from .core import Gpu
 from .cuda_api import MemPool, Nvtx, make_accelerator_functions, make_cuda_functions, use_mem_pool
 from .factories import (
@@ -121,6 +122,7 @@ class Emulator:
         patches.set(torch.nn.functional, "one_hot", make_one_hot(gpu))
         self._remove_loader = patch_storages(gpu, patches)
         self._autocast.patch(patches)
+        patch_compat(gpu, patches)
         watch_threads(gpu, patches)
         gpu.watch.__enter__()  # type: ignore[no-untyped-call]
 

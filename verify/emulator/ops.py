@@ -28,7 +28,9 @@ _COPY_SYNCS = _names(
 _QUIET_SYNCS = _names("equal")
 
 # Arguments that CUDA kernels themselves want in host memory.
-_HOST_ARGUMENTS = _names("lengths batch_sizes input_lengths target_lengths tensor_indices_or_sections")
+_HOST_ARGUMENTS = _names(
+    "lengths batch_sizes input_lengths target_lengths tensor_indices_or_sections min_seqlen max_seqlen"
+)
 
 # Composites seen whole under inference mode whose parts need no watching: running them whole is only faster.
 _WHOLE = _names("""
