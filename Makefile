@@ -14,9 +14,8 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 SOURCES := pyproject.toml $(shell find refactor transforms verify -type f -not -path '*/__pycache__/*')
-# What the tests and the linters import beside the tool. torch by its exact release, always: a range would
-# let pip choose another build than the one that is pinned.
-DEVELOPMENT := torch==2.13.0 build jinja2 jsonschema mypy numpy pytest pytest-xdist ruff tomli_w
+# What the tests and the linters use beside the tool and torch.
+DEVELOPMENT := build jinja2 jsonschema mypy numpy pytest pytest-xdist ruff tomli_w
 
 .DEFAULT_GOAL := test
 .PHONY: demo test lint golden clean
@@ -37,7 +36,10 @@ $(VENV)/.torch: $(VENV)/.made
 	@touch $@
 
 $(VENV)/.development: $(VENV)/.made
-	$(INSTALL) $(DEVELOPMENT)
+# torch by its exact release, always: a range would let pip choose another build than the one that is pinned
+	$(INSTALL) torch==2.13.0
+# into the environment even if the interpreter has them: their commands are needed here
+	$(INSTALL) --ignore-installed $(DEVELOPMENT)
 	@touch $@
 
 demo: $(VENV)/.tool $(VENV)/.torch

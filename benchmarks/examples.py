@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,12 @@ else:
     import tomli as tomllib
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-REFACTOR = Path(sys.executable).with_name("refactor")
+_BESIDE = Path(sys.executable).with_name("refactor")
+REFACTOR = _BESIDE if _BESIDE.exists() else Path(shutil.which("refactor") or _BESIDE)
 CALLS = 50
 
 Inputs = dict[str, Any]
+Found = dict[str, Any]  # one target, as JSON
 
 
 def inputs_of(name: str) -> Inputs:
@@ -119,7 +123,8 @@ def measure(example: str, side: str) -> list[dict[str, Any]]:
     import torch
 
     folder = EXAMPLES / example
-    sys.path[:0] = [str(folder / side), str(folder)]
+    tree, _, wants_bare = side.partition("-")
+    sys.path[:0] = [str(folder / tree), str(folder)]
     rows = []
     for target in tomllib.loads((folder / "bench.toml").read_text())["target"]:
         torch.manual_seed(0)
@@ -132,7 +137,7 @@ def measure(example: str, side: str) -> list[dict[str, Any]]:
             for _ in range(15):
                 model(**given)
             ms = median_ms(lambda: model(**given))  # noqa: B023 - called here
-            bare, how = bare_ms(lambda: model(**given)) if side == "after" else (None, "")  # noqa: B023
+            bare, how = bare_ms(lambda: model(**given)) if tree == "after" or wants_bare else (None, "")  # noqa: B023
         rows.append({"name": target["name"], "ms": ms, "bare": bare, "how": how})
     return rows
 
@@ -140,31 +145,39 @@ def measure(example: str, side: str) -> list[dict[str, Any]]:
 def in_process(example: str, side: str) -> dict[str, dict[str, Any]]:
     """`measure` in a fresh interpreter; by target."""
     command = [sys.executable, __file__, "--measure", example, side]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = _run(command, 120)
     if done.returncode:
-        sys.stderr.write(done.stderr)
+        sys.stderr.write(f"{example} {side}: {done.stderr[-2000:]}\n")
         return {}
     return {row["name"]: row for row in json.loads(done.stdout.splitlines()[-1])}
 
 
-def verdicts(example: str, after: str, examples: int) -> dict[str, dict[str, Any]]:
-    """Targets of `refactor verify` at bench size; by name."""
+def verdicts(example: str, targets: str, examples: int) -> dict[str, dict[str, Any]]:
+    """Targets of `refactor verify` on the GPU; by name."""
     folder = EXAMPLES / example
-    done = subprocess.run(
-        [
-            *(REFACTOR, "verify", "--before", folder / "before", "--after", folder / after),
-            *("--targets", folder / "bench.toml", "--device", "cuda", "--python", sys.executable),
-            *("--examples", str(examples), "--json", "-"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [
+        *(REFACTOR, "verify", "--before", folder / "before", "--after", folder / "after"),
+        *("--targets", folder / targets, "--device", "cuda", "--python", sys.executable),
+        *("--examples", examples, "--json", "-"),
+    ]
+    done = _run(list(map(str, command)), 240)
     try:
-        return {target["name"]: target for target in json.loads(done.stdout)["targets"]}
+        found: list[dict[str, Any]] = json.loads(done.stdout)["targets"]
     except json.JSONDecodeError:
-        sys.stderr.write(done.stderr)
+        sys.stderr.write(f"{example} {targets}: exit {done.returncode} {done.stderr[-2000:]}\n")
         return {}
+    for target in found:
+        if target["verdict"] != "pass":
+            counterexample = target.get("counterexample") or {}
+            sys.stderr.write(f"{example} {targets}: {target['reason']} {counterexample.get('calls')}\n")
+    return {target["name"]: target for target in found}
+
+
+def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"no answer in {seconds:.0f} s")
 
 
 def cell(value: float | None) -> str:
@@ -172,20 +185,23 @@ def cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def line(name: str, verdict: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> str:
+def line(
+    name: str, verdict: str, timed: dict[str, Any], before: dict[str, Any], after: dict[str, Any]
+) -> str:
     """One row of the table, in Markdown."""
-    timing, capture = verdict.get("timing") or {}, verdict.get("capture") or {}
+    timing, capture = timed.get("timing") or {}, timed.get("capture") or {}
     speedup = "–"
     if timing.get("speedup"):
         low, high = timing["interval"]
         speedup = f"{timing['speedup']:.2f} ({low:.2f}–{high:.2f})"
     cells = (
         name,
-        verdict.get("verdict", "not run"),
+        verdict,
         str(capture.get("replays", "–")),
         cell(timing.get("before_ms")),
         cell(timing.get("after_ms")),
         speedup,
+        cell(timing.get("kernel_ms")),
         cell(before.get("ms")),
         cell(after.get("ms")),
         cell(after.get("bare")),
@@ -210,17 +226,30 @@ def main() -> int:
         print("no GPU: a time measured without one says nothing about CUDA graphs")
         return 2
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, milliseconds a call\n")
-    print("| target | verdict | replays | before | after | speedup (interval) |", end="")
+    print("| target | verdict | replays | before | after | speedup (interval) | kernels |", end="")
     print(" before, fixed input | after, fixed input | bare | bare is |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     chosen = options.names or sorted(path.parent.name for path in EXAMPLES.glob("*/bench.toml"))
+    rewritten = [name for name in chosen if (EXAMPLES / name / "after").exists()]
+    # verdicts are no measurements: all at once
+    with ThreadPoolExecutor(len(rewritten) or 1) as pool:
+        proofs = list(pool.map(lambda name: verdicts(name, "targets.toml", options.examples), rewritten))
+    proven = {name: worst(targets) for name, targets in zip(rewritten, proofs, strict=True)}
     for example in chosen:
-        after_side = "after" if (EXAMPLES / example / "after").exists() else "before"
-        before, after = in_process(example, "before"), in_process(example, after_side)
-        found = verdicts(example, after_side, options.examples) if after_side == "after" else {}
+        is_rewritten = example in proven
+        timed = verdicts(example, "bench.toml", 4) if is_rewritten else {}
+        before = in_process(example, "before")
+        after = in_process(example, "after") if is_rewritten else in_process(example, "before-bare")
         for name in before:
-            print(line(name, found.get(name, {}), before[name], after.get(name, {})), flush=True)
+            verdict = proven.get(example, "not rewritten")
+            print(line(name, verdict, timed.get(name, {}), before[name], after.get(name, {})), flush=True)
     return 0
+
+
+def worst(targets: dict[str, dict[str, Any]]) -> str:
+    """The verdict about an example: that of its worst target."""
+    found = [target["verdict"] for target in targets.values()]
+    return next((v for v in ("fail", "error", "inconclusive", "pass") if v in found), "not run")
 
 
 if __name__ == "__main__":

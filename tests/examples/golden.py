@@ -50,7 +50,9 @@ def write(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / name
         done = apply(name, project)
-        print(f"{name}: exit {done.returncode}", done.stdout, done.stderr, sep="\n")
+        print(f"== {name}", done.stdout, done.stderr, sep="\n")
+        if done.returncode:
+            sys.exit(f"refactor apply ended with code {done.returncode}; examples/{name}/after is as it was")
         after = EXAMPLES / name / "after"
         shutil.rmtree(after, ignore_errors=True)
         if tree(project) != tree(EXAMPLES / name / "before"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from cuda_graphs import constant, scratch
 from torch import nn
+from cuda_graphs import constant, scratch
 
 # statistics of the training set, one value per column
 CENTRE = (102.4, 18.1, 0.0, 3.2, 55.0, 1.0)
@@ -37,12 +37,16 @@ class OrderFeatures(nn.Module):
 
         clipped = scaled.clamp(-4.0, 4.0)
         # compress what the clipping would hide, and keep its sign
-        size = scaled.abs()
+        size = torch.abs(scaled, out=scratch(self, "size", scaled))
         compressed = torch.log1p(size) * scaled.sign()
 
-        weighted = torch.mul(clipped, self.tilt, out=scratch(self, "weighted", clipped, self.tilt))
-        curved = torch.mul(weighted, weighted, out=scratch(self, "curved", weighted, weighted))
-        tails = curved - constant(1.0, device=columns.device)
+        weighted = torch.mul(
+            clipped, self.tilt, out=scratch(self, "weighted", clipped, self.tilt)
+        )
+        curved = torch.mul(
+            weighted, weighted, out=scratch(self, "curved", weighted, weighted)
+        )
+        tails = curved - torch.full((), 1.0, device=columns.device)
 
         return self.mix(torch.cat([clipped, compressed, tails, self.seasonal(columns)], dim=-1))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from cuda_graphs import graphed
 from encoder import Encoder
+from cuda_graphs import graphed
 
 Documents = Sequence[Sequence[int]]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from cuda_graphs import segment
 from torch import nn
+from cuda_graphs import segment
 
 
 def block(dim: int) -> nn.Sequential:
@@ -25,46 +25,45 @@ class FrameRouter(nn.Module):
         self.silence, self.noisy = silence, noisy
 
     @segment
-    def _forward_level(self, frames):
+    def _forward_level(self, frames: torch.Tensor):
         level = frames.square().mean().sqrt()
         return level, level < self.silence
 
     @segment
-    def _forward_crest(self, frames, level):
+    def _forward_encode(self, frames: torch.Tensor, level):
         h = self.encode(frames)
         # peak over RMS: clicks and keyboards are peaky, a steady hum is not
         crest = frames.abs().amax() / level
         return h, crest > self.noisy
 
     @segment
-    def _forward_noisy(self, h):
+    def _forward_deep(self, h):
         for layer in self.deep:
             h = h + layer(h)
         return h
 
     @segment
-    def _forward_calm(self, h):
-        h = h + self.shallow(h)
-        return h
+    def _forward_shallow(self, h):
+        return h + self.shallow(h)
 
     @segment
-    def _forward_gain(self, frames, h):
+    def _forward_decode(self, h, frames: torch.Tensor):
         gain = torch.sigmoid(self.decode(h))
         return frames * gain
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """frames: float (batch, frame), one hop of audio per row. Returns the cleaned frames."""
-        level, is_silent = self._forward_level(frames)
-        if is_silent:
+        level, is_below_silence = self._forward_level(frames)
+        if is_below_silence:
             # nobody speaks: attenuate, and leave the network alone
             return frames * 0.25
 
-        h, is_noisy = self._forward_crest(frames, level)
-        if is_noisy:
-            h = self._forward_noisy(h)
+        h, exceeds_noisy = self._forward_encode(frames, level)
+        if exceeds_noisy:
+            h = self._forward_deep(h)
         else:
-            h = self._forward_calm(h)
-        return self._forward_gain(frames, h)
+            h = self._forward_shallow(h)
+        return self._forward_decode(h, frames)
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .cuda_graphs import segment
 from .encoder import TextEncoder
 from .preprocess import Metadata
+from .cuda_graphs import segment
 
 
 class Decision(nn.Module):
@@ -23,23 +23,23 @@ class Decision(nn.Module):
         self.threshold = threshold
 
     @segment
-    def _forward_confidence(self, text, metadata):
+    def _forward_quick(self, text: torch.Tensor, metadata: torch.Tensor):
         h = text + metadata
         scores = self.quick(h).softmax(-1)
         confidence = scores.amax(-1).mean()
         return h, scores, confidence > self.threshold
 
     @segment
-    def _forward_deep(self, h):
+    def _forward_deep_head(self, h):
         for layer in self.deep:
             h = h + layer(h)
-        return self.head(h).softmax(-1)
+        return self.head(h).softmax(-1), False
 
     def forward(self, text: torch.Tensor, metadata: torch.Tensor) -> tuple[torch.Tensor, bool]:
-        h, scores, is_confident = self._forward_confidence(text, metadata)
-        if is_confident:
+        h, scores, exceeds_threshold = self._forward_quick(text, metadata)
+        if exceeds_threshold:
             return scores, True
-        return self._forward_deep(h), False
+        return self._forward_deep_head(h)
 
 
 class Triage(nn.Module):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-
-from .cuda_graphs import constant
+from triage.cuda_graphs import constant
 
 MEAN = [14.0, 2.0, 0.4, 12.0]
 STD = [9.0, 1.0, 0.3, 5.0]

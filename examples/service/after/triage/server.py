@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from .cuda_graphs import graphed
 from .model import Triage
+from .cuda_graphs import graphed
 
 
 class Ticket(NamedTuple):
@@ -37,12 +37,11 @@ def answer(
     encoder, metadata, decision = service.encoder, service.metadata, service.decision
     answers, sure = [], 0
     with torch.no_grad():
-        graphed_encoder = graphed(encoder, pad="B ...")
-        graphed_metadata = graphed(metadata, pad="B ...")
+        graphed_encoder = graphed(encoder)
         for tokens, mask, columns in batches(tickets, batch_size):
             tokens, mask, columns = tokens.to(device), mask.to(device), columns.to(device)
             text = graphed_encoder(tokens, mask)
-            scores, quick = decision(text, graphed_metadata(columns))
+            scores, quick = decision(text, metadata(columns))
             answers.append(scores)
             sure += len(scores) if quick else 0
     return torch.cat(answers), sure
