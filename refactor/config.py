@@ -49,7 +49,8 @@ class Settings:
     src: tuple[str, ...] = ()
     """Import roots relative to the root; the default is ``src`` where it exists, and ``.``."""
     regions: tuple[str, ...] = ()
-    """``!module:qualname`` patterns (``*``, ``?``): what is found in these regions is left out."""
+    """``module:qualname`` patterns (``*``, ``?``) of functions that are regions besides those found; with a
+    leading ``!`` of regions that are none: what is found in them is left out."""
     baseline: str | None = None
     runtime: str | None = None
     """Dotted name of the vendored runtime module; None: chosen for each edited file."""
@@ -154,10 +155,8 @@ def _strings(value: object) -> tuple[str, ...]:
 
 def _regions(value: object) -> tuple[str, ...]:
     patterns = _strings(value)
-    if not all(re.fullmatch(r"![^:]+:[^:]+", pattern) for pattern in patterns):
-        raise TypeError(
-            'an array of patterns of regions to leave out, such as "!package.module:Model.forward"'
-        )
+    if not all(re.fullmatch(r"!?[^:!]+:[^:]+", pattern) for pattern in patterns):
+        raise TypeError('an array of patterns "module:qualname", or "!module:qualname" to leave regions out')
     return patterns
 
 

@@ -19,7 +19,7 @@ class Selection:
     def __init__(self, settings: Settings, catalogue: Sequence[Rule]) -> None:
         self.catalogue = tuple(catalogue)
         self.rules = tuple(rule for rule in catalogue if is_selected(settings, rule.code, rule.name))
-        self._no_regions = tuple(pattern.removeprefix("!") for pattern in settings.regions)
+        self._no_regions = tuple(pattern[1:] for pattern in settings.regions if pattern.startswith("!"))
         self._ignores = tuple(
             (GitIgnoreSpec.from_lines([pattern]), codes) for pattern, codes in settings.per_file_ignores
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from click.testing import CliRunner
 
+from refactor.cli import main
 from refactor.config import load_settings
 
 
@@ -48,10 +50,10 @@ def codes(command, *args: str) -> list[str]:
             id="a table of its own",
         ),
         pytest.param(
-            "[tool.refactor]\nregions = ['a:b']\n",
+            "[tool.refactor]\nregions = ['a.b']\n",
             2,
             "regions must be an array of patterns",
-            id="a pattern without !",
+            id="a pattern of regions that names no function",
         ),
         pytest.param(
             "[tool.refactor]\n[tool.refactor.target]\nname = 1\n",
@@ -128,6 +130,17 @@ class TestKeys:
         )
         document = json.loads(command("check", "--output-format", "json").stdout)
         assert [row["region"] for row in document["findings"]] == ["a:f"]
+
+    def test_regions_add_functions_that_nothing_else_marks(self, tmp_path, monkeypatch):
+        code = (
+            "import torch\ndef step(x):\n    if torch.relu(x).sum() > 0:\n        x = x + 1\n    return x\n"
+        )
+        (tmp_path / "m.py").write_text(code)
+        monkeypatch.chdir(tmp_path)
+        assert CliRunner().invoke(main, ["check"]).exit_code == 0
+        (tmp_path / "pyproject.toml").write_text("[tool.refactor]\nregions = ['m:step']\n")
+        result = CliRunner().invoke(main, ["check"])
+        assert result.stdout.startswith("m.py:3:5: CG301")
 
     def test_they_hold_for_apply_too(self, command):
         command.write("pyproject.toml", "[tool.refactor]\nignore = ['CG101']\n")

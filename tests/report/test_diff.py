@@ -20,7 +20,7 @@ def patched(before: bytes, found) -> bytes:
     new: list[bytes] = []
     position = 0
     for hunk in found:
-        start = hunk.start - 1 if hunk.old else hunk.start - 1
+        start = hunk.start - 1
         new += old[position:start]
         assert len(new) == hunk.new_start - 1
         assert (
