@@ -12,7 +12,10 @@ stream, and once recorded. Later calls copy the inputs in, replay, and copy the 
 reads besides its arguments (parameters, buffers, attributes, closures, optimizers) is watched: a change
 means another graph.
 
-One file on purpose, although long: it is vendored into other projects and depends on torch alone.
+One file, although long: it is copied into other projects, which must not get a package with it. To
+read it in ten minutes, follow one call: ``_Runner.__call__`` takes the arguments apart and finds a graph,
+``_Graph.__call__`` replays it; ``_Runner._first`` and ``_Trial.go`` make one; ``_Watch`` notices what changed
+in between.
 """
 
 from __future__ import annotations

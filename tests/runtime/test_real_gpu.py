@@ -1,4 +1,4 @@
-"""What only a GPU can show: compilers, libraries that launch kernels of their own, real streams and memory."""
+"""What only a GPU can show: compilers, libraries that launch kernels of their own, streams and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps that call backward themselves: the same weights and gradients, bit for bit, and gradients of one's own."""
+"""Steps that call backward themselves: weights and gradients as plain steps give them, bit for bit."""
 
 from __future__ import annotations
 
