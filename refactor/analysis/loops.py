@@ -25,6 +25,8 @@ _NOT_MODELS = words_of(
     tqdm str int float isinstance logger scheduler optimizer sampler augment to_device move_to_device
     """
 )
+_NOT_BATCHES = words_of("timesteps timestep sigmas layers blocks epochs modules parameters betas")
+_NAMED = (ast.Name, ast.Attribute)
 _TRAINING = frozenset({"backward", "step", "zero_grad"})
 
 
@@ -140,7 +142,13 @@ def _trains_inside(loop: ast.For) -> bool:
 def _calls(
     module: ModuleInfo, function: FunctionNode | None, loop: ast.For, guard: str, evaluated: frozenset[str]
 ) -> Iterator[BatchLoop]:
+    if words_in(loop.iter) & _NOT_BATCHES:
+        return
     derived = _derived(loop)
+    counted = isinstance(loop.iter, ast.Call) and last_name(loop.iter.func) in ("range", "trange")
+    if counted:
+        # A counter alone is no batch; what it slices out of the data is.
+        derived = frozenset(derived - set(target_names(loop.target))) if _slices(loop) else frozenset()
     found: dict[str, list[ast.Call]] = {}
     nested = {id(n) for inner in _inner_loops(loop) for n in ast.walk(inner)}
     for node in _walk_in_order(loop.body):
@@ -150,12 +158,31 @@ def _calls(
             and _is_model(module, function, node, evaluated)
         ):
             names = {n.id for arg in _operands(node) for n in ast.walk(arg) if isinstance(n, ast.Name)}
-            if names & derived:
+            if names & derived or (counted and any(_sliced(arg, loop) for arg in _operands(node))):
                 found.setdefault(ast.unparse(node.func), []).append(node)
     for calls in found.values():
         yield BatchLoop(
             loop, tuple(calls), calls[0].func, target_names(loop.target), derived, function, guard
         )
+
+
+def words_in(node: ast.expr) -> frozenset[str]:
+    """Lower-case words of the names in an expression."""
+    names = [n.id if isinstance(n, ast.Name) else n.attr for n in ast.walk(node) if isinstance(n, _NAMED)]
+    return frozenset(word for name in names for word in name.lower().split("_"))
+
+
+def _sliced(node: ast.AST, loop: ast.For) -> bool:
+    """Whether an expression takes a slice whose bounds use the loop's counter."""
+    counters = set(target_names(loop.target))
+    return any(
+        isinstance(part, ast.Slice) and counters & {n.id for n in ast.walk(part) if isinstance(n, ast.Name)}
+        for part in ast.walk(node)
+    )
+
+
+def _slices(loop: ast.For) -> bool:
+    return any(_sliced(stmt, loop) for stmt in loop.body)
 
 
 def _inner_loops(loop: ast.For) -> Iterator[ast.For]:

@@ -217,6 +217,28 @@ def evaluate(model, loader):
         total += (out.argmax(1) == y).sum().item()
     return total
 """,
+    "a loop over steps of one batch calls the model with one shape": HEAD
+    + """
+@torch.no_grad()
+def sample(model, x, timesteps):
+    model.eval()
+    for t in timesteps:
+        x = x - model(x, t)
+    for i in range(10):
+        x = x - model(x, i)
+    return x
+""",
+    "a counter that slices batches out of the data": HEAD
+    + """
+@torch.inference_mode()
+def predict(model, data, size=32):
+    model.eval()
+    outputs = []
+    for i in range(0, len(data), size):
+        batch = data[i : i + size]
+        outputs.append(model(batch))  # !CG201
+    return torch.cat(outputs)
+""",
     "data sets and collation run on the host": "import torch\n"
     + """
 from torch.utils.data import Dataset
