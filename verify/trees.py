@@ -30,7 +30,15 @@ def roots(root: Path, src: tuple[str, ...] = ()) -> tuple[str, ...]:
 
 def python_files(root: Path) -> Iterator[str]:
     """Python files below a root, relative with forward slashes, environments and caches left out."""
-    for folder, folders, files in os.walk(root):
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(
+        root, followlinks=True
+    ):  # a rebuilt original links what is unchanged
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders[:] = []
+            continue
+        seen.add(real)
         folders[:] = sorted(
             f for f in folders if f not in SKIP and not (Path(folder) / f / "pyvenv.cfg").is_file()
         )

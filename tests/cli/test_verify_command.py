@@ -1,0 +1,62 @@
+"""``refactor verify``: one clear message and exit code 2 for what cannot be used. No worker is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from refactor.cli import main
+
+GOOD = '[[target]]\nname = "m"\nentry = "m:M"\ninputs = {}\n'
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["verify", *arguments])
+    return done.exit_code, done.output
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[tool.refactor]\n")
+    return tmp_path
+
+
+def test_without_targets_it_says_where_they_come_from() -> None:
+    code, text = run()
+    assert code == 2
+    assert "no targets; name a file with --targets" in text
+
+
+def test_a_targets_file_that_does_not_parse_is_named_with_its_line(project: Path) -> None:
+    (project / "t.toml").write_text(GOOD + "x = \n")
+    code, text = run("--targets", "t.toml")
+    assert code == 2
+    assert "t.toml:5: not valid TOML" in text
+    assert "Traceback" not in text
+
+
+def test_blanks_of_a_drafted_target_are_named(project: Path) -> None:
+    drafted = project / ".refactor" / "targets.toml"
+    drafted.parent.mkdir()
+    drafted.write_text(GOOD.replace("{}", '{ x = "?" }'))
+    code, text = run()
+    assert code == 2
+    assert "fill in the blanks ('?') first: inputs.x" in text
+
+
+def test_a_name_that_is_no_target_is_refused(project: Path) -> None:
+    (project / "targets.toml").write_text(GOOD)
+    code, text = run("other", "--before", ".")
+    assert code == 2
+    assert "no target is called 'other'" in text
+
+
+def test_a_tree_that_is_not_there_is_refused(project: Path) -> None:
+    (project / "targets.toml").write_text(GOOD)
+    assert run("--after", "none") == (2, "--after none: no such directory\n")
+    code, text = run("--before", "none")
+    assert code == 2
+    assert "--before none" in text
