@@ -179,19 +179,18 @@ def scratch(owner: Any, name: str, *operands: Any) -> Tensor | None:
 
     Shape and dtype are those of promotion and broadcasting. The buffer belongs to ``owner``, this thread and
     this stream, and is overwritten by the next call with the same name, so its contents must not escape.
-    None where a buffer would change what the operation does: on a CPU, when autograd records, under autocast,
+    None where a buffer would change what the operation does: on a CPU, under autocast, with gradients enabled
+    (a later operation with a parameter would save the buffer for its backward, and the next call overwrite it),
     ``torch.compile`` or a function transform, for tensor subclasses, for results that are not floating point
     (their dtype depends on the operation), and for a buffer not made yet while a graph is being captured.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return None
     tensors = [x for x in operands if isinstance(x, Tensor)]
     home = _home(owner)
     if home is None or not tensors or any(type(t) not in _TENSORS or not t.is_cuda for t in tensors):
         return None
     if _active_transform() is not None or _tracing() or torch.is_autocast_enabled("cuda"):
-        return None
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return None
     if not all(isinstance(x, Tensor) or type(x) in (int, float, bool) for x in operands):
         return None

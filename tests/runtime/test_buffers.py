@@ -62,12 +62,25 @@ def test_there_is_no_buffer_where_it_would_change_something() -> None:
         assert scratch(owner, "t", x, 2) is None
     with torch.enable_grad():
         assert scratch(owner, "t", x.clone().requires_grad_(), 2) is None
-        assert scratch(owner, "t", x, 2) is not None
+        assert scratch(owner, "t", x, 2) is None
     buffer = scratch(owner, "t", x, 2)
     assert scratch(owner, "t", buffer, 2) is None  # it would be read and written at once
     assert scratch(owner, "u", x, 2).data_ptr() != buffer.data_ptr()
     assert scratch(Owner(), "t", x, 2).data_ptr() != buffer.data_ptr()
     assert scratch(3, "t", x, 2) is None
+
+
+def test_what_a_backward_has_saved_is_not_overwritten_by_the_next_call() -> None:
+    owner, x, weight = Owner(), rnd(3, 4), rnd(3, 4).requires_grad_()
+
+    def loss(scale: float) -> Any:
+        doubled = torch.mul(x, scale, out=scratch(owner, "doubled", x, scale))
+        return (doubled * weight).sum()
+
+    first, second = loss(2.0), loss(3.0)
+    second.backward()
+    first.backward()
+    assert torch.equal(weight.grad, x * 2 + x * 3)
 
 
 @torch.no_grad()
