@@ -161,3 +161,9 @@ def test_what_blocks_a_capture_is_named_by_its_line(tmp_path: Path) -> None:
     assert report.capture.replays == 0
     assert report.capture.blocked_by is not None
     assert report.capture.blocked_by.startswith("program.py:11: ")
+
+
+def test_a_module_that_can_be_imported_once_only_is_imported_once(tmp_path: Path) -> None:
+    once = "import sys\nassert not hasattr(sys, 'was_here')\nsys.was_here = True\n"
+    report = run(tmp_path, once + body("return self.a(x) * 2"), once + body("return 2 * self.a(x)"))
+    assert report.verdict == "pass", report.reason
