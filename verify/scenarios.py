@@ -240,11 +240,12 @@ class _Maker:
         return strategy()
 
     def rebind(self, draw: DrawFn) -> Json:
-        return {
-            "op": "rebind",
-            "how": draw(st.sampled_from(("assign", "data", "load", "to", "inplace"))),
-            "seed": draw(SEEDS),
-        }
+        """All parameters, or one parameter or buffer: a guard must look at every one."""
+        how = draw(st.sampled_from(("assign", "data", "load", "to", "inplace")))
+        step: Json = {"op": "rebind", "how": how, "seed": draw(SEEDS)}
+        if how != "to" and draw(st.booleans()):
+            step["only"] = draw(st.integers(0, 7))
+        return step
 
     def switch(self, draw: DrawFn) -> Json:
         return {"op": "mode_switch", "train": draw(st.booleans())}

@@ -94,6 +94,10 @@ def renewed(t, generator):
     return (t.detach() * (0.5 + noise) + 0.01).contiguous()
 
 
+def chosen(items, step):
+    return [items[step["only"] % len(items)]] if "only" in step and items else items
+
+
 class Run:
     def __init__(self, root, state):
         self.owners, self.calls, self.state = {}, {}, state
@@ -190,10 +194,15 @@ class Run:
         if how == "to":
             network.to("cpu").to(DEVICE)
         elif how in ("assign", "load"):
-            network.load_state_dict({k: renewed(v, generator) for k, v in network.state_dict().items()}, assign=how == "assign")
+            old = chosen(list(network.state_dict().items()), step)
+            new = {k: renewed(v, generator) for k, v in old}
+            network.load_state_dict(new, strict="only" not in step, assign=how == "assign")
         else:
+            held = list(network.parameters())
+            if "only" in step:
+                held = chosen([*held, *network.buffers()], step)
             with torch.no_grad():
-                for p in network.parameters():
+                for p in held:
                     if how == "data":
                         p.data = renewed(p, generator)
                     else:

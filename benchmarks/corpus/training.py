@@ -345,7 +345,6 @@ DROPNORM = control(
 entry  = "program:Classifier"
 inputs = { x = "float32[B, 6]" }
 dims   = { B = [2, 4] }
-mode   = "train"
 grad   = ["x"]
 vary   = ["values", "shapes", "train/eval", "kept outputs", "mutation", "grad", "rebinding"]
 """,
@@ -374,7 +373,7 @@ class Classifier(nn.Module):
     def forward(self, x):
         if self.training or torch.is_grad_enabled():
             return self.net(x)
-        key = (tuple(x.shape), addresses(self))
+        key = (tuple(x.shape), torch.is_inference_mode_enabled(), addresses(self))
         if key not in self._graphs:
             static = x.detach().clone()
             self._graphs[key] = (static, *capture(lambda: self.net(static)))

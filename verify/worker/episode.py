@@ -208,16 +208,20 @@ class Episode:
         if network is None:
             return
         generator = torch.Generator().manual_seed(int(step.get("seed", 1)))
-        how = step["how"]
+        how, only = step["how"], step.get("only")
         if how == "to":
             network.to("cpu").to(self.plan.device)
             return
         if how in ("assign", "load"):
-            new = {k: renewed(v, generator) for k, v in network.state_dict().items()}
-            network.load_state_dict(new, assign=how == "assign")
+            old = list(network.state_dict().items())
+            new = {k: renewed(v, generator) for k, v in chosen(old, only)}
+            network.load_state_dict(new, strict=only is None, assign=how == "assign")
             return
+        held = list(network.parameters())
+        if only is not None:
+            held = chosen([*held, *network.buffers()], only)
         with torch.no_grad():
-            for p in network.parameters():
+            for p in held:
                 value = renewed(p, generator)
                 if how == "data":
                     p.data = value
@@ -358,6 +362,11 @@ def disturbed(t: Tensor, seed: int) -> Tensor:
         return t
     noise = torch.randn(t.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
     return (t.double() * (1 + 2 * torch.finfo(t.dtype).eps * noise.to(t.device).double())).to(t.dtype)
+
+
+def chosen(items: list[Any], only: int | None) -> list[Any]:
+    """All of them, or number ``only``, counted round."""
+    return items if only is None or not items else [items[only % len(items)]]
 
 
 def renewed(t: Tensor, generator: torch.Generator) -> Tensor:

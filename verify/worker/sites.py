@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from .trees import under
 
 _BOOL = torch.Tensor.__bool__
 _ITEM = torch.Tensor.item
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
 class Sites:
@@ -47,6 +49,8 @@ class Sites:
         if self.paused:
             return
         frame = sys._getframe(2)
+        if _of_torch(frame.f_code.co_filename):
+            return  # a check of the library's own, as in the constructor of an optimizer
         for _ in range(40):
             file = frame.f_code.co_filename
             if under(file, self.root):
@@ -80,6 +84,11 @@ class Sites:
                 tree = ast.Module([], [])
             self._exits[file] = dict(_raising(tree))
         return self._exits[file]
+
+
+def _of_torch(file: str) -> bool:
+    """Whether torch asks for itself; Tensor's own methods, as for ``in``, ask for their caller."""
+    return file.startswith(_TORCH) and not file.endswith("_tensor.py")
 
 
 def _raising(tree: ast.AST) -> Iterator[tuple[int, bool]]:
