@@ -587,8 +587,8 @@ SETTING = control(
     "capture",
     "Public settings that the forward reads are part of the key, whoever changes them.",
     """
-entry  = "program:Sharpen"
-inputs = { x = "float32[B, 8]" }
+entry  = "program:Editor"
+inputs = { x = "float32[B, 8]", strength = "float in 0.0..2.0", clip = "bool" }
 dims   = { B = [1, 4] }
 """,
     TORCH
@@ -606,6 +606,18 @@ class Sharpen(nn.Module):
     def forward(self, x):
         h = x + self.strength * (x - self.mix(x))
         return h.clamp(-1, 1) if self.clip else h
+
+
+class Editor(nn.Module):
+    """What the user sees: the settings are put on the model before it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = Sharpen()
+
+    def forward(self, x, strength, clip):
+        self.model.strength, self.model.clip = strength, clip
+        return self.model(x)
 ''',
     TORCH
     + GRAPH
@@ -633,6 +645,18 @@ class Sharpen(nn.Module):
         if key not in self._graphs:
             self._graphs[key] = Graph(self._run, x)
         return self._graphs[key](x).clone()
+
+
+class Editor(nn.Module):
+    """What the user sees: the settings are put on the model before it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = Sharpen()
+
+    def forward(self, x, strength, clip):
+        self.model.strength, self.model.clip = strength, clip
+        return self.model(x)
 ''',
 )
 

@@ -264,6 +264,7 @@ class Worker:
                 plan.contexts = [lambda: reference.Promote(recording)]
             else:
                 plan.perturb = int(kind[-1])
+                plan.contexts = [lambda: reference.Disturb(plan.perturb)]
             try:
                 return self._episode(request, plan)
             except Exception:  # the original itself, in a precision it was not written for

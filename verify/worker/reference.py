@@ -16,6 +16,18 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
 LOW = (torch.float16, torch.bfloat16, torch.float32)
+# Operations that add up: in which order is nobody's promise, so their last places are not either.
+_SUMS = {
+    "linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "einsum",
+    "inner", "tensordot", "bilinear", "convolution", "_convolution", "conv1d", "conv2d", "conv3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "sum", "nansum", "mean", "var",
+    "var_mean", "std", "std_mean", "norm", "linalg_vector_norm", "linalg_matrix_norm", "cumsum", "prod",
+    "logsumexp", "softmax", "_softmax", "log_softmax", "_log_softmax", "layer_norm", "native_layer_norm",
+    "rms_norm", "_fused_rms_norm", "group_norm", "native_group_norm", "batch_norm", "native_batch_norm",
+    "cudnn_batch_norm", "_native_batch_norm_legit", "scaled_dot_product_attention",
+    "_scaled_dot_product_flash_attention", "_scaled_dot_product_attention_math",
+    "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention",
+}  # fmt: skip
 _READS = (aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default)
 
 
@@ -25,6 +37,48 @@ class Recording:
     def __init__(self) -> None:
         self.reads: list[Any] = []
         self.draws: list[list[Tensor]] = []
+
+
+def disturbed(t: Tensor, generator: torch.Generator) -> Tensor:
+    """The same values up to a few units in the last place."""
+    noise = torch.randn(t.shape, generator=generator, dtype=torch.float32)
+    return (t.double() * (1 + 2 * torch.finfo(t.dtype).eps * noise.to(t.device).double())).to(t.dtype)
+
+
+class Disturb(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Moves what sums and products of matrices return by a few units in the last place.
+
+    Disturbing the inputs alone shows nothing where they are zero or tiny: rows that are equal stay equal. Which
+    of several equal values `topk` and an unstable `sort` name first is left to chance: NaN ties with NaN.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (aten.topk.default, aten.sort.default):
+            return self._reordered(func, args, kwargs or {})
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in _SUMS and not _written(func, args, kwargs or {}):
+            return tree_map(self._moved, result)
+        return result
+
+    def _reordered(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run on the entries in another order along the dimension; indices are those of the given order."""
+        data, place = args[0], 2 if func is aten.topk.default else 1
+        if data.dim() == 0:
+            return func(*args, **kwargs)
+        dim = args[place] if len(args) > place else kwargs.get("dim", -1)
+        order = torch.randperm(data.shape[dim], generator=self.generator).to(data.device)
+        values, index = func(data.index_select(dim, order), *args[1:], **kwargs)
+        return values, order[index]
+
+    def _moved(self, value: Any) -> Any:
+        moves = isinstance(value, Tensor) and value.is_floating_point() and value.layout is torch.strided
+        return disturbed(value, self.generator) if moves else value
 
 
 def _draws(func: Any) -> bool:
