@@ -129,6 +129,9 @@ def make_graph_type(gpu: Gpu) -> type:
             if graph is not None:
                 graph.release()
 
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            raise TypeError("cannot pickle 'CUDAGraph' object")
+
         def pool(self) -> tuple[int, int]:
             """The handle of the pool this graph's memory is in."""
             if self._pool is None:

@@ -48,8 +48,8 @@ def disturbed(t: Tensor, generator: torch.Generator) -> Tensor:
 class Disturb(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Moves what sums and products of matrices return by a few units in the last place.
 
-    Disturbing the inputs alone shows nothing where they are zero or tiny: rows that are equal stay equal. Which
-    of several equal values `topk` and an unstable `sort` name first is left to chance: NaN ties with NaN.
+    Disturbing the inputs alone shows nothing where they are zero or tiny: equal rows stay equal. Which of
+    several equal values `topk` and an unstable `sort` name first is left to chance: NaN ties with NaN.
     """
 
     def __init__(self, seed: int) -> None:
