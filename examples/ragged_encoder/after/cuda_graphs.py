@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 6b6907df42262760c2db0fe8505d6ec4fd2943701c5511cda415d8f5911df383). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 04753f56368e20325fb4e4cacf2bfb6610eb26b4ee218a6864f15f50e0a72e17). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -13,7 +13,10 @@ stream, and once recorded. Later calls copy the inputs in, replay, and copy the 
 reads besides its arguments (parameters, buffers, attributes, closures, optimizers) is watched: a change
 means another graph.
 
-One file on purpose, although long: it is vendored into other projects and depends on torch alone.
+One file, although long: it is copied into other projects, which must not get a package with it. To
+read it in ten minutes, follow one call: ``_Runner.__call__`` takes the arguments apart and finds a graph,
+``_Graph.__call__`` replays it; ``_Runner._first`` and ``_Trial.go`` make one; ``_Watch`` notices what changed
+in between.
 """
 
 from __future__ import annotations
@@ -177,24 +180,51 @@ def scratch(owner: Any, name: str, *operands: Any) -> Tensor | None:
 
     Shape and dtype are those of promotion and broadcasting. The buffer belongs to ``owner``, this thread and
     this stream, and is overwritten by the next call with the same name, so its contents must not escape.
-    None where a buffer would change what the operation does: on a CPU, when autograd records, under autocast,
-    ``torch.compile`` or a function transform, for tensor subclasses, for results that are not floating point
-    (their dtype depends on the operation), and for a buffer not made yet while a graph is being captured.
+    None where a buffer would change what the operation does: on a CPU, under autocast, ``torch.compile`` or a
+    function transform, with gradients enabled (a later operation with a parameter would save the buffer for
+    its backward, and the next call overwrite it), for tensor subclasses, for results that are not floating
+    point (their dtype depends on the operation), and for a buffer not made yet while a graph is captured.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return None
-    tensors = [x for x in operands if isinstance(x, Tensor)]
     home = _home(owner)
-    if home is None or not tensors or any(type(t) not in _TENSORS or not t.is_cuda for t in tensors):
+    if home is None or _active_transform() is not None or _tracing() or torch.is_autocast_enabled("cuda"):
         return None
-    if _active_transform() is not None or _tracing() or torch.is_autocast_enabled("cuda"):
-        return None
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return None
-    if not all(isinstance(x, Tensor) or type(x) in (int, float, bool) for x in operands):
+    tensors: list[Tensor] = []
+    looks: list[Any] = []
+    for x in operands:
+        kind = type(x)
+        if kind in _TENSORS and x.is_cuda and x.layout == torch.strided:
+            tensors.append(x)
+            looks.append((x.shape, x.stride(), x.dtype, x.device))
+        elif kind is float or kind is int or kind is bool:
+            looks.append(kind)
+        else:
+            return None
+    if not tensors:
         return None
     device = tensors[0].device
-    if any(t.device != device or t.layout != torch.strided for t in tensors):
+    key = (name, threading.get_ident(), torch.cuda.current_stream(device), *looks)
+    try:
+        buffer = home.buffers[key]
+    except KeyError:
+        if torch.cuda.is_current_stream_capturing():
+            return None
+        buffer = _new_scratch(tensors, operands)
+        with home.lock:
+            home.buffers[key] = buffer
+            while len(home.buffers) > 256:
+                home.buffers.popitem(last=False)
+    if buffer is None:
+        return None
+    address = _storage(buffer)
+    return None if address and any(_storage(t) == address for t in tensors) else buffer
+
+
+def _new_scratch(tensors: list[Tensor], operands: tuple[Any, ...]) -> Tensor | None:
+    """Memory for the result of an elementwise operation, laid out as the operation would; None if unknown."""
+    device = tensors[0].device
+    if any(t.device != device for t in tensors):
         return None
     shape: torch.Size = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
     dtype = functools.reduce(_promoted, operands) if len(operands) > 1 else tensors[0].dtype
@@ -203,23 +233,10 @@ def scratch(owner: Any, name: str, *operands: Any) -> Tensor | None:
     if not dtype.is_floating_point or any(not (t.is_floating_point() or t.dtype == dtype) for t in tensors):
         return None
     like = next((t for t in tensors if t.shape == shape), None)
-    strides = like.stride() if like is not None else None
-    key = (name, shape, strides, dtype, device, threading.get_ident(), torch.cuda.current_stream(device))
-    buffer = home.buffers.get(key)
-    if buffer is None:
-        if torch.cuda.is_current_stream_capturing():
-            return None
-        with torch.inference_mode(False), torch.no_grad():
-            if like is None:
-                buffer = torch.empty(shape, dtype=dtype, device=device)
-            else:
-                buffer = torch.empty_like(like, dtype=dtype, requires_grad=False)
-        with home.lock:
-            home.buffers[key] = buffer
-            while len(home.buffers) > 256:
-                home.buffers.popitem(last=False)
-    address = _storage(buffer)
-    return None if address and any(_storage(t) == address for t in tensors) else buffer
+    with torch.inference_mode(False), torch.no_grad():
+        if like is None:
+            return torch.empty(shape, dtype=dtype, device=device)
+        return torch.empty_like(like, dtype=dtype, requires_grad=False)
 
 
 def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
@@ -230,7 +247,7 @@ def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None)
     """
     if torch.compiler.is_compiling() or _active_transform() is not None:
         return _make_constant(data, dtype, device)
-    target = torch.device(device) if device is not None else None
+    target = device if isinstance(device, torch.device) or device is None else torch.device(device)
     if target is None or target.type != "cuda":
         return _make_constant(data, dtype, device)
     if isinstance(data, Tensor) and data.is_cuda:
@@ -254,6 +271,7 @@ def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None)
     return made
 
 
+_NUMBERS = frozenset({int, float, bool, complex})
 _constants: OrderedDict[Hashable, Tensor] = OrderedDict()
 _constants_lock = threading.Lock()
 
@@ -270,9 +288,11 @@ def _content(data: Any) -> Hashable | None:
         if type(data) is not Tensor or data.requires_grad or data.is_inference():
             return None
         return (_Same(data), data._version)
-    if type(data) in (int, float, bool, complex):
+    if type(data) in _NUMBERS:
         return (type(data), repr(data))
     if type(data) in (list, tuple):
+        if all(type(item) in _NUMBERS for item in data):
+            return ("flat", repr(data))  # tells 1 from 1.0 and True, and 0.0 from -0.0
         parts = [_content(item) for item in data]
         if any(part is None for part in parts) or any(isinstance(item, Tensor) for item in data):
             return None
@@ -300,7 +320,7 @@ class _Home:
         self.lock = threading.RLock()
         self.wrappers: dict[Hashable, Graphed] = {}
         self.runners: dict[Any, _Runner] = {}
-        self.buffers: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self.buffers: OrderedDict[Hashable, Tensor | None] = OrderedDict()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
         return {}
