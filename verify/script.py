@@ -164,6 +164,10 @@ class Run:
             network.train(bool(step["train"]))
         elif op == "rebind" and network:
             self.rebind(network, step)
+        elif op == "attribute":
+            for part in filter(None, step["at"].split(".")):
+                owner = getattr(owner, part)
+            setattr(owner, step["name"], step["value"])
         elif op == "seed":
             seed_everything(step["seed"])
         elif op == "churn":
@@ -200,7 +204,7 @@ class Run:
         else:
             held = list(network.parameters())
             if "only" in step:
-                held = chosen([*held, *network.buffers()], step)
+                held = chosen(list(network.state_dict(keep_vars=True).values()), step)
             with torch.no_grad():
                 for p in held:
                     if how == "data":

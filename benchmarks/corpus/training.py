@@ -325,7 +325,7 @@ class MixedStep(nn.Module):
 
     @torch.enable_grad()
     def forward(self, x, y):
-        key = (tuple(x.shape), addresses(self))
+        key = (tuple(x.shape), self.lr, addresses(self))
         if key not in self._graphs:
             sx, sy = x.detach().clone(), y.clone()
             self._graphs[key] = (sx, sy, *capture_step(lambda: self._step(sx, sy), list(self.net.parameters())))

@@ -63,6 +63,9 @@ class Episode:
         self.observed: list[dict[str, Any]] = []
         self.grad_mode: bool | None = None
         self.autocast: str | None = None
+        self.settings = (
+            ""  # "altered" once an attribute was changed from outside, "refused" if it could not be
+        )
 
     def run(self, steps: list[Step], seed: int) -> None:
         """Run every step; observations are in ``observed``, their tensors in ``recorder.tensors``."""
@@ -218,8 +221,8 @@ class Episode:
             network.load_state_dict(new, strict=only is None, assign=how == "assign")
             return
         held = list(network.parameters())
-        if only is not None:
-            held = chosen([*held, *network.buffers()], only)
+        if only is not None:  # by state_dict: a rewrite may have buffers of its own beside it
+            held = chosen(list(network.state_dict(keep_vars=True).values()), only)
         with torch.no_grad():
             for p in held:
                 value = renewed(p, generator)
@@ -227,6 +230,19 @@ class Episode:
                     p.data = value
                 else:
                     p.copy_(value)
+
+    def _attribute(self, number: int, step: Step) -> None:
+        """Set a public attribute of the target or of a part of it, as its owner may."""
+        index = int(step.get("i", 0))
+        subject = self.subject(index)
+        holder = subject.owner if subject.owner is not None else subject.call
+        try:
+            for part in filter(None, step["at"].split(".")):
+                holder = getattr(holder, part)
+            setattr(holder, step["name"], step["value"])
+            self.settings = self.settings or "altered"
+        except Exception:  # of the user's own setter, or a part the rewrite keeps elsewhere
+            self.settings = "refused"
 
     def _seed(self, number: int, step: Step) -> None:
         seed_everything(int(step["seed"]))
@@ -326,7 +342,8 @@ class Episode:
         groups["attributes"] = observe.attributes(subject, recorder, index)
         groups["printed"] = observe.printed(call.text)
         groups["random"] = observe.random_state(self.plan.device)
-        self.observed.append({"step": number, "outside": bool(step.get("outside")), "groups": groups})
+        entry = {"step": number, "outside": bool(step.get("outside")), "settings": self.settings}
+        self.observed.append({**entry, "groups": groups})
 
     def _finish(self, number: int) -> None:
         """Look again at everything that was kept."""
@@ -340,7 +357,8 @@ class Episode:
         for index, subject in self.subjects.items():
             groups["state"] += observe.state(subject, self.recorder, index)
             groups["gradients"] += observe.gradients(subject, self.recorder, index)
-        self.observed.append({"step": number, "outside": False, "groups": groups})
+        entry = {"step": number, "outside": False, "settings": self.settings}
+        self.observed.append({**entry, "groups": groups})
 
 
 @contextlib.contextmanager
@@ -357,10 +375,14 @@ def owns_optimizer(network: nn.Module) -> bool:
 
 
 def disturbed(t: Tensor, seed: int) -> Tensor:
-    """The same values up to a few units in the last place."""
+    """The same values up to a few units in the last place: seed 2k goes the other way than seed 2k - 1.
+
+    A value exactly at a threshold is on the other side in one of the two.
+    """
     if not t.is_floating_point():
         return t
-    noise = torch.randn(t.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    generator = torch.Generator().manual_seed((seed + 1) // 2)
+    noise = torch.randn(t.shape, generator=generator, dtype=torch.float32) * (1 if seed % 2 else -1)
     return (t.double() * (1 + 2 * torch.finfo(t.dtype).eps * noise.to(t.device).double())).to(t.dtype)
 
 
