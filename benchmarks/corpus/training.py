@@ -533,15 +533,6 @@ PAIRS: tuple[Pair, ...] = (
     ),
     MIXED,
     MIXED.mutant(
-        "step_in_full_precision",
-        "result|state",
-        "Autocast is left out of the captured step.",
-        (
-            'with torch.autocast("cuda", dtype=torch.bfloat16, cache_enabled=False):',
-            "with torch.no_grad():\n            pass\n        if True:",
-        ),
-    ),
-    MIXED.mutant(
         "labels_not_copied",
         "result|state",
         "The labels of the first batch are used for all.",
@@ -550,7 +541,7 @@ PAIRS: tuple[Pair, ...] = (
     DROPNORM,
     DROPNORM.mutant(
         "replayed_result_without_gradient",
-        "result",
+        "result|gradients",
         "Evaluation under gradients is replayed, and the result carries none.",
         ("if self.training or torch.is_grad_enabled():", "if self.training:"),
         ("return out.clone()", "return out.detach().clone()"),
