@@ -93,7 +93,8 @@ def load(path: Path, data: bytes | None = None) -> Source:
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
     except SyntaxError as error:
-        raise SourceError(path, 1, f"cannot be decoded: {error.msg}") from None
+        hint = "declare the encoding in line 1 or 2 (PEP 263), or save the file as UTF-8"
+        raise SourceError(path, 1, f"cannot be decoded: {error.msg}; {hint}") from None
     encoding = "utf-8" if encoding == "utf-8-sig" else encoding
     try:
         text = raw[len(bom) :].decode(encoding)
