@@ -66,7 +66,7 @@ def explore(scenario: Scenario, examples: int, seed: int, run: Run, deadline: fl
         max_examples=examples,
         database=None,
         deadline=None,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate,) if scenario.note_only else (Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
         verbosity=Verbosity.quiet,

@@ -5,7 +5,7 @@ Every strategy draws a list of steps that do not refer to one another: hypothesi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,18 @@ class Hints:
 
     fills: tuple[Json, ...] = ()
     calls: tuple[Json, ...] = ()
+    thresholds: tuple[float | int, ...] = ()  # numbers the original compares with
+    settings: tuple[Json, ...] = ()  # attributes it reads: {"at": "block", "name": "gain", "values": […]}
+
+    @property
+    def edges(self) -> tuple[Json, ...]:
+        """Fills whose greatest or only value, sum or mean lies exactly at a threshold."""
+        found: list[Json] = []
+        for number in self.thresholds:
+            signs = (number, -number) if number else (0.0,)
+            found += [{"k": "edge", "s": s} for s in signs]
+            found += [{"k": kind, "s": number} for kind in ("peak", "alone") if number]
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ class Calls:
         if isinstance(spec, ListSpec):
             return {"list": [self.value(draw, s, dims, fill, seed + i) for i, s in enumerate(spec.items)]}
         if isinstance(spec, ScalarSpec):
-            return {"v": draw(scalar(spec, dims))}
+            return {"v": draw(scalar(spec, dims, self.hints.thresholds))}
         recipe: Json = {"t": spec.dtype, "shape": shape(spec, dims), "fill": dict(fill), "seed": seed}
         low, high = resolve(spec.low, dims), resolve(spec.high, dims)
         if low is not None:
@@ -142,8 +154,20 @@ def resolve(bound: Bound, dims: Dims) -> float | int | None:
     return dims[bound] if isinstance(bound, str) else bound
 
 
-def scalar(spec: ScalarSpec, dims: Dims) -> SearchStrategy[Any]:
-    """Values of a scalar argument, its ends included."""
+def scalar(spec: ScalarSpec, dims: Dims, thresholds: Sequence[float | int] = ()) -> SearchStrategy[Any]:
+    """Values of a scalar argument: its ends included, and numbers the original compares with."""
+    plain = _scalar(spec, dims)
+    low, high = resolve(spec.low, dims), resolve(spec.high, dims)
+    inside = [n for n in thresholds if (low is None or n >= low) and (high is None or n <= high)]
+    if spec.kind == "float" and inside:
+        return st.one_of(plain, st.sampled_from([float(n) for n in inside]))
+    whole = [int(n) for n in inside if n == int(n) and (low is not None or n >= 0)]
+    if spec.kind == "int" and whole:
+        return st.one_of(plain, st.sampled_from(whole))
+    return plain
+
+
+def _scalar(spec: ScalarSpec, dims: Dims) -> SearchStrategy[Any]:
     low, high = resolve(spec.low, dims), resolve(spec.high, dims)
     if spec.kind == "bool":
         return st.booleans()
@@ -205,10 +229,10 @@ def _plain_value(spec: Spec, dims: Dims, fill: Json, seed: int) -> Json:
     return {"v": plain[spec.kind]}
 
 
-def probes(target: Target) -> list[tuple[Json, Json]]:
+def probes(target: Target, edges: tuple[Json, ...] = ()) -> list[tuple[Json, Json]]:
     """Fills on a grid of scale and shift, each with one call: some take a branch to its other side."""
     sizes = [{n: v[k] for n, v in target.dims} for k in (0, 1)]
-    fills: list[Json] = [*SHIFTED_FILLS, *EXTREME_FILLS]
+    fills: list[Json] = [*edges, *SHIFTED_FILLS, *EXTREME_FILLS]
     fills += [
         {"k": "normal", "s": s, "m": m}
         for s in (1e-3, 0.1, 1.0, 10.0, 100.0)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from .explore import Explored, explore, reduced, samples
 from .process import interpreter
@@ -15,7 +16,7 @@ from .report import Capture, Check, Counterexample, Report, TargetReport
 from .scenarios import scenarios
 from .script import script
 from .session import Outcome, Pair, SetupError, Trees
-from .targets import Target
+from .targets import Target, Unfinished
 from .timing import Timed, measure
 from .trees import pair as pair_of_trees
 
@@ -39,6 +40,7 @@ class Options:
     jobs: int = 1
     timed: bool = True
     root: Path | None = None  # the project, for finding its interpreter
+    unfinished: tuple[Unfinished, ...] = ()  # listed as errors, not run
 
 
 def verify(options: Options) -> Report:
@@ -49,7 +51,8 @@ def verify(options: Options) -> Report:
         done = list(pool.map(lambda t: _Verification(t, trees, python, options).run(), options.targets))
     device = next((d for _, d, _ in done if d), options.device)
     torch = next((t for _, _, t in done if t), "unknown")
-    return Report(device, torch, tuple(report for report, _, _ in done))
+    blank = (TargetReport(t.name, "error", f"{t.place}: {t.reason}") for t in options.unfinished)
+    return Report(device, torch, (*(report for report, _, _ in done), *blank))
 
 
 class _Verification:
@@ -84,7 +87,7 @@ class _Verification:
 
     # -- the course -----------------------------------------------------------------------------------------
     def _explore(self) -> TargetReport:
-        hints = Hints()
+        hints = self.pair.clues
         plans = scenarios(self.target, hints)
         total = sum(p.weight for p in plans)
         start = time.monotonic()
@@ -93,6 +96,9 @@ class _Verification:
             count = max(min(4, self.options.examples), round(self.options.examples * plan.weight / total))
             spent += plan.weight
             deadline = start + self.options.budget * spent / total
+            if plan.note_only:
+                self._noted(plan, count, self.options.seed + number, deadline)
+                continue
             found = explore(plan, count, self.options.seed + number, self._once, deadline)
             if found.errors:
                 self.checks.append(Check(plan.name, "error", found.examples))
@@ -111,13 +117,24 @@ class _Verification:
                     plans.insert(1, replace(again[0], name="branches", weight=1.0))
         return self._after_scenarios(plans)
 
+    def _noted(self, plan: Scenario, count: int, seed: int, deadline: float) -> None:
+        """An operation the target does not list: a difference is told, and changes no verdict."""
+        tally = self.pair.tally
+        unmeasured, refused, insensitive = tally.unmeasured, tally.refused, tally.insensitive
+        found = explore(plan, count, seed, self._once, deadline)
+        tally.unmeasured, tally.refused, tally.insensitive = unmeasured, refused, insensitive
+        if found.outcome is not None and found.failing is not None:
+            tally.notes.append(f'{plan.name} (fails where vary lists "{plan.name}"): {found.outcome.text}')
+        self.checks.append(Check(plan.name, "skipped" if found.failing else "pass", found.examples))
+
     def _hints(self) -> Hints:
         wanted = dict(self.pair.tally.one_sided)
 
         def turned(outcomes: dict[str, list[bool]]) -> list[str]:
             return [site for site, only in wanted.items() if (not only) in outcomes.get(site, [])]
 
-        grid = probes(self.target)
+        known = self.pair.clues
+        grid = probes(self.target, known.edges)
         fills: list[Json] = []
         sites: set[str] = set()
         for (fill, _), outcomes in zip(grid, self.pair.probe([s for _, s in grid]), strict=False):
@@ -127,11 +144,11 @@ class _Verification:
         wanted = {site: only for site, only in wanted.items() if site not in sites}
         calls: list[Json] = []
         if wanted:
-            drawn = samples(scenarios(self.target, Hints())[0], 60, self.options.seed)
+            drawn = samples(scenarios(self.target, known)[0], 60, self.options.seed)
             steps = [s for steps in drawn for s in steps if s["op"] == "call"][:300]
             taken = self.pair.probe(steps)
             calls = [s for s, outcomes in zip(steps, taken, strict=False) if turned(outcomes)]
-        return Hints(tuple(fills[:8]), tuple(calls[:12]))
+        return replace(known, fills=tuple(fills[:8]), calls=tuple(calls[:12]))
 
     def _after_scenarios(self, plans: list[Scenario]) -> TargetReport:
         """Checks that need the whole picture: graphs stop growing, and capture by the verifier."""
@@ -171,6 +188,7 @@ class _Verification:
 
         def run(steps: list[Json]) -> Outcome:
             nonlocal captures, replays, blocked
+            steps = [s for s in steps if s["op"] != "attribute"]  # a graph of a whole call keeps what it read
             outcome, answer = self.pair.run(steps, self.options.seed, captured=True)
             captures += int(answer.get("captures", 0))
             replays += int(answer.get("replays", 0))
@@ -269,7 +287,10 @@ class _Verification:
         )
 
 
-def select(targets: Iterable[Target], names: tuple[str, ...]) -> tuple[list[Target], list[str]]:
+Named = TypeVar("Named", Target, Unfinished)
+
+
+def select(targets: Iterable[Named], names: tuple[str, ...]) -> tuple[list[Named], list[str]]:
     """Targets whose names match the given patterns (all without any), and patterns that match none."""
     from fnmatch import fnmatchcase
 

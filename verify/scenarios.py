@@ -80,6 +80,11 @@ def scenarios(target: Target, hints: Hints) -> list[Scenario]:
             add(name, steps)
     if len(found) > 4:
         add("mixed", make.mixed(), 1.5)
+    if hints.settings:
+        listed = "attributes" in wanted
+        found.append(
+            Scenario("attributes", make.among(make.setting), 1.0 if listed else 0.5, note_only=not listed)
+        )
     return found
 
 
@@ -94,6 +99,7 @@ class _Maker:
             (spec.floating and spec.low is None and spec.high is None) or not spec.floating
             for _, spec in tensors(target)
         )
+        self.any_fills = (*ANY_FILLS, *hints.edges)
         self.can_misuse = any(isinstance(d, int) and d > 0 for _, s in tensors(target) for d in s.dims)
 
     def values(self) -> SearchStrategy[list[Json]]:
@@ -102,7 +108,9 @@ class _Maker:
         @st.composite
         def strategy(draw: DrawFn) -> list[Json]:
             dims = draw(self.dims)
-            call = self._call(dims, (*ANY_FILLS, *EXTREME_FILLS))
+            call = self._call(dims, (*self.any_fills, *EXTREME_FILLS))
+            if self.calls.hints.edges:
+                call = st.one_of(call, call, self._call(dims, self.calls.hints.edges))
             if self.calls.hints.calls:
                 call = st.one_of(call, st.sampled_from(self.calls.hints.calls))
             return draw(st.lists(call, min_size=4, max_size=9))
@@ -145,7 +153,7 @@ class _Maker:
         @st.composite
         def strategy(draw: DrawFn) -> list[Json]:
             dims = draw(self.dims)
-            base = self.calls.arguments(draw, dims, ANY_FILLS)
+            base = self.calls.arguments(draw, dims, self.any_fills)
             scalars = [(n, s) for n, s in self.target.inputs if isinstance(s, ScalarSpec)]
             others = [(n, s) for n, s in self.target.inputs if not isinstance(s, ScalarSpec)]
 
@@ -154,10 +162,10 @@ class _Maker:
                 given = dict(base)
                 name, spec = draw(st.sampled_from(scalars * 3 + others))
                 if isinstance(spec, ScalarSpec):
-                    given[name] = {"v": draw(scalar(spec, dims))}
+                    given[name] = {"v": draw(scalar(spec, dims, self.calls.hints.thresholds))}
                 else:
                     given[name] = self.calls.value(
-                        draw, spec, dims, draw(st.sampled_from(ANY_FILLS)), draw(SEEDS)
+                        draw, spec, dims, draw(st.sampled_from(self.any_fills)), draw(SEEDS)
                     )
                 return self.calls.step(draw, given)
 
@@ -246,6 +254,12 @@ class _Maker:
         if how != "to" and draw(st.booleans()):
             step["only"] = draw(st.integers(0, 7))
         return step
+
+    def setting(self, draw: DrawFn) -> Json:
+        """A public attribute the original reads gets another value, or its first one again."""
+        chosen = draw(st.sampled_from(self.calls.hints.settings))
+        value = draw(st.sampled_from((*chosen["values"][1:], chosen["values"][0])))
+        return {"op": "attribute", "at": chosen["at"], "name": chosen["name"], "value": value}
 
     def switch(self, draw: DrawFn) -> Json:
         return {"op": "mode_switch", "train": draw(st.booleans())}
@@ -338,7 +352,7 @@ class _Maker:
     def mixed(self) -> SearchStrategy[list[Json]]:
         """Everything in one sequence."""
         wanted = set(self.target.vary)
-        operations: list[SearchStrategy[Json]] = [self._sized((*ANY_FILLS, *EXTREME_FILLS))] * 4
+        operations: list[SearchStrategy[Json]] = [self._sized((*self.any_fills, *EXTREME_FILLS))] * 4
         table: list[tuple[str, Callable[[DrawFn], Json]]] = [
             ("rebinding", self.rebind), ("train/eval", self.switch), ("reseeding", self.reseed),
         ]  # fmt: skip

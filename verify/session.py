@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .process import NO_TORCH, Worker, WorkerDied
+from .recipes import Hints
 from .targets import Target
 
 START_TIMEOUT_S = 300.0  # importing torch and the user's code on a cold, busy machine
@@ -77,6 +78,7 @@ class Pair:
         self.workers: dict[str, Worker] = {}
         self.hello: Json = {}
         self.is_module = False
+        self.clues = Hints()
         self.tally = Tally()
         self._number = 0
 
@@ -128,6 +130,8 @@ class Pair:
         answers = self._both(loads["before"], loads["after"])
         self._check_loaded(answers)
         self.is_module = bool(answers["before"]["is_module"])
+        told = answers["before"]
+        self.clues = Hints(thresholds=tuple(told["thresholds"]), settings=tuple(told["settings"]))
         if self.is_module and answers["after"]["is_module"]:
             adopted = self._one("after", {"op": "adopt", "state": str(self.folder / "state.pt")})
             if "keys" in adopted:

@@ -20,7 +20,7 @@ DEFAULT_VARY = (
     "shapes", "values", "arguments", "aliasing", "kept outputs", "mutation", "train/eval", "rebinding",
     "reseeding", "instances", "exceptions",
 )  # fmt: skip
-OPT_IN_VARY = ("autocast", "grad", "strides", "deepcopy", "threads")
+OPT_IN_VARY = ("autocast", "grad", "strides", "deepcopy", "threads", "attributes")
 MODES = ("inference", "eval", "train")
 KEYS = ("name", "entry", "factory", "init", "inputs", "dims", "mode", "device", "grad", "vary", "harness")
 
@@ -51,8 +51,35 @@ class Target:
         return {"entry": self.entry, "init": dict(self.init), "factory": self.factory, "mode": self.mode}
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A target with blanks (``?``) that someone has to fill in."""
+
+    name: str
+    blanks: tuple[str, ...]
+    place: str  # FILE:LINE of the first blank
+
+    @property
+    def message(self) -> str:
+        """What is to be done, with its place."""
+        return f"{self.place}: target {self.name!r}: {self.reason}"
+
+    @property
+    def reason(self) -> str:
+        """What is to be done."""
+        return f"fill in the blanks ('?') first: {', '.join(self.blanks)}"
+
+
 def load(file: Path) -> list[Target]:
-    """Every target of a file; raises TargetError for the first thing that is wrong."""
+    """Every target of a file; raises TargetError for the first thing that is wrong, blanks included."""
+    targets, unfinished = load_all(file)
+    if unfinished:
+        raise TargetError(unfinished[0].message)
+    return targets
+
+
+def load_all(file: Path) -> tuple[list[Target], list[Unfinished]]:
+    """Complete and incomplete targets of a file; raises TargetError for the first thing that is wrong."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -71,11 +98,11 @@ def load(file: Path) -> list[Target]:
     if not isinstance(tables, list) or not all(isinstance(t, Mapping) for t in tables) or not tables:
         raise TargetError(f"{file}:1: no [[target]] in it")
     places = _Places(file, text)
-    targets = [_target(table, number, places) for number, table in enumerate(tables)]
-    doubled = {t.name for t in targets if sum(u.name == t.name for u in targets) > 1}
+    read = [_target(table, number, places) for number, table in enumerate(tables)]
+    doubled = {t.name for t in read if sum(u.name == t.name for u in read) > 1}
     if doubled:
         raise TargetError(f"{file}:1: two targets are called {sorted(doubled)[0]!r}")
-    return targets
+    return [t for t in read if isinstance(t, Target)], [t for t in read if isinstance(t, Unfinished)]
 
 
 class _Places:
@@ -98,7 +125,7 @@ class _Places:
         return f"{self.file}:{line + 1}"
 
 
-def _target(table: Mapping[str, Any], number: int, places: _Places) -> Target:
+def _target(table: Mapping[str, Any], number: int, places: _Places) -> Target | Unfinished:
     label = str(table.get("name") or f"target {number + 1}")
 
     def wrong(text: str, *keys: str) -> TargetError:
@@ -110,7 +137,7 @@ def _target(table: Mapping[str, Any], number: int, places: _Places) -> Target:
     blanks = [k for k, v in table.items() if _blank(v) and k not in ("inputs",)]
     blanks += [f"inputs.{k}" for k, v in (table.get("inputs") or {}).items() if _blank(v)]
     if blanks:
-        raise wrong(f"fill in the blanks ('?') first: {', '.join(blanks)}", blanks[0].partition(".")[0])
+        return Unfinished(label, tuple(blanks), places.of(number, *blanks[0].split(".")))
     entry = table.get("entry")
     if not isinstance(entry, str) or not re.match(r"^[\w.]+:[\w.]+$", entry):
         raise wrong(
@@ -216,6 +243,7 @@ def _vary(value: Any, wrong: Any) -> tuple[str, ...]:
         "aliases": "aliasing",
         "thread": "threads",
         "mode": "train/eval",
+        "attribute": "attributes",
     }
     chosen = []
     for item in value:

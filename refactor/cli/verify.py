@@ -18,7 +18,7 @@ from refactor.journal import JournalError, mark_passed, originals
 
 if TYPE_CHECKING:
     from refactor.verify.report import Report
-    from refactor.verify.targets import Target
+    from refactor.verify.targets import Target, Unfinished
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,19 @@ def _run(request: _Request) -> Report:
     settings = load_settings(after or Path.cwd())
     root = after.resolve() if after else settings.root
     src = settings.src if settings.root.resolve() == root.resolve() else ()
-    chosen, unknown = select(_targets(request, root), request.names)
-    if unknown:
-        raise Unusable(f"no target is called {unknown[0]!r}")
+    complete, unfinished = _targets(request, root)
+    chosen, unknown = select(complete, request.names)
+    blank, missing = select(unfinished, request.names)
+    for name in unknown:
+        if name in missing:
+            raise Unusable(f"no target is called {name!r}")
+    if not chosen:
+        raise Unusable("\n".join(t.message for t in blank))
     with tempfile.TemporaryDirectory(prefix="refactor-before-") as folder:
         before = _before(request.before, root, Path(folder))
         options = Options(
             targets=tuple(chosen),
+            unfinished=tuple(blank),
             before=before,
             after=root,
             device=request.device,
@@ -124,19 +130,19 @@ def _run(request: _Request) -> Report:
     return report
 
 
-def _targets(request: _Request, root: Path) -> list[Target]:
+def _targets(request: _Request, root: Path) -> tuple[list[Target], list[Unfinished]]:
     """Targets of the file named, else of pyproject.toml, else those `apply` drafted."""
-    from refactor.verify.targets import TargetError, load
+    from refactor.verify.targets import TargetError, load_all
 
     try:
         if request.targets is not None:
-            return load(request.targets)
+            return load_all(request.targets)
         project = root / "pyproject.toml"
         if project.is_file() and "tool.refactor.target" in project.read_text("utf-8", "replace"):
-            return load(project)
+            return load_all(project)
         for file in (root / "targets.toml", root / ".refactor" / "targets.toml"):
             if file.is_file():
-                return load(file)
+                return load_all(file)
     except TargetError as error:
         raise Unusable(str(error)) from None
     raise Unusable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,31 @@ def test_a_tree_that_is_not_there_is_refused(project: Path) -> None:
     code, text = run("--before", "none")
     assert code == 2
     assert "--before none" in text
+
+
+BLANK = '[[target]]\nname = "drafted"\nentry = "m:N"\ninputs = { x = "?" }\ndims = { B = "?" }\n'
+
+
+def test_complete_targets_are_verified_and_the_others_listed_with_their_blanks(project: Path) -> None:
+    (project / "targets.toml").write_text(BLANK + GOOD + 'device = "cpu"\n')
+    for side, text in (("before", "class M: pass\n"), ("after", "1 / 0\n")):
+        (project / side).mkdir()
+        (project / side / "m.py").write_text(text)
+    trees = ("--before", "before", "--after", "after", "--targets", "targets.toml")
+    code, text = run(*trees, "--json", "-")
+    verdicts = {t["name"]: (t["verdict"], t["reason"]) for t in json.loads(text)["targets"]}
+    assert verdicts["m"][0] == "error"  # an instance of M cannot be called
+    assert verdicts["drafted"] == (
+        "error",
+        "targets.toml:5: fill in the blanks ('?') first: dims, inputs.x",
+    )
+    assert code == 2
+
+
+def test_only_the_targets_that_were_named_matter(project: Path) -> None:
+    (project / "targets.toml").write_text(BLANK + GOOD)
+    code, text = run("drafted", "--before", ".")
+    assert code == 2
+    assert "target 'drafted': fill in the blanks ('?') first: dims, inputs.x" in text
+    code, text = run("other", "--before", ".")
+    assert "no target is called 'other'" in text

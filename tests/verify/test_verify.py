@@ -167,3 +167,39 @@ def test_a_module_that_can_be_imported_once_only_is_imported_once(tmp_path: Path
     once = "import sys\nassert not hasattr(sys, 'was_here')\nsys.was_here = True\n"
     report = run(tmp_path, once + body("return self.a(x) * 2"), once + body("return 2 * self.a(x)"))
     assert report.verdict == "pass", report.reason
+
+
+SPEED = "speed = x.abs().max()\nif speed <= 10:\n    return self.a(x)\nreturn x * 2"
+
+
+def test_a_comparison_that_differs_at_its_number_alone_fails(tmp_path: Path) -> None:
+    report = run(tmp_path, body(SPEED), body(SPEED.replace("<= 10", "< 10")))
+    assert report.verdict == "fail"
+    assert report.counterexample is not None
+    program = tmp_path / "counterexample.py"
+    program.write_text(report.counterexample.script)
+    shown = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60, check=True)
+    assert "result: off by" in shown.stdout
+
+
+def scaled(read: str) -> str:
+    text = body(f"return self.a(x) * {read}")
+    return text.replace("dim)\n", "dim)\n        self.gain = 0.5\n        self._kept = 0.5\n")
+
+
+@pytest.mark.parametrize(
+    ("vary", "after", "verdict", "status"),
+    [
+        pytest.param('vary = ["attributes"]\n', "(self.gain + 0)", "pass", "pass", id="read anew"),
+        pytest.param("", "self._kept", "pass", "skipped", id="kept, not listed: a note"),
+        pytest.param('vary = ["attributes"]\n', "self._kept", "fail", "fail", id="kept, listed: a failure"),
+    ],
+)
+def test_a_setting_changed_from_outside_must_be_seen_where_it_is_listed(
+    tmp_path: Path, vary: str, after: str, verdict: str, status: str
+) -> None:
+    report = run(tmp_path, scaled("self.gain"), scaled(after), target=TARGET + vary)
+    assert report.verdict == verdict, report.reason
+    assert report.checks[-1].name == "attributes"
+    assert report.checks[-1].status == status
+    assert (status == "skipped") == any("attributes" in n for n in report.notes)

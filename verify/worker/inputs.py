@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+EXACT = ("const", "negative", "edge", "peak", "alone")
+
 
 def dtype_of(name: str) -> torch.dtype:
     """The torch dtype called ``name``; raises ValueError for anything else."""
@@ -40,6 +42,8 @@ def _floats(shape: list[int], fill: Mapping[str, Any], generator: torch.Generato
         data = data * 1e-39
     elif kind == "huge":
         data = data * 1e30
+    elif kind in ("edge", "peak", "alone"):
+        return _at_edge(data, kind, float(fill["s"]))
     data = data * scale + shift
     if kind in ("nan", "inf", "spike") and data.numel():
         flat = data.view(-1)
@@ -49,11 +53,20 @@ def _floats(shape: list[int], fill: Mapping[str, Any], generator: torch.Generato
     return data
 
 
+def _at_edge(data: Tensor, kind: str, edge: float) -> Tensor:
+    """Every element is ``edge``, or one is and the others are small ("peak") or zero ("alone")."""
+    if kind == "edge":
+        return torch.full_like(data, edge)
+    data = data.clamp(-4, 4) * (0.1 * abs(edge) if kind == "peak" else 0.0)
+    data.view(-1)[data.numel() // 3 : data.numel() // 3 + 1] = edge
+    return data
+
+
 def _bounded(data: Tensor, fill: Mapping[str, Any], low: float | None, high: float | None) -> Tensor:
     """Move floats into the declared bounds; data that already lies inside stays as it is."""
     if low is None and high is None:
         return data
-    if low is not None and high is not None and fill["k"] not in ("const", "negative"):
+    if low is not None and high is not None and fill["k"] not in EXACT:
         return low + (high - low) * torch.sigmoid(torch.nan_to_num(data, nan=0.0))
     return torch.nan_to_num(data, nan=0.0).clamp(low, high)
 
@@ -63,6 +76,11 @@ def _integers(
 ) -> Tensor:
     kind = fill["k"]
     data = torch.randint(low, high + 1, shape, generator=generator, dtype=torch.int64)
+    if kind in ("edge", "peak", "alone"):
+        edge = min(max(round(float(fill["s"])), low), high)
+        base = torch.full_like(data, edge) if kind == "edge" else data.clamp(max=edge) * (kind == "peak")
+        base.view(-1)[data.numel() // 3 : data.numel() // 3 + 1] = edge
+        return base.clamp(low, high)
     if kind in ("zeros", "tiny", "negative") or (kind == "const" and float(fill.get("s", 1.0)) <= 0):
         return torch.full(shape, low if kind == "negative" or not low <= 0 <= high else 0, dtype=torch.int64)
     if kind in ("ones", "huge", "const"):

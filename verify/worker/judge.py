@@ -88,6 +88,9 @@ def compare(before: Trace, after: Trace, strides: bool) -> Comparison:
             _note_after_misuse(found, position, mine, theirs, before, after, strides, seen)
             return found
         raised = "exception" in mine["groups"], "exception" in theirs["groups"]
+        settings = mine.get("settings"), theirs.get("settings")
+        if "refused" in settings or (settings[0] and raised[0]):
+            break  # the original has no such setting, or not this value of it
         if mine["outside"] and raised[0]:
             # outside the declared domain only this is asked: an original that refuses must not be overruled
             if not raised[1]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from . import reference, wire
+from .clues import buffers_of, class_files, clues, held_by
 from .episode import Episode, Plan
 from .graphs import CaptureBlocked, Capturing, Counter
 from .judge import Comparison, Difference, Reference, Suspect, Trace, compare, explain, measure, obvious
@@ -90,6 +91,8 @@ class Worker:
             return {"error": str(error)}
         answer: dict[str, Any] = {"modules": self.tree.loaded(), "strangers": self.tree.strangers()}
         answer["is_module"] = subjects[0].network is not None
+        if self.sites is not None:
+            answer |= self._clues(answer["modules"], subjects[:1])
         gc.collect()
         gc.freeze()  # torch's own objects: collections between calls look at the program's alone
         if request.get("state"):
@@ -98,6 +101,17 @@ class Worker:
             }
             torch.save(state, request["state"])
         return answer
+
+    def _clues(self, modules: list[str], subjects: list[Subject]) -> dict[str, Any]:
+        """What the files that differ, and the target's own, compare with; settings that its classes read."""
+        assert self.tree is not None
+        assert self.sites is not None
+        root, entry = self.tree.root, Path(subjects[0].module.__file__ or "/")
+        compared = clues({entry, *(root / m for m in modules if m in self.sites.only)})
+        held = list(held_by(subjects, root))
+        named = [*((name, value) for _, name, value in held), *buffers_of(subjects)]
+        read = clues(class_files(subjects, root))
+        return {"thresholds": compared.thresholds(named), "settings": read.settings(held)}
 
     def do_adopt(self, request: dict[str, Any]) -> dict[str, Any]:
         """Compare the state this tree starts from with the other's; take the other's where values differ."""
@@ -222,6 +236,7 @@ class Worker:
         answer: dict[str, Any] = {
             "times": self.stopwatch.batch(request["steps"]),
             "memory": self.stopwatch.memory(),
+            "captures": self.counter.captures,
         }
         if request.get("kernels"):
             answer["kernel_ms"] = self.stopwatch.kernels(request["kernels"])
