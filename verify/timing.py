@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,9 +13,13 @@ from .process import WorkerDied
 from .recipes import Json, cycle
 from .report import Timing
 from .session import Outcome, Pair, SetupError
+from .spec import COMPLEX, FLOATS, SMALL
 
 ROUNDS = 24
-WARM_CYCLES = 5  # every size this often before the clock counts: graphs are captured then
+POOL = 4  # values that may decide shapes inside, such as lengths, take turns among this many
+WARM_CYCLES = 5  # every size at least this often before the clock counts: graphs are captured then
+MOST_CYCLES = 60  # and at most this often, while the rewrite still captures
+WARM_S = 20.0
 RESAMPLES = 4000
 BUDGET_MS = 4000.0  # of timed calls for each side
 
@@ -55,48 +60,87 @@ def measure(pair: Pair, seed: int, captured: bool) -> Timed:
 
     Raises SetupError when a side cannot be timed.
     """
-    sizes = cycle(pair.target)
-    steps: list[Json] = []
-
-    def fresh(count: int) -> list[Json]:
-        made = [reseeded(sizes[k % len(sizes)], 1000 + len(steps) + k) for k in range(count)]
-        steps.extend(made)
-        return made
-
+    inputs = _Inputs(cycle(pair.target))
+    count = len(inputs.sizes)
     pair.control()
     sides = ("before", "after", "control")
-    warm = fresh(WARM_CYCLES * len(sizes))
-    firsts: dict[str, list[float]] = {}
     try:
-        for side in sides:
-            answer = pair.time(side, warm, start=True, captured=captured and side == "after")
-            firsts[side] = answer["times"]
-        steady = {side: statistics.median(times[-2 * len(sizes) :]) for side, times in firsts.items()}
-        length = int(min(10.0, max(1.0, BUDGET_MS / ROUNDS / max(steady.values()) / len(sizes)))) * len(sizes)
+        firsts = {"after": _settle(pair, inputs, captured)}
+        warm = list(inputs.steps)
+        for side in ("before", "control"):
+            firsts[side] = pair.time(side, warm, start=True)["times"]
+        steady = {side: statistics.median(times[-2 * count :]) for side, times in firsts.items()}
+        length = int(min(10.0, max(1.0, BUDGET_MS / ROUNDS / max(steady.values()) / count))) * count
         batches: dict[str, list[float]] = {side: [] for side in sides}
         order = random.Random(seed)
         memory: dict[str, int] = {}
         kernel: float | None = None
         number = 0
         for turn in range(ROUNDS):
-            batch, last = fresh(length), turn == ROUNDS - 1
+            batch, last = inputs.fresh(length), turn == ROUNDS - 1
             for side in order.sample(sides, len(sides)):
                 more: Json = {"last": last}
                 if last and side == "before":
-                    more["kernels"] = sizes
+                    more["kernels"] = inputs.sizes
                 if last and side != "before":
                     more["write"] = str(pair.folder / ("timed.pt" if side == "after" else "control.pt"))
                 answer = pair.time(side, batch, **more)
-                batches[side].append(per_call(answer["times"], len(sizes)))
+                batches[side].append(per_call(answer["times"], count))
                 memory[side] = int(answer["memory"])
                 if side == "before" and last:
                     kernel, number = answer.get("kernel_ms"), pair.last_number
     except WorkerDied as died:
         raise SetupError("error", f"a worker {died} while it was timed") from died
-    outcome = pair.judge_timed(steps, number)
+    outcome = pair.judge_timed(inputs.steps, number)
     timing = conclude(batches, firsts, steady, kernel, seed, captured)
     extra = {"extra_bytes": max(0, memory["after"] - memory["before"]), "before_bytes": memory["before"]}
     return Timed(timing, {**extra, "after_bytes": memory["after"]}, outcome)
+
+
+class _Inputs:
+    """Calls in the order in which every side is timed: the sizes in turn, values new in each call.
+
+    What may decide shapes inside repeats: whole numbers and bools take turns among ``POOL`` seeds for each
+    size, and floats as well once ``repeating`` is set. The tensors are new objects all the same.
+    """
+
+    def __init__(self, sizes: list[Json]) -> None:
+        self.sizes = sizes
+        self.steps: list[Json] = []
+        self.repeating = False
+
+    def fresh(self, count: int) -> list[Json]:
+        """The next calls."""
+        made = []
+        for k in range(len(self.steps), len(self.steps) + count):
+            turn, size = divmod(k, len(self.sizes))
+            again = 1000 + 97 * (turn % POOL)
+            made.append(reseeded(self.sizes[size], again if self.repeating else 5000 + 97 * k, again))
+        self.steps += made
+        return made
+
+
+def _settle(pair: Pair, inputs: _Inputs, captured: bool) -> list[float]:
+    """Call the rewrite until it captures no new graph in two whole turns of the inputs; all times so far.
+
+    Where floats decide shapes (a mask), new values never stop new graphs: from half the time on they repeat.
+    """
+    times: list[float] = []
+    started = time.monotonic()
+    graphs, quiet = 0, 0
+    for number in range(MOST_CYCLES):
+        late = time.monotonic() - started
+        if late > WARM_S and number >= WARM_CYCLES:
+            break
+        inputs.repeating |= number >= MOST_CYCLES // 2 or late > WARM_S / 2
+        more: Json = {} if number else {"start": True, "captured": captured}
+        answer = pair.time("after", inputs.fresh(len(inputs.sizes)), **more)
+        times += answer["times"]
+        quiet = quiet + 1 if answer["captures"] == graphs else 0
+        graphs = answer["captures"]
+        if quiet > 2 * POOL:  # some capture a shape when they see it for the second or third time
+            break
+    return times
 
 
 def conclude(
@@ -124,17 +168,18 @@ def conclude(
     return Timing(before, after, ratio if certain else None, interval, even, kernel, control, label)
 
 
-def reseeded(step: Json, seed: int) -> Json:
-    """The same call on other data."""
-    return {
-        **step,
-        "a": {name: _reseeded(recipe, seed + i) for i, (name, recipe) in enumerate(step["a"].items())},
-    }
+def reseeded(step: Json, seed: int, whole: int) -> Json:
+    """The same call on other data: ``seed`` for floating values, ``whole`` for numbers that may be sizes."""
+    given = {n: _reseeded(r, seed + i, whole + i) for i, (n, r) in enumerate(step["a"].items())}
+    return {**step, "a": given}
 
 
-def _reseeded(recipe: Json, seed: int) -> Json:
+def _reseeded(recipe: Json, seed: int, whole: int) -> Json:
     if "dict" in recipe:
-        return {"dict": {k: _reseeded(r, seed + i) for i, (k, r) in enumerate(recipe["dict"].items())}}
+        inner = enumerate(recipe["dict"].items())
+        return {"dict": {k: _reseeded(r, seed + i, whole + i) for i, (k, r) in inner}}
     if "list" in recipe:
-        return {"list": [_reseeded(r, seed + i) for i, r in enumerate(recipe["list"])]}
-    return {**recipe, "seed": seed} if "t" in recipe else recipe
+        return {"list": [_reseeded(r, seed + i, whole + i) for i, r in enumerate(recipe["list"])]}
+    if "t" not in recipe:
+        return recipe
+    return {**recipe, "seed": seed if recipe["t"] in (*FLOATS, *COMPLEX, *SMALL) else whole}
