@@ -66,11 +66,13 @@ def explore(scenario: Scenario, examples: int, seed: int, run: Run, deadline: fl
         max_examples=examples,
         database=None,
         deadline=None,
-        phases=(Phase.generate,) if scenario.note_only else (Phase.generate, Phase.shrink),
+        phases=(Phase.explicit, Phase.generate, *(() if scenario.note_only else (Phase.shrink,))),
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
         verbosity=Verbosity.quiet,
     )(hypothesis.seed(seed)(given(scenario.steps)(once)))
+    for steps in scenario.always:
+        test = hypothesis.example(steps)(test)
     try:
         test()
     except (_Differs, hypothesis.errors.HypothesisException):

@@ -64,6 +64,7 @@ class Scenario:
     steps: SearchStrategy[list[Json]]
     weight: float = 1.0
     note_only: bool = field(default=False)
+    always: tuple[list[Json], ...] = ()  # sequences that are run before any is drawn
 
 
 def boundaries(low: int, high: int) -> list[int]:
@@ -244,6 +245,22 @@ def probes(target: Target, edges: tuple[Json, ...] = ()) -> list[tuple[Json, Jso
         if cheap(target, dims, 1 << 20):
             found += [(fill, plain_call(target, dims, fill, 5)) for fill in fills]
     return found
+
+
+def certain(target: Target, edges: tuple[Json, ...]) -> tuple[list[Json], ...]:
+    """One sequence with every threshold, one with every extreme value: neither is left to chance."""
+    low = {n: v[0] for n, v in target.dims}
+    high = {n: v[1] for n, v in target.dims}
+    dims = high if cheap(target, high, 1 << 20) else low
+    extremes = ({"k": "tiny"}, {"k": "huge"}, {"k": "inf"}, {"k": "nan"}, {"k": "const", "s": "nan"})
+    groups = [g for g in (edges, extremes) if g and tensors(target)]
+    return tuple(
+        [
+            plain_call(target, dims, fill, 17 + number)
+            for number, fill in enumerate((PLAIN_FILLS[0], *group, PLAIN_FILLS[0]))
+        ]
+        for group in groups
+    )
 
 
 def cycle(target: Target) -> list[Json]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from .explore import Explored, explore, reduced, samples
 from .process import interpreter
 from .recipes import Hints, Json, Scenario, cycle, probes
+from .replay import Failing
 from .report import Capture, Check, Counterexample, Report, TargetReport
 from .scenarios import scenarios
 from .script import script
@@ -41,13 +42,16 @@ class Options:
     timed: bool = True
     root: Path | None = None  # the project, for finding its interpreter
     unfinished: tuple[Unfinished, ...] = ()  # listed as errors, not run
+    replay: Mapping[str, Failing] = field(default_factory=dict)  # by target: what failed the last time
 
 
 def verify(options: Options) -> Report:
     """Verify every target; one that cannot be run is a verdict, and the others go on."""
     trees = pair_of_trees(options.before, options.after, options.src)
     python = interpreter(options.python, options.root or trees.after)
-    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
+    # what is timed on a GPU has it for itself
+    alone = options.device != "emulated" and any(t.device == "cuda" for t in options.targets)
+    with ThreadPoolExecutor(1 if alone else max(1, options.jobs)) as pool:
         done = list(pool.map(lambda t: _Verification(t, trees, python, options).run(), options.targets))
     device = next((d for _, d, _ in done if d), options.device)
     torch = next((t for _, _, t in done if t), "unknown")
@@ -89,6 +93,12 @@ class _Verification:
     def _explore(self) -> TargetReport:
         hints = self.pair.clues
         plans = scenarios(self.target, hints)
+        known = self.options.replay.get(self.target.name)
+        if known is not None:
+            steps = list(known.steps)
+            outcome = self._once(steps)
+            if outcome.status == "differs":
+                return self._failed(replace(plans[0], name=known.check), Explored(1, steps, outcome))
         total = sum(p.weight for p in plans)
         start = time.monotonic()
         spent = 0.0
@@ -114,7 +124,7 @@ class _Verification:
                 again = scenarios(self.target, hints)
                 plans[1:] = again[1:]
                 if (hints.fills or hints.calls) and again[0].name == "values":
-                    plans.insert(1, replace(again[0], name="branches", weight=1.0))
+                    plans.insert(1, replace(again[0], name="branches", weight=1.0, always=()))
         return self._after_scenarios(plans)
 
     def _noted(self, plan: Scenario, count: int, seed: int, deadline: float) -> None:

@@ -20,6 +20,7 @@ from .recipes import (
     Json,
     Scenario,
     boundaries,
+    certain,
     cheap,
     dims_of,
     resolve,
@@ -45,7 +46,7 @@ def scenarios(target: Target, hints: Hints) -> list[Scenario]:
         found.append(Scenario(name, steps, weight))
 
     if "values" in wanted:
-        add("values", make.values(), 2.0)
+        found.append(Scenario("values", make.values(), 2.0, always=certain(target, hints.edges)))
     if "shapes" in wanted and sized:
         add("shapes", make.shapes(), 2.0)
         if make.poisonable:

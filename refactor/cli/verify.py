@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -14,11 +15,14 @@ import click
 
 from refactor.cli.streams import Unusable, emit, say
 from refactor.config import load_settings
-from refactor.journal import JournalError, mark_passed, originals
+from refactor.journal import FOLDER, JournalError, mark_passed, memory, originals, write_file
 
 if TYPE_CHECKING:
     from refactor.verify.report import Report
     from refactor.verify.targets import Target, Unfinished
+
+
+FAILING = "failing.json"  # in the project's .refactor folder
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class _Request:
     json_file: str | None
     python: str | None
     timeout: float
+    jobs: int
 
 
 @click.command(short_help="Prove that rewritten code gives the same results, and time it.")
@@ -62,6 +67,13 @@ class _Request:
     show_default=True,
     help="Seconds one call may take.",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Targets verified at the same time; on a GPU one after the other.",
+)
 def verify(
     names: tuple[str, ...],
     before: str | None,
@@ -73,12 +85,15 @@ def verify(
     json_file: str | None,
     python: str | None,
     timeout: float,
+    jobs: int,
 ) -> None:
     """Prove that the rewritten TARGETS (default: all) behave as the original, and time them on a GPU.
 
     Exit codes: 0 all pass, 1 any fail, 2 error, 3 inconclusive.
     """
-    request = _Request(names, before, after, targets, device, examples, seed, json_file, python, timeout)
+    request = _Request(
+        names, before, after, targets, device, examples, seed, json_file, python, timeout, jobs
+    )
     try:
         report = _run(request)
     except JournalError as error:
@@ -91,6 +106,7 @@ command = verify
 
 
 def _run(request: _Request) -> Report:
+    from refactor.verify.replay import recall, remember
     from refactor.verify.run import Options, select
     from refactor.verify.run import verify as run
 
@@ -113,6 +129,8 @@ def _run(request: _Request) -> Report:
         options = Options(
             targets=tuple(chosen),
             unfinished=tuple(blank),
+            replay=recall(_kept(root), chosen) if request.after is None else {},
+            jobs=request.jobs,
             before=before,
             after=root,
             device=request.device,
@@ -124,10 +142,27 @@ def _run(request: _Request) -> Report:
             root=settings.root,
         )
         report = run(options)
+    if request.after is None:
+        _keep(root, remember(_kept(root), report, chosen))
     everything = not request.names and request.before is None and request.after is None
     if everything and report.verdict == "pass" and report.device not in ("emulated", "cpu"):
         mark_passed(root)
     return report
+
+
+def _kept(root: Path) -> str:
+    """Failing sequences of earlier runs."""
+    try:
+        return (root / FOLDER / FAILING).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _keep(root: Path, text: str) -> None:
+    """Keep failing sequences for the next run; a verdict does not depend on whether that succeeds."""
+    if text != (_kept(root) or "{}\n"):
+        with contextlib.suppress(JournalError, OSError), memory(root) as folder:
+            write_file(folder / FAILING, text.encode())
 
 
 def _targets(request: _Request, root: Path) -> tuple[list[Target], list[Unfinished]]:

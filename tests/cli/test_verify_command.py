@@ -89,3 +89,25 @@ def test_only_the_targets_that_were_named_matter(project: Path) -> None:
     assert "target 'drafted': fill in the blanks ('?') first: dims, inputs.x" in text
     code, text = run("other", "--before", ".")
     assert "no target is called 'other'" in text
+
+
+def test_what_failed_is_replayed_first_and_forgotten_when_it_passes(project: Path) -> None:
+    (project / "targets.toml").write_text(
+        '[[target]]\nname = "double"\nentry = "m:double"\ndevice = "cpu"\ninputs = { x = "float32[4]" }\n'
+    )
+    (project / "before").mkdir()
+    (project / "before" / "m.py").write_text("def double(x):\n    return x * 2\n")
+
+    def checks(after: str) -> list[tuple[str, str]]:
+        (project / "m.py").write_text(f"def double(x):\n    return {after}\n")
+        _, text = run("--before", "before", "--examples", "4", "--json", "-")
+        (target,) = json.loads(text)["targets"]
+        return [(c["name"], c["status"]) for c in target["checks"]]
+
+    first = checks("x + 2 if x.shape[0] == 4 and x.is_contiguous() else x * 2")
+    assert first[-1][1] == "fail"
+    memory = project / ".refactor" / "failing.json"
+    assert "double" in json.loads(memory.read_text())
+    assert checks("x * 3") == [first[-1]]
+    assert {status for _, status in checks("x + x")} == {"pass"}
+    assert json.loads(memory.read_text()) == {}
