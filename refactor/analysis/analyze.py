@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any
 
 from refactor.analysis.discipline import discipline
 from refactor.analysis.domain import Obj, public
@@ -19,18 +19,27 @@ from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.analysis.project import ModuleInfo, Project
 from refactor.analysis.regions import classes, forwards
 from refactor.analysis.temporaries import temporaries
+from refactor.analysis.trees import Lazy
 from refactor.source import Source, SourceError, parse
 
 _WORDS = re.compile(
     rb"def forward\b|no_grad|inference_mode|\.eval\(\)|\.backward\(|cuda\.graph|\bCUDAGraph\b"
 )
-_K = TypeVar("_K")
-_V = TypeVar("_V")
+_LITERALS = (
+    b"def forward",
+    b"no_grad",
+    b"inference_mode",
+    b".eval()",
+    b".backward(",
+    b"cuda.graph",
+    b"CUDAGraph",
+)
+"""What the pattern above contains, found much faster than by the pattern itself."""
 
 
 def may_matter(data: bytes) -> bool:
     """Whether a file can hold a region: decided on its bytes, before anything is parsed."""
-    return b"torch" in data and _WORDS.search(data) is not None
+    return b"torch" in data and any(word in data for word in _LITERALS) and _WORDS.search(data) is not None
 
 
 def analyze(
@@ -114,9 +123,8 @@ def interpret(
 
 def _loop_events(module: ModuleInfo) -> tuple[Event, ...]:
     events: list[Event] = []
-    parents: Mapping[ast.AST, ast.AST] | None = None
+    parents = module.parents
     for found in batch_loops(module):
-        parents = parents or Parents(module.tree)
         call = found.calls[0]
         name = qualified(parents, found.function) if found.function is not None else "<module>"
         region = Region("loop", name, module.name, found.loop)
@@ -132,7 +140,7 @@ def _loop_events(module: ModuleInfo) -> tuple[Event, ...]:
 
 
 def _temporaries(records: Records) -> Iterator[Event]:
-    parents = Parents(records.module.tree)
+    parents = records.module.parents
     for info, (region, chain) in records.reached.items():
         yield from temporaries(info, records.values, parents, region, chain)
 
@@ -168,42 +176,10 @@ def _facts(records: Records, regions: tuple[Region, ...], more: Sequence[Event])
         tuple(every),
         tuple(sorted(events, key=_place)),
         Lazy(lambda: {node: public(value) for node, value in records.values.items()}),
-        Parents(module.tree),
+        module.parents,
     )
 
 
 def _place(event: Event) -> tuple[int, int, str]:
     node: Any = event.node
     return node.lineno, node.col_offset, event.kind.value
-
-
-class Lazy(Mapping[_K, _V]):
-    """A mapping built when it is first read: most files' facts are never looked into."""
-
-    def __init__(self, build: Callable[[], dict[_K, _V]]) -> None:
-        self._build = build
-        self._built: dict[_K, _V] | None = None
-
-    @property
-    def _table(self) -> dict[_K, _V]:
-        if self._built is None:
-            self._built = self._build()
-        return self._built
-
-    def __getitem__(self, key: _K) -> _V:
-        return self._table[key]
-
-    def __iter__(self) -> Iterator[_K]:
-        return iter(self._table)
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-
-class Parents(Lazy[ast.AST, ast.AST]):
-    """Each node's parent in a tree."""
-
-    def __init__(self, tree: ast.AST) -> None:
-        super().__init__(
-            lambda: {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-        )

@@ -168,7 +168,7 @@ def used_as_tensor(it: Interpreter, target: FunctionInfo, name: str, bound: Val 
 
 def _uses(it: Interpreter, target: FunctionInfo, name: str, bound: Val | None) -> bool:
     found = False
-    for node in ast.walk(target.node):
+    for node in target.uses:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name:
             if node.attr in _NOT_TENSOR:
                 return False

@@ -176,9 +176,7 @@ def _foreign_setup(frame: Frame, func: Fn) -> bool:
 def _forget(frame: Frame, owner: ast.expr) -> None:
     """A method may assign attributes of its instance: what the caller knew of them is void."""
     if isinstance(owner, ast.Name):
-        prefix = owner.id + "."
-        for key in [k for k in frame.env if k.startswith(prefix)]:
-            del frame.env[key]
+        frame.env.forget(owner.id)
 
 
 def _super(it: Interpreter, frame: Frame, node: ast.Call) -> Val | None:

@@ -30,6 +30,7 @@ from refactor.analysis.domain import (
     truth,
 )
 from refactor.analysis.model import Device, EventKind
+from refactor.analysis.trees import walk
 
 if TYPE_CHECKING:
     from refactor.analysis.interpreter import Frame, Interpreter
@@ -78,28 +79,30 @@ def _decide_boolop(it: Interpreter, frame: Frame, test: ast.BoolOp) -> Decision:
     conjunction = isinstance(test.op, ast.And)
     tensors: list[ast.expr] = []
     known: bool | None = conjunction
-    saved = dict(frame.env)
-    for operand in test.values:
-        result = decide(it, frame, operand)
-        tensors.extend(result.tensors)
-        if result.truth is (not conjunction):
-            known = not conjunction
-            break
-        if result.truth is None:
-            known = None
-        refine(it, frame, operand, conjunction)
-    walrus = {n.target.id for n in ast.walk(test) if isinstance(n, ast.NamedExpr)}
-    kept = {name: value for name, value in frame.env.items() if name in walrus}
-    frame.env.clear()
-    frame.env.update(saved)
-    frame.env.update(kept)
+    with frame.env.tried() as changes:
+        for operand in test.values:
+            result = decide(it, frame, operand)
+            tensors.extend(result.tensors)
+            if result.truth is (not conjunction):
+                known = not conjunction
+                break
+            if result.truth is None:
+                known = None
+            refine(it, frame, operand, conjunction)
+    if changes:
+        walrus = {n.target.id for n in walk(test) if isinstance(n, ast.NamedExpr)}
+        frame.env.assign({k: v for k, v in changes.items() if k in walrus and v is not None})
     return Decision(known, tuple(tensors))
 
 
 def boolop_value(it: Interpreter, frame: Frame, node: ast.BoolOp) -> Val:
     """The value of ``a and b`` outside a test: all operands but the last are asked for their truth."""
+    with frame.env.tried():
+        return _boolop_value(it, frame, node)
+
+
+def _boolop_value(it: Interpreter, frame: Frame, node: ast.BoolOp) -> Val:
     conjunction = isinstance(node.op, ast.And)
-    saved = dict(frame.env)
     result: Val | None = None
     for operand in node.values[:-1]:
         if isinstance(operand, ast.BoolOp | ast.UnaryOp):
@@ -115,22 +118,15 @@ def boolop_value(it: Interpreter, frame: Frame, node: ast.BoolOp) -> Val:
             if on_device(value):
                 it.readback(frame, EventKind.BOOL_OP, operand, operand, _word(node))
         if known is (not conjunction):
-            _restore(frame, saved)
             return value if result is None else join(result, value)
         if known is None:
             chosen = not_none(value) if not conjunction else value
             result = chosen if result is None else join(result, chosen)
         refine(it, frame, operand, conjunction)
     last = it.evaluate(frame, node.values[-1])
-    _restore(frame, saved)
     if truth(last) is (not conjunction) and isinstance(result, Host | None) and isinstance(last, Host):
         return Host("bool", not conjunction)  # whatever the others are: "a and False"
     return last if result is None else join(result, last)
-
-
-def _restore(frame: Frame, saved: dict[str, Val]) -> None:
-    frame.env.clear()
-    frame.env.update(saved)
 
 
 def _word(node: ast.BoolOp) -> str:

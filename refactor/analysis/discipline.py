@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from refactor.analysis.drivers import captures
 from refactor.analysis.model import Event, EventKind, Region
 from refactor.analysis.project import ModuleInfo, last_name
+from refactor.analysis.trees import children, walk
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _Scope = tuple[str, ast.AST, list[ast.stmt]]
@@ -38,7 +39,7 @@ def discipline(module: ModuleInfo) -> Iterator[Event]:
 def _scopes(node: ast.AST, prefix: str) -> Iterator[_Scope]:
     if isinstance(node, ast.Module):
         yield "", node, [s for s in node.body if not isinstance(s, FunctionNode | ast.ClassDef)]
-    for child in ast.iter_child_nodes(node):
+    for child in children(node):
         if isinstance(child, FunctionNode):
             yield prefix + child.name, child, child.body
             yield from _scopes(child, f"{prefix}{child.name}.")
@@ -51,8 +52,8 @@ def _scopes(node: ast.AST, prefix: str) -> Iterator[_Scope]:
 def _statement(body: list[ast.stmt], place: ast.AST) -> ast.stmt:
     best = body[0]
     for stmt in body:
-        for node in ast.walk(stmt):
-            if isinstance(node, ast.stmt) and any(inner is place for inner in ast.walk(node)):
+        for node in walk(stmt):
+            if isinstance(node, ast.stmt) and any(inner is place for inner in walk(node)):
                 best = node
     return best
 
@@ -65,7 +66,7 @@ def _own(body: list[ast.stmt]) -> list[ast.AST]:
         node = todo.pop()
         found.append(node)
         if not isinstance(node, FunctionNode | ast.ClassDef | ast.Lambda):
-            todo.extend(reversed(list(ast.iter_child_nodes(node))))
+            todo.extend(reversed(list(children(node))))
     return found
 
 
@@ -85,9 +86,9 @@ def _of_captures(body: list[ast.stmt]) -> Iterator[_Found]:
         elif called and not any(_is_stream_block(n) for n in nodes):
             yield "side-stream", block, block.items[0].context_expr
         yield from _inside(block, nodes)
-    looped = [n for n in nodes if isinstance(n, ast.For | ast.While) for i in ast.walk(n) if captures(i)]
+    looped = [n for n in nodes if isinstance(n, ast.For | ast.While) for i in walk(n) if captures(i)]
     for block in blocks:
-        in_loop = any(any(i is block for i in ast.walk(loop)) for loop in looped)
+        in_loop = any(any(i is block for i in walk(loop)) for loop in looped)
         if (in_loop or len(blocks) > 1) and not _has_pool(block):
             assert isinstance(block, ast.With)
             yield "pool", block, block.items[0].context_expr
@@ -99,7 +100,7 @@ def _ends_before(node: ast.AST, block: ast.With) -> bool:
 
 
 def _calls(stmts: list[ast.stmt]) -> list[ast.Call]:
-    return [n for stmt in stmts for n in ast.walk(stmt) if isinstance(n, ast.Call)]
+    return [n for stmt in stmts for n in walk(stmt) if isinstance(n, ast.Call)]
 
 
 def _is_setup(call: ast.Call) -> bool:
@@ -134,8 +135,8 @@ def _inside(block: ast.With, nodes: list[ast.AST]) -> Iterator[_Found]:
         for name in n.targets
         if isinstance(name, ast.Name)
     }
-    around = [n for n in nodes if isinstance(n, ast.With) and any(i is block for i in ast.walk(n))]
-    for node in (*around, *(n for stmt in block.body for n in ast.walk(stmt))):
+    around = [n for n in nodes if isinstance(n, ast.With) and any(i is block for i in walk(n))]
+    for node in (*around, *(n for stmt in block.body for n in walk(stmt))):
         for item in node.items if isinstance(node, ast.With) else ():
             call = item.context_expr
             if isinstance(call, ast.Call) and last_name(call.func) == "autocast":
@@ -160,10 +161,10 @@ def _static_outputs(tree: ast.Module) -> frozenset[str]:
     """Sources of the names and attributes that captures assign."""
     return frozenset(
         ast.unparse(target)
-        for node in ast.walk(tree)
+        for node in walk(tree)
         if captures(node) and isinstance(node, ast.With)
         for stmt in node.body
-        for inner in ast.walk(stmt)
+        for inner in walk(stmt)
         if isinstance(inner, ast.Assign)
         for target in inner.targets
         if isinstance(target, ast.Name | ast.Attribute)
@@ -205,7 +206,7 @@ def _wrong_key(body: list[ast.stmt]) -> Iterator[_Found]:
         stores = [
             target
             for stmt in node.body
-            for inner in ast.walk(stmt)
+            for inner in walk(stmt)
             if isinstance(inner, ast.Assign)
             for target in inner.targets
             if isinstance(target, ast.Subscript) and ast.unparse(target.value) == table
@@ -218,12 +219,12 @@ def _wrong_key(body: list[ast.stmt]) -> Iterator[_Found]:
 def _captures_in(stmt: ast.AST) -> bool:
     return any(
         captures(n) or (isinstance(n, ast.Call) and "capture" in last_name(n.func).lower())
-        for n in ast.walk(stmt)
+        for n in walk(stmt)
     )
 
 
 def _settings(module: ModuleInfo) -> Iterator[Event]:
-    for stmt in ast.walk(module.tree):
+    for stmt in walk(module.tree):
         if isinstance(stmt, ast.Assign) and isinstance(stmt.value, ast.Constant) and stmt.value.value is True:
             target = stmt.targets[0]
             if isinstance(target, ast.Attribute) and ast.unparse(target).endswith("cudnn.benchmark"):

@@ -10,6 +10,7 @@ from refactor.analysis.loops import trains
 from refactor.analysis.model import Region
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
 from refactor.analysis.regions import classes
+from refactor.analysis.trees import walk
 
 _STEPS = frozenset({"backward", "step", "unscale_"})
 
@@ -67,7 +68,7 @@ def captures(node: ast.AST) -> bool:
 
 def _captured(module: ModuleInfo, name: str, scope: ast.AST) -> dict[ast.stmt, Region]:
     windows: dict[ast.stmt, Region] = {}
-    for node in ast.walk(scope):
+    for node in walk(scope):
         if captures(node) and isinstance(node, ast.With):
             region = Region("captured", name, module.name, node)
             windows.update(dict.fromkeys(node.body, region))
@@ -89,10 +90,10 @@ def _steps(module: ModuleInfo, name: str, scope: ast.AST) -> dict[ast.stmt, Regi
 
 def _blocks(function: ast.AST) -> Iterator[tuple[ast.AST, list[ast.stmt]]]:
     """Innermost blocks that contain a step: a loop's body before the function's."""
-    for node in ast.walk(function):
+    for node in walk(function):
         if not isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.For | ast.While):
             continue
-        inside = [inner for stmt in node.body for inner in ast.walk(stmt)]
+        inside = [inner for stmt in node.body for inner in walk(stmt)]
         nested = any(isinstance(inner, ast.For | ast.While) and _steps_in(inner) for inner in inside)
         if not nested and any(_steps_in(stmt) for stmt in node.body):
             yield node, node.body
@@ -104,5 +105,5 @@ def _steps_in(stmt: ast.AST) -> bool:
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in _STEPS
         and (node.func.attr != "step" or "sched" not in ast.unparse(node.func.value).lower())
-        for node in ast.walk(stmt)
+        for node in walk(stmt)
     )

@@ -266,13 +266,11 @@ def _ifexp(it: Interpreter, frame: Frame, node: ast.IfExp) -> Val:
         else:
             it.emit(frame, EventKind.BRANCH, node, result.tensors[0], "conditional expression")
     outcomes: list[Val] = []
-    before = dict(frame.env)
     for outcome, child in ((True, node.body), (False, node.orelse)):
         if result.truth in (None, outcome):
-            conditions.refine(it, frame, node.test, outcome)
-            outcomes.append(it.evaluate(frame, child))
-            frame.env.clear()
-            frame.env.update(before)
+            with frame.env.tried():
+                conditions.refine(it, frame, node.test, outcome)
+                outcomes.append(it.evaluate(frame, child))
     return join(outcomes[0], outcomes[-1])
 
 
@@ -303,7 +301,13 @@ def _lambda(it: Interpreter, frame: Frame, node: ast.Lambda) -> Val:
 def _comprehension(
     it: Interpreter, frame: Frame, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
 ) -> Val:
-    saved = dict(frame.env)
+    with frame.env.tried():
+        return _comprehended(it, frame, node)
+
+
+def _comprehended(
+    it: Interpreter, frame: Frame, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
+) -> Val:
     counted: int | None = None
     for index, generator in enumerate(node.generators):
         source = it.evaluate(frame, generator.iter)
@@ -325,8 +329,6 @@ def _comprehension(
             value = Seq(kind, (inner,) * counted)
         else:
             value = Seq(kind, None, inner)
-    frame.env.clear()
-    frame.env.update(saved)
     return value
 
 

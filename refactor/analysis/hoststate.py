@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from refactor.analysis.domain import Host, Obj, Tensor, Val
 from refactor.analysis.model import Device, EventKind
 from refactor.analysis.project import last_name
+from refactor.analysis.trees import walk
 
 if TYPE_CHECKING:
     from refactor.analysis.interpreter import Frame, Interpreter
@@ -44,7 +45,7 @@ def counted(it: Interpreter, frame: Frame, stmt: ast.AugAssign, left: Val, right
     elif isinstance(stmt.target, ast.Name) and isinstance(left, Host) and frame.function is not None:
         declared = any(
             isinstance(node, ast.Global) and stmt.target.id in node.names
-            for node in ast.walk(frame.function.node)
+            for node in walk(frame.function.node)
         )
         if declared:
             it.emit(frame, EventKind.HOST_STATE, stmt, stmt.target, "counter")
@@ -80,7 +81,7 @@ def _reads(stmt: ast.stmt, target: ast.Attribute) -> bool:
     source = ast.unparse(target)
     value = getattr(stmt, "value", None)
     return value is not None and any(
-        isinstance(node, ast.Attribute) and ast.unparse(node) == source for node in ast.walk(value)
+        isinstance(node, ast.Attribute) and ast.unparse(node) == source for node in walk(value)
     )
 
 
@@ -93,7 +94,7 @@ def moves_itself(it: Interpreter, frame: Frame, stmt: ast.Assign | ast.AnnAssign
         return False
     return any(
         isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MOVES
-        for node in ast.walk(stmt.value)
+        for node in walk(stmt.value)
     )
 
 
@@ -105,7 +106,7 @@ def made_once(it: Interpreter, frame: Frame, stmt: ast.If) -> bool:
     assigned = [
         target
         for child in stmt.body
-        for node in ast.walk(child)
+        for node in walk(child)
         if isinstance(node, ast.Assign)
         for target in node.targets
         if isinstance(target, ast.Attribute)

@@ -298,9 +298,7 @@ def bind(it: Interpreter, frame: Frame, target: ast.expr, value: Val) -> None:
     """Assign a value to a target: names, unpacking, attributes and subscripts."""
     if isinstance(target, ast.Name):
         frame.env[target.id] = value
-        prefix = target.id + "."
-        for key in [k for k in frame.env if k.startswith(prefix)]:
-            del frame.env[key]
+        frame.env.forget(target.id)
         if frame.emit:
             it.recorded(frame.module).values[target] = value
     elif isinstance(target, ast.Tuple | ast.List):

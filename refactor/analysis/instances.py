@@ -32,6 +32,7 @@ from refactor.analysis.domain import (
     is_tainted,
     join,
 )
+from refactor.analysis.environment import Env
 from refactor.analysis.model import Device
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo
 from refactor.analysis.torchops import CONTAINER_MODULES, DTYPES, HOST_ATTRIBUTES, TENSOR_METHODS
@@ -228,7 +229,7 @@ def initialise(it: Interpreter, frame: Frame, cls: ClassInfo) -> None:
 
     info = found[1]
     env = _constructor_environment(it, info, Obj((cls,)))
-    inner = NewFrame(info.module, info, env, depth=INIT_DEPTH, init_of=cls, parent=info.closure)
+    inner = NewFrame(info.module, info, Env(env), depth=INIT_DEPTH, init_of=cls, parent=info.closure)
     it.run(inner)
 
 

@@ -22,6 +22,7 @@ from refactor.analysis.domain import (
     join,
 )
 from refactor.analysis.drivers import Driver
+from refactor.analysis.environment import Env
 from refactor.analysis.loops import drives_batches
 from refactor.analysis.model import Event, EventKind, Region
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, Project
@@ -44,7 +45,7 @@ class Frame:
 
     module: ModuleInfo
     function: FunctionInfo | None
-    env: dict[str, Val]
+    env: Env
     region: Region | None = None
     chain: tuple[str, ...] = ()
     depth: int = 0
@@ -56,6 +57,7 @@ class Frame:
     header: int = 0  # inside the test of a branch or loop, which reports its own readbacks
     leaves: list[ast.expr] = field(default_factory=list)  # tensors that the test at hand reads back
     init_of: ClassInfo | None = None
+    values: dict[ast.expr, Val] | None = None  # where the values of its expressions are recorded
 
     @property
     def self_name(self) -> str | None:
@@ -149,7 +151,9 @@ class Interpreter:
         """The value of an expression; what happens in it is recorded."""
         value = expressions.evaluate(self, frame, node)
         if frame.emit:
-            values = self.recorded(frame.module).values
+            values = frame.values
+            if values is None:
+                values = frame.values = self.recorded(frame.module).values
             old = values.get(node)
             values[node] = value if old is None or old is value else join(old, value)
         return value
@@ -160,7 +164,7 @@ class Interpreter:
 
     def module_frame(self, module: ModuleInfo) -> Frame:
         """A frame for expressions at the top level of a module."""
-        return Frame(module, None, {}, depth=MAX_DEPTH - 6)
+        return Frame(module, None, Env({}), depth=MAX_DEPTH - 6)
 
     def global_value(self, module: ModuleInfo, name: str) -> Val | None:
         """The value of a top-level name; None: not defined there."""
@@ -221,7 +225,7 @@ class Interpreter:
         inner = Frame(
             target.module,
             target,
-            env,
+            Env(env),
             frame.region,
             (*frame.chain, display(target, env)),
             frame.depth + 1,
@@ -268,7 +272,9 @@ class Interpreter:
     def run_region(self, region: Region, target: FunctionInfo, bound: Val | None) -> Val:
         """Interpret a function as a region of its own, with arguments as its signature suggests."""
         env = bind_region(self, target, bound)
-        frame = Frame(target.module, target, env, region, (display(target, env),), 0, True, target.closure)
+        frame = Frame(
+            target.module, target, Env(env), region, (display(target, env),), 0, True, target.closure
+        )
         return self.run(frame)
 
     def run_driver(self, module: ModuleInfo, driver: Driver) -> None:
@@ -276,13 +282,13 @@ class Interpreter:
         self.windows = driver.windows
         info = driver.info
         if info is None:
-            frame = Frame(module, None, {}, chain=("<module>",))
+            frame = Frame(module, None, Env({}), chain=("<module>",))
             self.block(
                 frame, [s for s in module.tree.body if not isinstance(s, ast.FunctionDef | ast.ClassDef)]
             )
         else:
             env = bind_region(self, info, Obj((driver.owner,)) if driver.owner is not None else None)
-            self.run(Frame(module, info, env, chain=(display(info, env),), parent=info.closure))
+            self.run(Frame(module, info, Env(env), chain=(display(info, env),), parent=info.closure))
         self.windows = {}
 
     def call(self, frame: Frame, node: ast.Call) -> Val:

@@ -10,6 +10,8 @@ import ast
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from refactor.analysis.trees import children, walk
+
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -22,7 +24,7 @@ def reads(stmts: Sequence[ast.stmt]) -> tuple[str, ...]:
     live = flow.block(stmts, frozenset(), _Exits())
     order: dict[str, tuple[int, int]] = {}
     for stmt in stmts:
-        for node in ast.walk(stmt):
+        for node in walk(stmt):
             if isinstance(node, ast.Name) and node.id in live:
                 place = (node.lineno, node.col_offset)
                 order[node.id] = min(place, order.get(node.id, place))
@@ -72,12 +74,12 @@ def captured(stmts: Iterable[ast.stmt]) -> frozenset[str]:
     for stmt in stmts:
         immediate = {
             id(arg)
-            for node in ast.walk(stmt)
+            for node in walk(stmt)
             for arg in (
                 node.args if isinstance(node, ast.Call) else [node.iter] if isinstance(node, ast.For) else []
             )
         }
-        for node in ast.walk(stmt):
+        for node in walk(stmt):
             later = isinstance(node, ast.GeneratorExp) and id(node) not in immediate
             if later or isinstance(node, _SCOPES):
                 found |= free_names(node)
@@ -111,7 +113,7 @@ def free_names(node: ast.AST) -> frozenset[str]:
         inner = [node]
     else:
         bound, inner = frozenset(), [node]
-    names = {n.id for item in inner for n in ast.walk(item) if isinstance(n, ast.Name)}
+    names = {n.id for item in inner for n in walk(item) if isinstance(n, ast.Name)}
     return frozenset(names) - bound
 
 
@@ -178,11 +180,11 @@ def _ops(node: ast.AST | None, sure: bool = True) -> Iterable[_Op]:
         yield from _ops(node.generators[0].iter, sure)
         for name in sorted(free_names(node)):
             yield ("r", name)
-        for inner in ast.walk(node):
+        for inner in walk(node):
             if isinstance(inner, ast.NamedExpr):
                 yield ("m", inner.target.id)
     else:
-        for child in ast.iter_child_nodes(node):
+        for child in children(node):
             yield from _ops(child, sure)
 
 
@@ -199,7 +201,7 @@ def _target_ops(target: ast.AST) -> Iterable[_Op]:
 
 
 def _pattern_names(pattern: ast.AST) -> Iterable[str]:
-    for node in ast.walk(pattern):
+    for node in walk(pattern):
         name = getattr(node, "name", None) or getattr(node, "rest", None)
         if isinstance(node, ast.pattern) and isinstance(name, str):
             yield name

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from refactor.analysis.liveness import target_names
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
 from refactor.analysis.torchops import names as words_of
+from refactor.analysis.trees import statements, walk
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _NO_GRAD = frozenset({"no_grad", "inference_mode"})
@@ -45,7 +46,7 @@ class BatchLoop:
 
 def batch_loops(module: ModuleInfo) -> Iterator[BatchLoop]:
     """Every batch loop of a file, in order of its place."""
-    for function, body in _scopes(module.tree):
+    for function, body in _scopes(module) if _may_drive(module) else ():
         yield from _in_scope(module, function, body)
 
 
@@ -53,9 +54,10 @@ def drives_batches(module: ModuleInfo, node: ast.AST) -> bool:
     """Whether a function runs a model over batches or trains it: regions lie inside it, it is in none."""
     if not isinstance(node, FunctionNode):
         return False
-    if any(True for _ in _in_scope(module, node, node.body)):
+    if _may_drive(module) and any(True for _ in _in_scope(module, node, node.body)):
         return True
-    return trains(node)
+    data = module.source.data
+    return (b"backward" in data or b"step" in data) and trains(node)
 
 
 def trains(node: ast.AST) -> bool:
@@ -67,19 +69,24 @@ def trains(node: ast.AST) -> bool:
             inner.func.attr == "backward"
             or (inner.func.attr == "step" and "optim" in ast.unparse(inner.func.value).lower())
         )
-        for inner in ast.walk(node)
+        for inner in walk(node)
     )
 
 
-def _scopes(tree: ast.Module) -> Iterator[tuple[FunctionNode | None, list[ast.stmt]]]:
-    yield None, [stmt for stmt in tree.body if not isinstance(stmt, FunctionNode | ast.ClassDef)]
-    for node in ast.walk(tree):
+def _may_drive(module: ModuleInfo) -> bool:
+    """Whether a file names what says that no gradients are recorded."""
+    return any(word in module.source.data for word in (b"no_grad", b"inference_mode", b"eval"))
+
+
+def _scopes(module: ModuleInfo) -> Iterator[tuple[FunctionNode | None, list[ast.stmt]]]:
+    yield None, [stmt for stmt in module.tree.body if not isinstance(stmt, FunctionNode | ast.ClassDef)]
+    for node in statements(module.tree.body):
         if isinstance(node, FunctionNode):
             yield node, node.body
 
 
 def _in_scope(module: ModuleInfo, function: FunctionNode | None, body: list[ast.stmt]) -> Iterator[BatchLoop]:
-    if not any(isinstance(node, ast.For) for stmt in body for node in ast.walk(stmt)):
+    if not any(isinstance(node, ast.For) for node in statements(body)):
         return
     guard = _decorated(function)
     evaluated = _evaluated(body)
@@ -101,7 +108,7 @@ def _evaluated(body: list[ast.stmt]) -> frozenset[str]:
     return frozenset(
         ast.unparse(node.func.value)
         for stmt in body
-        for node in ast.walk(stmt)
+        for node in walk(stmt)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "eval"
         if not node.args and isinstance(node.func.value, ast.Name | ast.Attribute)
     )
@@ -124,7 +131,7 @@ def _loops(stmts: list[ast.stmt], guard: str) -> Iterator[tuple[ast.For, str]]:
 
 
 def _context_inside(loop: ast.For) -> str:
-    for node in ast.walk(loop):
+    for node in walk(loop):
         if isinstance(node, ast.With):
             for item in node.items:
                 if last_name(item.context_expr) in _NO_GRAD:
@@ -135,7 +142,7 @@ def _context_inside(loop: ast.For) -> str:
 def _trains_inside(loop: ast.For) -> bool:
     return any(
         isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _TRAINING
-        for node in ast.walk(loop)
+        for node in walk(loop)
     )
 
 
@@ -150,14 +157,14 @@ def _calls(
         # A counter alone is no batch; what it slices out of the data is.
         derived = frozenset(derived - set(target_names(loop.target))) if _slices(loop) else frozenset()
     found: dict[str, list[ast.Call]] = {}
-    nested = {id(n) for inner in _inner_loops(loop) for n in ast.walk(inner)}
+    nested = {id(n) for inner in _inner_loops(loop) for n in walk(inner)}
     for node in _walk_in_order(loop.body):
         if (
             isinstance(node, ast.Call)
             and id(node) not in nested
             and _is_model(module, function, node, evaluated)
         ):
-            names = {n.id for arg in _operands(node) for n in ast.walk(arg) if isinstance(n, ast.Name)}
+            names = {n.id for arg in _operands(node) for n in walk(arg) if isinstance(n, ast.Name)}
             if names & derived or (counted and any(_sliced(arg, loop) for arg in _operands(node))):
                 found.setdefault(ast.unparse(node.func), []).append(node)
     for calls in found.values():
@@ -168,7 +175,7 @@ def _calls(
 
 def words_in(node: ast.expr) -> frozenset[str]:
     """Lower-case words of the names in an expression."""
-    names = [n.id if isinstance(n, ast.Name) else n.attr for n in ast.walk(node) if isinstance(n, _NAMED)]
+    names = [n.id if isinstance(n, ast.Name) else n.attr for n in walk(node) if isinstance(n, _NAMED)]
     return frozenset(word for name in names for word in name.lower().split("_"))
 
 
@@ -176,8 +183,8 @@ def _sliced(node: ast.AST, loop: ast.For) -> bool:
     """Whether an expression takes a slice whose bounds use the loop's counter."""
     counters = set(target_names(loop.target))
     return any(
-        isinstance(part, ast.Slice) and counters & {n.id for n in ast.walk(part) if isinstance(n, ast.Name)}
-        for part in ast.walk(node)
+        isinstance(part, ast.Slice) and counters & {n.id for n in walk(part) if isinstance(n, ast.Name)}
+        for part in walk(node)
     )
 
 
@@ -187,7 +194,7 @@ def _slices(loop: ast.For) -> bool:
 
 def _inner_loops(loop: ast.For) -> Iterator[ast.For]:
     for stmt in loop.body:
-        for node in ast.walk(stmt):
+        for node in walk(stmt):
             if isinstance(node, ast.For):
                 yield node
 
@@ -198,17 +205,17 @@ def _operands(call: ast.Call) -> list[ast.expr]:
 
 def _walk_in_order(stmts: list[ast.stmt]) -> Iterator[ast.AST]:
     for stmt in stmts:
-        nodes = [n for n in ast.walk(stmt) if hasattr(n, "lineno")]
-        yield from sorted(nodes, key=lambda n: (n.lineno, n.col_offset))  # type: ignore[attr-defined]
+        nodes = [n for n in walk(stmt) if hasattr(n, "lineno")]
+        yield from sorted(nodes, key=lambda n: (n.lineno, n.col_offset))
 
 
 def _derived(loop: ast.For) -> frozenset[str]:
     """Names in a loop's body that hold the batch or something computed from it."""
     names = set(target_names(loop.target))
     for _ in range(3):
-        for node in ast.walk(loop):
+        for node in walk(loop):
             if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.NamedExpr) and node.value:
-                used = {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
+                used = {n.id for n in walk(node.value) if isinstance(n, ast.Name)}
                 if used & names:
                     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                     names.update(name for target in targets for name in target_names(target))
@@ -253,7 +260,7 @@ def _graphed(module: ModuleInfo) -> frozenset[str]:
         return frozenset()
     return frozenset(
         ast.unparse(target)
-        for node in ast.walk(module.tree)
+        for node in walk(module.tree)
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
         if last_name(node.value.func) in _WRAPPERS
         for target in node.targets
@@ -266,7 +273,7 @@ def _is_local(function: FunctionNode | None, name: str) -> bool:
     args = function.args
     return any(a.arg == name for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)) or any(
         isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
-        for node in ast.walk(function)
+        for node in walk(function)
     )
 
 
@@ -283,7 +290,7 @@ def _constructed(module: ModuleInfo, function: FunctionNode | None, name: str) -
                     return found.is_module
                 if isinstance(found, str) and found.startswith("torch.nn"):
                     return True
-    for node in ast.walk(scope):
+    for node in walk(scope):
         if isinstance(node, ast.Assign) and any(
             isinstance(t, ast.Name) and t.id == name for t in node.targets
         ):

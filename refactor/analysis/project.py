@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from refactor.analysis.trees import Lazy, parents, walk
 from refactor.source import Source, SourceError, load, parse
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 _MODULE_BASES = ("Module", "Model", "PreTrainedModel", "LightningModule", "MessagePassing", "ScriptModule")
+_USES = (ast.Attribute, ast.Call, ast.Compare, ast.BinOp, ast.Subscript)
 _STARS = 24
 """A file with more star imports is an index of others: searching them all would parse the whole code base."""
 _NOT_MODULES = (
@@ -41,11 +43,21 @@ class FunctionInfo:
         return frozenset(last_name(d) for d in getattr(self.node, "decorator_list", ()))
 
     @cached_property
+    def nodes(self) -> list[Any]:
+        """The function and all nodes below it, breadth first."""
+        return walk(self.node)
+
+    @cached_property
+    def uses(self) -> list[ast.expr]:
+        """The expressions below it that tell how a name is used, breadth first."""
+        return [node for node in self.nodes if isinstance(node, _USES)]
+
+    @cached_property
     def assigned(self) -> frozenset[str]:
         """Attributes that its body assigns, on whatever object."""
         return frozenset(
             target.attr
-            for node in ast.walk(self.node)
+            for node in self.nodes
             if isinstance(node, ast.Assign)
             for target in node.targets
             if isinstance(target, ast.Attribute)
@@ -171,6 +183,22 @@ class ModuleInfo:
     source: Source
     tree: ast.Module
     values: dict[str, Any] = field(default_factory=dict)  # evaluated top-level expressions
+    found: dict[str, Any] = field(default_factory=dict)  # what `lookup` found
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the file is, links followed."""
+        return self.source.path.resolve().parent
+
+    @cached_property
+    def nodes(self) -> list[Any]:
+        """All nodes of the file, breadth first."""
+        return walk(self.tree)
+
+    @cached_property
+    def parents(self) -> Mapping[ast.AST, ast.AST]:
+        """The node around each node, made when first looked into."""
+        return Lazy(lambda: parents(self.tree))
 
     @cached_property
     def is_package(self) -> bool:
@@ -224,6 +252,13 @@ class ModuleInfo:
 
         None: the module does not define it.
         """
+        if depth:
+            return self._lookup(name, depth)
+        if name not in self.found:
+            self.found[name] = self._lookup(name, 0)
+        return self.found[name]
+
+    def _lookup(self, name: str, depth: int) -> Any:
         bound = self.table.get(name)
         if bound is None:
             for star in self.stars if depth < 4 and len(self.stars) <= _STARS else ():
@@ -282,13 +317,16 @@ class Project:
         self.roots = tuple(dict.fromkeys([*(p.resolve() for p in places if p.is_dir()), self.root]))
         self.interpreter: Any = None  # set by the analysis: summaries shared by all files
         self._by_path: dict[Path, ModuleInfo | None] = {}
+        self._resolved: dict[Path, Path] = {}
         self._found: dict[tuple[Path, str], Path | None] = {}
+        self._seen: dict[tuple[Path, Path, str], Path | None] = {}
+        self._packages: dict[Path, bool] = {}
 
     def place(self, path: Path) -> tuple[Path, str]:
         """The import root of a file and its dotted module name there."""
-        path = path.resolve()
+        path = self._real(path)
         folder = path.parent
-        while (folder / "__init__.py").is_file() and folder.parent != folder:
+        while self._is_package(folder) and folder.parent != folder:
             folder = folder.parent
         nearest = [root for root in self.roots if root in (folder, *folder.parents)]
         if folder == path.parent and nearest and folder != nearest[0]:
@@ -299,19 +337,34 @@ class Project:
         parts = path.relative_to(folder).with_suffix("").parts
         return folder, ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
+    def _real(self, path: Path) -> Path:
+        if path not in self._resolved:
+            self._resolved[path] = path.resolve()
+        return self._resolved[path]
+
+    def _is_package(self, folder: Path) -> bool:
+        if folder not in self._packages:
+            self._packages[folder] = (folder / "__init__.py").is_file()
+        return self._packages[folder]
+
     def add(self, source: Source, tree: ast.Module) -> ModuleInfo:
         """Register a file that is already parsed; one that others know with these bytes stays the same."""
-        known = self._by_path.get(source.path.resolve())
-        if known is not None and known.source.data == source.data:
-            return known
+        path = self._real(source.path)
+        known = self._by_path.get(path)
+        if known is not None:
+            if known.source.data == source.data:
+                return known
+            for other in self._by_path.values():  # they may have found names in the file as it was
+                if other is not None:
+                    other.found.clear()
         root, name = self.place(source.path)
         info = ModuleInfo(self, name, root, source, tree)
-        self._by_path[source.path.resolve()] = info
+        self._by_path[path] = info
         return info
 
     def at(self, path: Path) -> ModuleInfo | None:
         """The module of a file; None if it cannot be read or parsed."""
-        path = path.resolve()
+        path = self._real(path)
         if path not in self._by_path:
             self._by_path[path] = None
             try:
@@ -325,7 +378,15 @@ class Project:
         """The module of that absolute name as seen from another one, if it is in the code base."""
         if not dotted:
             return None
-        for root in dict.fromkeys((origin.root, *self.roots, origin.source.path.resolve().parent)):
+        key = (origin.root, origin.folder, dotted)
+        if key not in self._seen:
+            self._seen[key] = self._file_of(dotted, (origin.root, *self.roots, origin.folder))
+        path = self._seen[key]
+        return self.at(path) if path is not None else None
+
+    def _file_of(self, dotted: str, roots: tuple[Path, ...]) -> Path | None:
+        """The file of the module of that name below the first root that has one."""
+        for root in dict.fromkeys(roots):
             key = (root, dotted)
             if key not in self._found:
                 base = root.joinpath(*dotted.split("."))
@@ -333,7 +394,7 @@ class Project:
                 self._found[key] = next((file for file in files if file.is_file()), None)
             path = self._found[key]
             if path is not None:
-                return self.at(path)
+                return path
         return None
 
     def imported(self, bound: tuple[str, ...], origin: ModuleInfo, depth: int = 0) -> Any:

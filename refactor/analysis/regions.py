@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo
+from refactor.analysis.trees import walk
 
 
 def classes(module: ModuleInfo) -> Iterator[ClassInfo]:
@@ -32,7 +33,5 @@ def _constructed(module: ModuleInfo) -> frozenset[str]:
     names: set[str] = set()
     for cls in classes(module):
         for stmt in cls.node.body:
-            for node in ast.walk(stmt):
-                if isinstance(node, ast.Name) and node.id != cls.name:
-                    names.add(node.id)
+            names.update(n.id for n in walk(stmt) if n.__class__ is ast.Name and n.id != cls.name)
     return frozenset(names)

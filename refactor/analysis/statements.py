@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from refactor.analysis import conditions, expressions, hoststate, indexing, instances
 from refactor.analysis.domain import OPAQUE, ExtObj, Fn, Host, Obj, Opaque, Tensor, Val, is_tainted, join
+from refactor.analysis.environment import Changes
 from refactor.analysis.liveness import target_names
 from refactor.analysis.model import EventKind
 from refactor.analysis.project import ClassInfo, FunctionInfo, import_bindings, last_name
+from refactor.analysis.trees import walk
 
 if TYPE_CHECKING:
     from refactor.analysis.interpreter import Frame, Interpreter
 
-Env = dict[str, Val]
 _COUNTERS = frozenset({"range", "reversed", "enumerate", "zip", "tqdm", "trange"})
 
 
@@ -45,22 +47,6 @@ def _quietly(it: Interpreter, frame: Frame, run: Callable[[], bool]) -> bool:
     through = run()
     frame.emit = emit
     return through
-
-
-def join_env(a: Env, b: Env) -> Env:
-    """Environment where two paths meet; a place of an attribute is kept only if both know it."""
-    merged: Env = {}
-    for name in a.keys() | b.keys():
-        if name in a and name in b:
-            merged[name] = join(a[name], b[name])
-        elif "." not in name:
-            merged[name] = a[name] if name in a else b[name]
-    return dict(sorted(merged.items()))
-
-
-def _replace(frame: Frame, env: Env) -> None:
-    frame.env.clear()
-    frame.env.update(env)
 
 
 def _expr(it: Interpreter, frame: Frame, stmt: ast.Expr) -> bool:
@@ -137,20 +123,20 @@ def _if(it: Interpreter, frame: Frame, stmt: ast.If) -> bool:
         raises = all(isinstance(child, ast.Raise) for child in stmt.body) and not stmt.orelse
         kind = EventKind.ASSERT if raises else EventKind.BRANCH
         it.emit(frame, kind, stmt, decision.tensors[0], "raise" if raises else "if", tensors=decision.tensors)
-    before = dict(frame.env)
-    outcomes: list[Env] = []
+    outcomes: list[Changes] = []
     quiet = frame.emit and hoststate.made_once(it, frame, stmt)
     for outcome, body in ((True, stmt.body), (False, stmt.orelse)):
         if decision.truth in (None, outcome):
-            _replace(frame, before)
-            conditions.refine(it, frame, stmt.test, outcome)
-            emit, frame.emit = frame.emit, frame.emit and not (quiet and outcome)
-            if block(it, frame, body):
-                outcomes.append(dict(frame.env))
-            frame.emit = emit
+            with frame.env.tried() as changes:
+                conditions.refine(it, frame, stmt.test, outcome)
+                emit, frame.emit = frame.emit, frame.emit and not (quiet and outcome)
+                through = block(it, frame, body)
+                frame.emit = emit
+            if through:
+                outcomes.append(changes)
     if not outcomes:
         return False
-    _replace(frame, outcomes[0] if len(outcomes) == 1 else join_env(outcomes[0], outcomes[1]))
+    frame.env.assign(outcomes[0] if len(outcomes) == 1 else frame.env.met(outcomes[0], outcomes[1]))
     return True
 
 
@@ -181,18 +167,19 @@ def _for(it: Interpreter, frame: Frame, stmt: ast.For) -> bool:
 def _loop(it: Interpreter, frame: Frame, body: list[ast.stmt], head: Callable[[], object]) -> None:
     """A loop body twice: the second time with what the first left behind."""
     for _ in range(2):
-        before = dict(frame.env)
-        head()
-        through = block(it, frame, body)
-        merged = join_env(before, frame.env) if through or _leaves_loop(body) else before
-        same = merged == before
-        _replace(frame, merged)
-        if same:
+        with frame.env.tried() as changes:
+            head()
+            through = block(it, frame, body)
+        if not through and not _leaves_loop(body):
             break
+        merged = frame.env.met({}, changes)
+        if all(frame.env.get(name) == value for name, value in merged.items()):
+            break
+        frame.env.assign(merged)
 
 
 def _leaves_loop(body: list[ast.stmt]) -> bool:
-    return any(isinstance(node, ast.Break | ast.Continue) for stmt in body for node in ast.walk(stmt))
+    return any(isinstance(node, ast.Break | ast.Continue) for stmt in body for node in walk(stmt))
 
 
 def _while(it: Interpreter, frame: Frame, stmt: ast.While) -> bool:
@@ -216,24 +203,21 @@ def _with(it: Interpreter, frame: Frame, stmt: ast.With) -> bool:
 
 
 def _try(it: Interpreter, frame: Frame, stmt: ast.Try) -> bool:
-    before = dict(frame.env)
-    ends: list[Env] = []
-    if block(it, frame, stmt.body) and block(it, frame, stmt.orelse):
-        ends.append(dict(frame.env))
-    middle = join_env(before, frame.env)
+    ends: list[Changes] = []
+    with frame.env.tried() as changes:
+        through = block(it, frame, stmt.body) and block(it, frame, stmt.orelse)
+    if through:
+        ends.append(changes)
+    middle = frame.env.met({}, changes)
     for handler in stmt.handlers:
-        _replace(frame, middle)
-        if handler.name:
-            frame.env[handler.name] = OPAQUE
-        if block(it, frame, handler.body):
-            ends.append(dict(frame.env))
-    if ends:
-        merged = ends[0]
-        for end in ends[1:]:
-            merged = join_env(merged, end)
-        _replace(frame, merged)
-    else:
-        _replace(frame, middle)
+        with frame.env.tried() as changes:
+            frame.env.assign(middle)
+            if handler.name:
+                frame.env[handler.name] = OPAQUE
+            through = block(it, frame, handler.body)
+        if through:
+            ends.append(changes)
+    frame.env.assign(reduce(frame.env.met, ends) if ends else middle)
     through = block(it, frame, stmt.finalbody) if stmt.finalbody else True
     return through and bool(ends)
 
@@ -273,31 +257,32 @@ def _import(it: Interpreter, frame: Frame, stmt: ast.Import | ast.ImportFrom) ->
 def _delete(it: Interpreter, frame: Frame, stmt: ast.Delete) -> bool:
     for target in stmt.targets:
         for name in target_names(target):
-            frame.env.pop(name, None)
+            frame.env.drop(name)
     return True
 
 
 def _match(it: Interpreter, frame: Frame, stmt: ast.Match) -> bool:
     subject = it.evaluate(frame, stmt.subject)
-    before = dict(frame.env)
-    ends: list[Env] = [before]
+    ends: list[Changes] = [{}]
     for case in stmt.cases:
-        _replace(frame, before)
-        for node in ast.walk(case.pattern):
-            name = getattr(node, "name", None) or getattr(node, "rest", None)
-            if isinstance(name, str):
-                frame.env[name] = subject if node is case.pattern else Opaque(is_tainted(subject))
-        if case.guard is not None:
-            decision = conditions.decide(it, frame, case.guard)
-            if decision.tensors:
-                it.emit(frame, EventKind.BOOL_OP, case.guard, decision.tensors[0], "case guard")
-        if block(it, frame, case.body):
-            ends.append(dict(frame.env))
-    merged = ends[0]
-    for end in ends[1:]:
-        merged = join_env(merged, end)
-    _replace(frame, merged)
+        with frame.env.tried() as changes:
+            through = _case(it, frame, case, subject)
+        if through:
+            ends.append(changes)
+    frame.env.assign(reduce(frame.env.met, ends))
     return True
+
+
+def _case(it: Interpreter, frame: Frame, case: ast.match_case, subject: Val) -> bool:
+    for node in walk(case.pattern):
+        name = getattr(node, "name", None) or getattr(node, "rest", None)
+        if isinstance(name, str):
+            frame.env[name] = subject if node is case.pattern else Opaque(is_tainted(subject))
+    if case.guard is not None:
+        decision = conditions.decide(it, frame, case.guard)
+        if decision.tensors:
+            it.emit(frame, EventKind.BOOL_OP, case.guard, decision.tensors[0], "case guard")
+    return block(it, frame, case.body)
 
 
 _HANDLERS: dict[type[ast.stmt], Callable[[Any, Any, Any], bool]] = {
