@@ -30,7 +30,7 @@ else:
     import tomli as tomllib
 
 NAME = "targets.toml"
-_OPT_IN = ("autocast", "grad", "strides", "deepcopy", "threads")
+_OPT_IN = ("autocast", "grad", "strides", "deepcopy", "threads", "attributes")
 """What a rewrite with our runtime has to stand on top of the verifier's default operations."""
 _INTEGERS = re.compile(r"(^|_)(ids?|idx|ind(ex|ices)|tokens?|labels?|targets?|lengths?|positions?)$")
 _TENSOR = re.compile(r"^(Optional\[)?[\w.]*Tensor\]?( *\| *None)?$")

@@ -124,6 +124,7 @@ def test_a_rewritten_region_must_stand_the_operations_our_runtime_has_to_stand(t
         "grad",
         "strides",
         "deepcopy",
+        "attributes",
         "threads",
     }
 
