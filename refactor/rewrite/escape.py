@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ast
 from enum import IntEnum
+from functools import lru_cache
 
 from refactor.analysis.model import Facts, Kind
+from refactor.analysis.trees import walk
 from refactor.rewrite.ops import FRESH, METADATA, VIEW_ATTRIBUTES, VIEWS, torch_function
 from refactor.rewrite.syntax import SCOPES, ancestors, dotted, enclosing_function, keyword
 
@@ -28,9 +30,31 @@ def fate(facts: Facts, node: ast.expr) -> Fate:
 
 def aliases(facts: Facts, node: ast.expr) -> frozenset[str]:
     """Names of the function that may share memory with the value of ``node``."""
-    walk = _Walk(facts)
-    walk.value(node)
-    return frozenset(name for _, name in walk.names)
+    walked = _Walk(facts)
+    walked.value(node)
+    return frozenset(name for _, name in walked.names)
+
+
+_Name = tuple[ast.AST | None, str]
+
+
+@lru_cache(maxsize=2)
+def _followed(facts: Facts) -> dict[_Name, tuple[Fate, frozenset[_Name]]]:
+    """What was found out of names so far, and the names that share their memory: filled by the walks."""
+    return {}
+
+
+@lru_cache(maxsize=32)
+def _uses(function: ast.AST) -> dict[str, list[ast.Name | ast.Global | ast.Nonlocal]]:
+    """Uses and outer declarations of each name below a function, breadth first."""
+    found: dict[str, list[ast.Name | ast.Global | ast.Nonlocal]] = {}
+    for node in walk(function):
+        if isinstance(node, ast.Name):
+            found.setdefault(node.id, []).append(node)
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            for name in node.names:
+                found.setdefault(name, []).append(node)
+    return found
 
 
 def _writes_only_itself(method: str) -> bool:
@@ -91,17 +115,26 @@ class _Walk:
     def loads(self, node: ast.AST, name: str) -> Fate:
         """The worst of all uses of a local name, whichever assignment reaches them."""
         function = enclosing_function(self.facts, node)
+        if self.names:
+            return self.followed(function, name)
+        known = _followed(self.facts)
+        if (function, name) not in known:
+            worst = self.followed(function, name)
+            known[function, name] = worst, frozenset(self.names)
+        worst, names = known[function, name]
+        self.names |= names
+        return worst
+
+    def followed(self, function: ast.AST | None, name: str) -> Fate:
         if (function, name) in self.names:
             return Fate.CONSUMED
         self.names.add((function, name))
         if function is None:
             return Fate.ESCAPES
         worst = Fate.CONSUMED
-        for use in ast.walk(function):
-            if isinstance(use, ast.Global | ast.Nonlocal) and name in use.names:
+        for use in _uses(function).get(name, ()):
+            if isinstance(use, ast.Global | ast.Nonlocal):
                 return Fate.ESCAPES
-            if not (isinstance(use, ast.Name) and use.id == name):
-                continue
             if self.captured(use, function):
                 worst = max(worst, Fate.ESCAPES)
             elif isinstance(use.ctx, ast.Load):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from itertools import pairwise
 
 from refactor.analysis.model import Device, EventKind, Facts, Kind, Value
+from refactor.analysis.trees import walk
 from refactor.rewrite.ops import FRESH_MODULES, METADATA, VIEWS, names_in, torch_function
 from refactor.rewrite.syntax import (
     FunctionNode,
@@ -257,14 +259,18 @@ def _call_effect(facts: Facts, call: ast.Call) -> set[str] | None:
 
 def only_trains(facts: Facts, function: FunctionNode) -> bool:
     """Whether a method is called in its file, and only under ``if self.training``: autograd records there."""
-    called = [
-        node
-        for node in ast.walk(facts.tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == function.name
-    ]
+    called = _method_calls(facts).get(function.name, [])
     return bool(called) and all(in_training(facts, node) for node in called)
+
+
+@lru_cache(maxsize=2)
+def _method_calls(facts: Facts) -> Mapping[str, list[ast.Call]]:
+    """Calls ``….name(…)`` of a file by name: asked for at every method that is cut."""
+    found: dict[str, list[ast.Call]] = {}
+    for node in walk(facts.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            found.setdefault(node.func.attr, []).append(node)
+    return found
 
 
 def in_training(facts: Facts, node: ast.AST) -> bool:
