@@ -275,7 +275,7 @@ class _Maker:
         return {"op": "grad", "enabled": draw(st.sampled_from((True, False, None)))}
 
     def copy(self, draw: DrawFn) -> Json:
-        return {"op": "deepcopy"}
+        return draw(st.just({"op": "deepcopy"}))  # hypothesis warns of a composite that draws nothing
 
     def misuse(self, draw: DrawFn) -> Json:
         """A call the original refuses: one fixed dimension of one tensor is one too large."""
