@@ -10,6 +10,7 @@ from types import MappingProxyType
 import libcst as cst
 
 from refactor.analysis.model import Facts, Kind
+from refactor.analysis.trees import walk
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -32,7 +33,7 @@ def dotted(facts: Facts, node: ast.expr) -> str | None:
 @lru_cache(maxsize=4)
 def _imported(tree: ast.Module) -> Mapping[str, str]:
     table: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 name = alias.name if alias.asname else alias.name.split(".")[0]
