@@ -136,15 +136,18 @@ def test_out_of_memory_while_recording_leaves_the_result_right() -> None:
 @torch.inference_mode()
 def test_graphs_that_are_dropped_give_their_memory_back() -> None:
     model = nn.Linear(1024, 1024).cuda()
-    torch.cuda.empty_cache()
-    start = torch.cuda.memory_reserved()
-    for n in range(3):
+
+    def reserved_after(rows: int) -> int:
         wrapper = graphed(lambda x: model(x).relu() + 1)
         for _ in range(2):
-            wrapper(rnd(4096 + n, 1024))
+            wrapper(rnd(rows, 1024))
         wrapper.reset()
-    torch.cuda.empty_cache()
-    assert torch.cuda.memory_reserved() - start <= 64 << 20
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
+
+    # the first round also allocates what stays: a workspace of cuBLAS for each stream, 32 MiB on an H100
+    first = reserved_after(4096)
+    assert max(reserved_after(4097 + n) for n in range(4)) - first <= 16 << 20  # one tensor of a graph
 
 
 @torch.inference_mode()
