@@ -39,8 +39,8 @@ NO_TORCH = 86
 class WorkerDied(Exception):
     """The worker ended, hung or was killed. ``words`` are its last ones."""
 
-    def __init__(self, how: str, words: str, step: int | None) -> None:
-        self.how, self.words, self.step = how, words, step
+    def __init__(self, how: str, words: str, step: int | None, code: int | None = None) -> None:
+        self.how, self.words, self.step, self.code = how, words, step, code
         at = f" at step {step}" if step is not None else ""
         super().__init__(f"{how}{at}" + (f": {words}" if words else ""))
 
@@ -124,9 +124,7 @@ class Worker:
             how = f"killed by {signal.Signals(-code).name}"
         else:
             how = f"ended with exit code {code}"
-        died = WorkerDied(how, words, self.step)
-        died.args = (*died.args, code)
-        raise died
+        raise WorkerDied(how, words, self.step, code)
 
     def stop(self, kill: bool = False) -> int | None:
         """End the worker and everything it started; its exit code. A second call does nothing."""

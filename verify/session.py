@@ -181,7 +181,7 @@ class Pair:
                 worker.begin(request)
             answer = worker.finish(START_TIMEOUT_S)
         except WorkerDied as died:
-            if died.args and died.args[-1] == NO_TORCH:
+            if died.code == NO_TORCH:
                 text = f"{self.python} cannot import torch; name an interpreter that can with --python"
                 raise SetupError("error", text) from died
             verdict = "fail" if side == "after" else "error"

@@ -208,7 +208,9 @@ def _from_git(revision: str, root: Path, default: bool) -> dict[str, bytes | Non
         if done.returncode:
             reason = done.stderr.decode(errors="replace").strip().splitlines()
             what = (
-                "nothing to compare with: no apply on record, and " if default else f"--before {revision}: "
+                "nothing to compare with: no apply on record, and "
+                if default
+                else f"--before {revision} is neither a directory nor a git revision: "
             )
             raise Unusable(f"{what}{reason[-1] if reason else 'git failed'}")
         return done.stdout

@@ -73,7 +73,7 @@ def test_an_interpreter_without_torch_has_an_exit_code_of_its_own(tmp_path: Path
         shadowed = Worker("before", sys.executable, tmp_path)
         with pytest.raises(WorkerDied) as caught:
             shadowed.ask({"op": "hello"}, 20)
-        assert caught.value.args[-1] == NO_TORCH
+        assert caught.value.code == NO_TORCH
     finally:
         environment.undo()
 
