@@ -62,6 +62,11 @@ class Suspect:
     position: int
     dtype: torch.dtype
 
+    @property
+    def exact(self) -> bool:
+        """Whether it has no roundings: integers and bools."""
+        return not (self.before.is_floating_point() or self.before.is_complex())
+
 
 @dataclass
 class Comparison:
@@ -317,7 +322,7 @@ def measure(suspect: Suspect, reference: Reference, runs: tuple[str, ...]) -> Me
     """Decide one suspect with the given further runs of the original."""
     others = [t for kind in runs if (t := reference.tensor(kind, suspect)) is not None]
     a, b = suspect.before, suspect.after
-    if not (a.is_floating_point() or a.is_complex()):
+    if suspect.exact:
         stable = torch.ones(a.shape, dtype=torch.bool)
         for other in others:
             same_kind = other.dtype == a.dtype

@@ -304,8 +304,7 @@ class Worker:
             result = measure(suspect, runs, FIRST_RUNS)
             if result.bad is not None:
                 result = measure(suspect, runs, MORE_RUNS)
-            exact = not (suspect.before.is_floating_point() or suspect.before.is_complex())
-            if result.bad is not None and exact:
+            if result.bad is not None and suspect.exact:
                 result = measure(suspect, runs, TIE_RUNS)
             if result.bad is not None:
                 found.append(
