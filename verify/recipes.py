@@ -44,6 +44,9 @@ class Hints:
     calls: tuple[Json, ...] = ()
     thresholds: tuple[float | int, ...] = ()  # numbers the original compares with
     settings: tuple[Json, ...] = ()  # attributes it reads: {"at": "block", "name": "gain", "values": […]}
+    state: tuple[str, ...] = ()  # what its state_dict names
+    sizes: tuple[int, ...] = ()  # whole numbers in either program that may be sizes, as of buckets
+    sides: tuple[tuple[Json, Json], ...] = ()  # for each branch two calls of one size, one to each side
 
     @property
     def edges(self) -> tuple[Json, ...]:
@@ -245,22 +248,6 @@ def probes(target: Target, edges: tuple[Json, ...] = ()) -> list[tuple[Json, Jso
         if cheap(target, dims, 1 << 20):
             found += [(fill, plain_call(target, dims, fill, 5)) for fill in fills]
     return found
-
-
-def certain(target: Target, edges: tuple[Json, ...]) -> tuple[list[Json], ...]:
-    """One sequence with every threshold, one with every extreme value: neither is left to chance."""
-    low = {n: v[0] for n, v in target.dims}
-    high = {n: v[1] for n, v in target.dims}
-    dims = high if cheap(target, high, 1 << 20) else low
-    extremes = ({"k": "tiny"}, {"k": "huge"}, {"k": "inf"}, {"k": "nan"}, {"k": "const", "s": "nan"})
-    groups = [g for g in (edges, extremes) if g and tensors(target)]
-    return tuple(
-        [
-            plain_call(target, dims, fill, 17 + number)
-            for number, fill in enumerate((PLAIN_FILLS[0], *group, PLAIN_FILLS[0]))
-        ]
-        for group in groups
-    )
 
 
 def cycle(target: Target) -> list[Json]:

@@ -16,9 +16,10 @@ from .replay import Failing
 from .report import Capture, Check, Counterexample, Report, TargetReport
 from .scenarios import scenarios
 from .script import script
-from .session import Outcome, Pair, SetupError, Trees
+from .session import Outcome, Pair, SetupError
 from .targets import Target, Unfinished
 from .timing import Timed, measure
+from .trees import Trees
 from .trees import pair as pair_of_trees
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from .certain import Certain, Steps
 from .recipes import (
     EXTREME_FILLS,
     PLAIN_FILLS,
@@ -20,7 +21,6 @@ from .recipes import (
     Json,
     Scenario,
     boundaries,
-    certain,
     cheap,
     dims_of,
     resolve,
@@ -36,56 +36,70 @@ Draw = Callable[[DrawFn], Any]
 
 
 def scenarios(target: Target, hints: Hints) -> list[Scenario]:
-    """Scenarios for the operations the target's ``vary`` lists, the most telling first."""
-    make = _Maker(target, hints)
-    found: list[Scenario] = []
-    sized = any(low != high for _, (low, high) in target.dims)
-    wanted = set(target.vary)
+    """Scenarios for the operations the target's ``vary`` lists, the most telling first.
 
-    def add(name: str, steps: SearchStrategy[list[Json]], weight: float = 1.0) -> None:
-        found.append(Scenario(name, steps, weight))
+    Each has its certain sequences, which are run whatever is drawn, and a strategy for more.
+    """
+    make, sure = _Maker(target, hints), Certain(target, hints)
+    found: list[Scenario] = []
+    wanted = set(target.vary)
+    has_sizes = any(low != high for _, (low, high) in target.dims)
+    has_tensors = bool(tensors(target))
+
+    def add(
+        name: str,
+        steps: SearchStrategy[list[Json]],
+        always: Iterable[Steps] = (),
+        weight: float = 1.0,
+        note_only: bool = False,
+    ) -> None:
+        found.append(Scenario(name, steps, weight, note_only, tuple(always)))
 
     if "values" in wanted:
-        found.append(Scenario("values", make.values(), 2.0, always=certain(target, hints.edges)))
-    if "shapes" in wanted and sized:
-        add("shapes", make.shapes(), 2.0)
+        add("values", make.values(), sure.values(), 2.0)
+        if hints.sides:
+            add("branches", make.values(), sure.branches())
+    if "shapes" in wanted and has_sizes:
+        add("shapes", make.shapes(), sure.shapes(), 2.0)
         if make.poisonable:
-            add("padding", make.padding(), 1.5)
+            add("padding", make.padding(), sure.padding(), 1.5)
     if "arguments" in wanted and target.inputs:
-        add("arguments", make.arguments(), 1.5)
+        add("arguments", make.arguments(), sure.arguments(), 1.5)
     if "kept outputs" in wanted:
-        add("kept outputs", make.kept())
-    if "mutation" in wanted and tensors(target):
-        add("mutation", make.mutation())
-    if "aliasing" in wanted and tensors(target):
-        add("aliasing", make.aliasing())
-    if "rebinding" in wanted:
-        add("rebinding", make.among(make.rebind))
-    if "train/eval" in wanted:
-        add("train/eval", make.among(make.switch))
-    if "reseeding" in wanted:
-        add("reseeding", make.among(make.reseed), 0.7)
-    if "instances" in wanted:
-        add("instances", make.instances())
-    if "exceptions" in wanted and make.can_misuse:
-        add("exceptions", make.among(make.misuse))
-    add("long", make.long(), 0.8)
-    opt_in = {"strides": make.strides(), "threads": make.threads()}
-    opt_in |= {
-        "autocast": make.among(make.autocast),
-        "grad": make.among(make.grad),
-        "deepcopy": make.among(make.copy),
-    }
-    for name, steps in opt_in.items():
+        add("kept outputs", make.kept(), sure.kept())
+    if "mutation" in wanted and has_tensors:
+        add("mutation", make.mutation(), sure.mutation())
+    if "aliasing" in wanted and has_tensors:
+        add("aliasing", make.aliasing(), sure.aliasing())
+    for name, operation, always, weight in (
+        ("rebinding", make.rebind, sure.rebinding, 1.0),
+        ("train/eval", make.switch, sure.modes, 1.0),
+        ("reseeding", make.reseed, sure.reseeding, 0.7),
+    ):
         if name in wanted:
-            add(name, steps)
+            add(name, make.among(operation), always(), weight)
+    if "instances" in wanted:
+        add("instances", make.instances(), sure.instances())
+    if "exceptions" in wanted and make.can_misuse:
+        add("exceptions", make.among(make.misuse), sure.exceptions())
+    add("long", make.long(), weight=0.8)
+    opt_in: dict[str, tuple[SearchStrategy[list[Json]], Callable[[], Iterable[Steps]]]] = {
+        "strides": (make.strides(), sure.layouts),
+        "threads": (make.threads(), sure.threads),
+        "autocast": (make.among(make.autocast), sure.autocast),
+        "grad": (make.among(make.grad), sure.grad),
+        "deepcopy": (make.among(make.copy), sure.deepcopy),
+    }
+    for name, (steps, always) in opt_in.items():
+        if name in wanted:
+            add(name, steps, always())
     if len(found) > 4:
-        add("mixed", make.mixed(), 1.5)
+        add("mixed", make.mixed(), weight=1.5)
     if hints.settings:
         listed = "attributes" in wanted
-        found.append(
-            Scenario("attributes", make.among(make.setting), 1.0 if listed else 0.5, note_only=not listed)
-        )
+        add("attributes", make.among(make.setting), sure.settings(), 1.0 if listed else 0.5, not listed)
+    if "aliasing" in wanted and "strides" not in wanted and has_tensors:
+        add("strides", make.strides(), sure.layouts(), 0.3, note_only=True)
     return found
 
 

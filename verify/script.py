@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from .recipes import Json
-from .session import Trees
 from .targets import Target
+from .trees import Trees
 
 _INPUTS = Path(__file__).resolve().parent / "worker" / "inputs.py"
 

@@ -10,6 +10,7 @@ from typing import Any
 from .process import NO_TORCH, Worker, WorkerDied
 from .recipes import Hints
 from .targets import Target
+from .trees import Trees, sizes_in
 
 START_TIMEOUT_S = 300.0  # importing torch and the user's code on a cold, busy machine
 JUDGE_TIMEOUT_S = 300.0
@@ -36,17 +37,6 @@ class Outcome:
     notes: tuple[str, ...] = ()
     unmeasured: str = ""
     largest: float = 0.0
-
-
-@dataclass(frozen=True)
-class Trees:
-    """The two trees of a verification, their import roots and the files that differ."""
-
-    before: Path
-    after: Path
-    before_roots: tuple[str, ...]
-    after_roots: tuple[str, ...]
-    differing: frozenset[str]
 
 
 @dataclass
@@ -131,7 +121,12 @@ class Pair:
         self._check_loaded(answers)
         self.is_module = bool(answers["before"]["is_module"])
         told = answers["before"]
-        self.clues = Hints(thresholds=tuple(told["thresholds"]), settings=tuple(told["settings"]))
+        self.clues = Hints(
+            thresholds=tuple(told["thresholds"]),
+            settings=tuple(told["settings"]),
+            state=tuple(told["state"]),
+            sizes=sizes_in(self.trees),
+        )
         if self.is_module and answers["after"]["is_module"]:
             adopted = self._one("after", {"op": "adopt", "state": str(self.folder / "state.pt")})
             if "keys" in adopted:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from .session import Trees
-
+RUNTIME = "cuda_graphs.py"
+MOST_SIZE = 1 << 16
+MOST_SIZES = 64
 SKIP = {
     "__pycache__",
     ".git",
@@ -20,6 +24,17 @@ SKIP = {
     ".mypy_cache",
     "site-packages",
 }
+
+
+@dataclass(frozen=True)
+class Trees:
+    """The two trees of a verification, their import roots and the files that differ."""
+
+    before: Path
+    after: Path
+    before_roots: tuple[str, ...]
+    after_roots: tuple[str, ...]
+    differing: frozenset[str]
 
 
 def roots(root: Path, src: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -53,6 +68,23 @@ def pair(before: Path, after: Path, src: tuple[str, ...] = ()) -> Trees:
     first, second = set(python_files(before)), set(python_files(after))
     same = {f for f in first & second if (before / f).read_bytes() == (after / f).read_bytes()}
     return Trees(before, after, roots(before, src), roots(after, src), frozenset((first | second) - same))
+
+
+def sizes_in(trees: Trees) -> tuple[int, ...]:
+    """Whole numbers in the files that differ, in either tree: bucket sizes and limits are among them.
+
+    The file with our own runtime is left out, whose numbers are no sizes of the program's.
+    """
+    found: set[int] = set()
+    for root in (trees.before, trees.after):
+        for name in trees.differing:
+            if name.rpartition("/")[2] == RUNTIME:
+                continue
+            with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError):
+                tree = ast.parse((root / name).read_bytes())
+                numbers = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))
+                found |= {n for n in numbers if type(n) is int and 1 < n <= MOST_SIZE}
+    return tuple(sorted(found)[:MOST_SIZES])
 
 
 def overlay(working: Path, originals: Mapping[str, bytes | None], into: Path) -> Path:

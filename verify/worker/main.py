@@ -93,6 +93,7 @@ class Worker:
             return {"error": str(error)}
         answer: dict[str, Any] = {"modules": self.tree.loaded(), "strangers": self.tree.strangers()}
         answer["is_module"] = subjects[0].network is not None
+        answer["state"] = list(state_tensors(subjects[0]))
         if self.sites is not None:
             answer |= self._clues(answer["modules"], subjects[:1])
         gc.collect()

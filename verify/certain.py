@@ -1,0 +1,357 @@
+"""Sequences that every target is given, whatever is drawn: each operation, size and argument at least once.
+
+Drawing leaves rare events to chance: that of ten tensors the seventh alone is rebound, that a call of the
+largest size comes right before one that is a row smaller. What is listed here happens for every seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from .recipes import (
+    EXTREME_FILLS,
+    PLAIN_FILLS,
+    SHIFTED_FILLS,
+    Dims,
+    Hints,
+    Json,
+    boundaries,
+    cheap,
+    plain_call,
+    resolve,
+    shape,
+    tensors,
+)
+from .spec import DictSpec, ListSpec, ScalarSpec, Spec, TensorSpec
+from .targets import Target
+
+Steps = list[Json]
+Path = tuple[str | int, ...]
+
+EVERY_SIZE = 24  # a dimension with at most as many sizes is walked through one by one
+LENGTH = 48  # steps of one sequence; a longer walk is cut
+MOST_TENSORS = 32  # of a state_dict that are rebound one by one: the first, the last, and some between
+POISONS: tuple[Json, ...] = ({"k": "const", "s": "nan"}, {"k": "const", "s": 1e30})
+LAYOUTS = ("transposed", "stepped", "expanded", "offset")
+NORMAL = PLAIN_FILLS[0]
+
+
+class Certain:
+    """Certain sequences of one target, by the name of their scenario."""
+
+    def __init__(self, target: Target, hints: Hints) -> None:
+        self.target, self.hints = target, hints
+        self.low = {n: v[0] for n, v in target.dims}
+        self.high = affordable(target)
+        self.middle = {n: (self.low[n] + self.high[n] + 1) // 2 for n in self.low}
+        self.tensors = tensors(target)
+
+    def call(self, dims: Dims, seed: int, fill: Json = NORMAL, instance: int = 0) -> Json:
+        """A call in which nothing is left to chance."""
+        return {**plain_call(self.target, dims, fill, seed), "i": instance}
+
+    # -- values and arguments -------------------------------------------------------------------------------
+    def values(self) -> Iterator[Steps]:
+        """Every threshold, every extreme and every other fill once, at one size; a call is repeated."""
+        extremes = (*EXTREME_FILLS[::-1], {"k": "const", "s": "nan"})
+        plain = (*PLAIN_FILLS, *SHIFTED_FILLS)
+        for group in (self.hints.edges, extremes, plain):
+            if group and self.tensors:
+                fills = (NORMAL, *group, NORMAL)
+                steps = [self.call(self.high, 17 + k, fill) for k, fill in enumerate(fills)]
+                yield [*steps, steps[-1], steps[0]]
+        if self.target.mode == "train":
+            yield self.training()
+
+    def training(self) -> Steps:
+        """Gradients accumulate, are cleared in both ways, and are stepped on, in every order."""
+        plans = [{}, {}, {"sgd": True}, {"zero": "none"}, {"sgd": True, "zero": "zeros"}, {}, {"sgd": True}]
+        plans += [{"zero": "none", "sgd": True}] * 3 + [{"zero": "zeros"}, {}]
+        return [{**self.call(self.high, 60 + k), **plan} for k, plan in enumerate(plans)]
+
+    def branches(self) -> Iterator[Steps]:
+        """To and fro between the sides of every branch, with arguments of one size."""
+        for first, second in self.hints.sides:
+            yield [first, second, first, first, second, second, first, second]
+
+    def arguments(self) -> Iterator[Steps]:
+        """Each argument changes alone, to every kind of value it may take, and goes back."""
+        for dims in dict.fromkeys((tuple(self.high.items()), tuple(self.low.items()))):
+            base = self.call(dict(dims), 23)
+            steps = [base]
+            for path, spec in leaves(self.target):
+                steps += [changed(base, path, r) for r in self._others(spec, dict(dims), held(base, path))]
+                steps.append(base)
+            yield from cut(steps)
+
+    def _others(self, spec: Spec, dims: Dims, recipe: Json) -> list[Json]:
+        if isinstance(spec, ScalarSpec):
+            return [{"v": v} for v in ends(spec, dims, self.hints.thresholds) if {"v": v} != recipe]
+        assert isinstance(spec, TensorSpec)
+        fills: list[Json] = [NORMAL, {"k": "zeros"}, {"k": "huge"}]
+        fills += [{"k": "nan"}] if spec.floating and spec.low is None and spec.high is None else []
+        return [{**recipe, "seed": recipe["seed"] + 500 + k, "fill": fill} for k, fill in enumerate(fills)]
+
+    # -- sizes ----------------------------------------------------------------------------------------------
+    def shapes(self) -> Iterator[Steps]:
+        """Every boundary of every dimension, up and down, alone and all together."""
+        for walk in self._walks():
+            steps = [self.call(dims, 29 + k) for k, dims in enumerate([*walk, *walk[-2::-1]])]
+            yield from cut(steps)
+        for name, (low, high) in self.target.dims:
+            over = {**self.high, name: high + 1}
+            if low != high and cheap(self.target, over, 1 << 20):
+                yield [self.call(self.high, 3), {**self.call(over, 4), "outside": True}]
+
+    def padding(self) -> Iterator[Steps]:
+        """Each size filled with NaN or 1e30 comes right before the next smaller one."""
+        for poison in POISONS:
+            for walk in self._walks():
+                down = walk[::-1]
+                steps: Steps = []
+                for k, (larger, smaller) in enumerate(pairwise(down)):
+                    steps += [self.call(larger, 37 + k, poison), self.call(smaller, 67 + k)]
+                yield from cut(steps)
+
+    def _walks(self) -> Iterator[list[dict[str, int]]]:
+        """Rising sizes: one dimension while the others are at their largest, then all of them in step."""
+        sized = [(n, low, self.high[n]) for n, (low, _) in self.target.dims if low != self.high[n]]
+        every = {n: self.sizes(low, high) for n, low, high in sized}
+        for name, sizes in every.items():
+            yield [{**self.high, name: size} for size in sizes]
+        if len(sized) > 1:
+            longest = max(len(s) for s in every.values())
+            yield [
+                {**self.high, **{n: s[k * (len(s) - 1) // max(1, longest - 1)] for n, s in every.items()}}
+                for k in range(longest)
+            ]
+
+    def sizes(self, low: int, high: int) -> list[int]:
+        """All sizes of a short range; else boundaries, and numbers of the programs with their neighbours."""
+        if high - low < EVERY_SIZE:
+            return list(range(low, high + 1))
+        near = {m for n in self.hints.sizes for m in (n - 1, n, n + 1) if low <= m <= high}
+        return sorted({*boundaries(low, high), *near})
+
+    # -- what callers do with tensors -----------------------------------------------------------------------
+    def kept(self) -> Iterator[Steps]:
+        """Results are kept over calls of the same and of another size, written into, and looked at again."""
+        churn, write = {"op": "churn"}, {"op": "write_out"}
+        a, b, c = (self.call(self.high, 41 + k) for k in range(3))
+        other = self.call(self.low, 44)
+        yield [a, b, a, churn, other, write, a, write, b, other, churn, c, a]
+
+    def mutation(self) -> Iterator[Steps]:
+        """The caller writes into each of his tensors alone, then all, and calls with the same objects."""
+        given = self.call(self.high, 45)
+        again = {**given, "a": {n: _again(n, r) for n, r in given["a"].items()}}
+        steps = [given, again]
+        fresh = self.call(self.high, 47)["a"]
+        for name, _ in self.tensors:
+            steps += [{"op": "refill", "a": {name: fresh[name]}}, again]
+        yield [*steps, {"op": "refill", "a": self.call(self.high, 49)["a"]}, again, given, again]
+
+    def aliasing(self) -> Iterator[Steps]:
+        """Like tensors are given as one, and as a view; each is a result; before and after other calls."""
+        base, other = self.call(self.high, 51), self.call(self.high, 53)
+        changes: list[Json] = []
+        for i, (first, spec) in enumerate(self.tensors):
+            changes += [
+                {second: {kind: first}}
+                for second, like in self.tensors[i + 1 :]
+                if spec == like
+                for kind in ("same", "view")
+            ]
+            changes += [{first: {"out": k, "else": base["a"][first]}} for k in (0, 1)]
+            changes.append({first: {**base["a"][first], "layout": "offset"}})
+        aliased = [{**base, "a": {**base["a"], **change}} for change in changes]
+        yield from cut([base, *(s for step in aliased for s in (step, step, other))])
+        yield from ([step, other, step] for step in aliased if _shares(step))
+
+    def layouts(self) -> Iterator[Steps]:
+        """Each tensor in each memory layout, before and after the plain one."""
+        base, other = self.call(self.high, 54), self.call(self.high, 55)
+        varied = [
+            changed(base, (n,), {**base["a"][n], "layout": k}) for n, _ in self.tensors for k in LAYOUTS
+        ]
+        yield from cut([base, *(s for step in varied for s in (step, other))])
+        yield from ([step, other] for step in varied)
+
+    # -- what callers do with the module --------------------------------------------------------------------
+    def rebinding(self) -> Iterator[Steps]:
+        """Every tensor of the state alone, then all together, in every way programs do it; at two sizes."""
+        a, b = self.call(self.high, 71), self.call(self.low, 72)
+        count = len(self.hints.state)
+        chosen = _spread(count, MOST_TENSORS)
+        for way in ("assign", "data", "load"):
+            steps = [a]
+            for k in chosen:
+                steps += [{"op": "rebind", "how": way, "seed": 5 + k, "only": k}, a]
+            yield from cut(steps, keep=1)
+        whole: Steps = [a, b]
+        for k, way in enumerate(("assign", "data", "load", "to", "inplace")):
+            whole += [{"op": "rebind", "how": way, "seed": 90 + k}, b, a]
+        yield whole
+
+    def modes(self) -> Iterator[Steps]:
+        """From evaluation to training and back, twice; then from training first."""
+        a, on, off = self.call(self.high, 73), _switch(True), _switch(False)
+        yield [a, on, a, a, off, a, a, on, a, off, a]
+        yield [on, a, a, off, a, a, on, a]
+
+    def reseeding(self) -> Iterator[Steps]:
+        """The same seed twice gives the same draws."""
+        a, b = self.call(self.high, 74), self.call(self.low, 75)
+        one, two = {"op": "seed", "seed": 1}, {"op": "seed", "seed": 2}
+        yield [one, a, a, one, a, a, two, a, b, one, b, a]
+
+    def instances(self) -> Iterator[Steps]:
+        """Two instances take turns; one of them is rebound and switched, and the other must not change."""
+        a0, b0 = self.call(self.high, 76), self.call(self.low, 77)
+        a1, b1 = ({**self.call(d, 78 + k), "i": 1} for k, d in enumerate((self.high, self.low)))
+        steps = [a0, a1, a0, b1, b0, a1, a0]
+        if "rebinding" in self.target.vary:
+            steps += [{"op": "rebind", "how": "assign", "seed": 7, "i": 1}, a0, a1, b0, b1]
+        if "train/eval" in self.target.vary:
+            steps += [{**_switch(self.target.mode != "train"), "i": 1}, a0, a1, a0]
+        yield steps
+
+    def exceptions(self) -> Iterator[Steps]:
+        """Each fixed dimension of each tensor is one too large once."""
+        base = self.call(self.middle, 79)
+        for name, spec in self.tensors:
+            for place, size in enumerate(spec.dims):
+                if isinstance(size, int) and size > 0:
+                    wrong = shape(spec, self.middle)
+                    wrong[place] += 1
+                    bad = changed(base, (name,), {**base["a"][name], "shape": wrong})
+                    yield [base, {**bad, "outside": True}, base]
+
+    def settings(self) -> Iterator[Steps]:
+        """Each attribute alone takes each other value, and goes back."""
+        a = self.call(self.high, 80)
+        for found in self.hints.settings:
+            base = {"op": "attribute", "at": found["at"], "name": found["name"]}
+            first, *others = found["values"]
+            yield [a, *(s for v in (*others, first) for s in ({**base, "value": v}, a))]
+
+    def autocast(self) -> Iterator[Steps]:
+        """Into autocast and out of it, in both precisions; then in it first."""
+        a = self.call(self.high, 81)
+        half, brain, off = ({"op": "autocast", "dtype": d} for d in ("float16", "bfloat16", None))
+        yield [a, half, a, off, a, brain, a, a, half, a, off, a]
+        yield [brain, a, off, a]
+
+    def grad(self) -> Iterator[Steps]:
+        """Gradients on and off."""
+        a = self.call(self.high, 82)
+        on, off, default = ({"op": "grad", "enabled": e} for e in (True, False, None))
+        yield [a, on, a, off, a, default, a, on, a, default, a]
+        yield [on, a, off, a]
+
+    def deepcopy(self) -> Iterator[Steps]:
+        """A copy before the first call, after it, and after other parameters."""
+        a, b, copied = self.call(self.high, 83), self.call(self.low, 84), {"op": "deepcopy"}
+        rebind = {"op": "rebind", "how": "assign", "seed": 9}
+        yield [copied, a, b, copied, a, b, rebind, a, copied, a]
+
+    def threads(self) -> Iterator[Steps]:
+        """Calls of one size and of two sizes at the same time, before and after single ones."""
+        a, b, c = self.call(self.high, 85), self.call(self.high, 86), self.call(self.low, 87)
+        yield [a, {"op": "threads", "calls": [a, b], "times": 5}, b, c]
+        yield [{"op": "threads", "calls": [a, c, b, a], "times": 5}, a]
+
+
+def affordable(target: Target, limit: int = 1 << 20) -> dict[str, int]:
+    """The largest sizes, halved towards the smallest until a call has at most ``limit`` elements."""
+    dims = {n: v[1] for n, v in target.dims}
+    low = {n: v[0] for n, v in target.dims}
+    while dims != low and not cheap(target, dims, limit):
+        dims = {n: max(low[n], dims[n] // 2) for n in dims}
+    return dims
+
+
+def leaves(target: Target) -> Iterator[tuple[Path, TensorSpec | ScalarSpec]]:
+    """Every single tensor and number among the arguments, with its path."""
+
+    def inside(spec: Spec, path: Path) -> Iterator[tuple[Path, TensorSpec | ScalarSpec]]:
+        if isinstance(spec, DictSpec):
+            for key, inner in spec.items:
+                yield from inside(inner, (*path, key))
+        elif isinstance(spec, ListSpec):
+            for place, inner in enumerate(spec.items):
+                yield from inside(inner, (*path, place))
+        else:
+            yield path, spec
+
+    for name, spec in target.inputs:
+        yield from inside(spec, (name,))
+
+
+def held(step: Json, path: Path) -> Json:
+    """The recipe at a path of a call's arguments."""
+    found = step["a"][path[0]]
+    for part in path[1:]:
+        found = found["dict"][part] if isinstance(part, str) else found["list"][part]
+    return dict(found)
+
+
+def changed(step: Json, path: Path, recipe: Json) -> Json:
+    """The call with another recipe at a path."""
+
+    def inside(found: Json, rest: Path) -> Json:
+        if not rest:
+            return recipe
+        part = rest[0]
+        if isinstance(part, str):
+            return {"dict": {**found["dict"], part: inside(found["dict"][part], rest[1:])}}
+        items = list(found["list"])
+        items[part] = inside(items[part], rest[1:])
+        return {"list": items}
+
+    name = path[0]
+    return {**step, "a": {**step["a"], name: inside(step["a"][name], path[1:])}}
+
+
+def ends(spec: ScalarSpec, dims: Dims, thresholds: Sequence[float | int]) -> list[object]:
+    """Values of a scalar that must be tried: both ends, the middle, thresholds; every choice of a text."""
+    if spec.kind == "none":
+        return []
+    if spec.kind == "bool":
+        return [True, False]
+    if spec.kind == "str":
+        return list(spec.choices)
+    low, high = resolve(spec.low, dims), resolve(spec.high, dims)
+    whole = spec.kind == "int"
+    first: float | int = low if low is not None else (0 if whole else -2.0)
+    last = max(first, high if high is not None else (8 if whole else 2.0))
+    inside = [n for n in thresholds if first <= n <= last and (not whole or n == int(n))][:3]
+    found = (first, last, (first + last) / 2, *inside)
+    return list(dict.fromkeys(int(n) if whole else float(n) for n in found))
+
+
+def cut(steps: Steps, keep: int = 0) -> Iterator[Steps]:
+    """Pieces of a length that can be shown; each starts with the first ``keep`` steps."""
+    head, rest = steps[:keep], steps[keep:]
+    for start in range(0, len(rest), LENGTH):
+        yield [*head, *rest[start : start + LENGTH]]
+
+
+def _again(name: str, recipe: Json) -> Json:
+    return {"again": name, "else": recipe} if "t" in recipe else recipe
+
+
+def _shares(step: Json) -> bool:
+    return any("same" in r or "view" in r for r in step["a"].values())
+
+
+def _switch(train: bool) -> Json:
+    return {"op": "mode_switch", "train": train}
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Up to ``most`` numbers below ``count``, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return sorted({k * (count - 1) // (most - 1) for k in range(most)})
