@@ -172,6 +172,23 @@ def test_commands_that_read_and_write_source_never_load_torch(tmp_path, args):
     assert python(code, tmp_path).splitlines()[-1] == "loaded []"
 
 
+def test_check_never_loads_libcst(tmp_path):
+    source = (
+        "import torch\nfrom torch import nn\n\nclass M(nn.Module):\n    def forward(self, x):\n"
+        "        a = x * 2\n        b = a + 1\n        if b.mean() > 0:\n            return b.sum().item()\n"
+        "        return b.sum() * torch.tensor(2.0, device=x.device)\n"
+    )
+    (tmp_path / "model.py").write_text(source)
+    code = (
+        "import sys\nfrom refactor.cli import main\n"
+        "try: main(['check', '.'])\nexcept SystemExit as end: pass\n"
+        "print('loaded', [n for n in sys.modules if n.startswith('libcst.')])"
+    )
+    printed = python(code, tmp_path).splitlines()
+    assert len(printed) > 1, "nothing was found"
+    assert printed[-1] == "loaded []"
+
+
 def test_short_help_of_the_lazy_commands_is_that_of_the_commands():
     import click
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 
+from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Refusal
 from refactor.source import Source
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-import libcst as cst
-
 from refactor.analysis.model import Facts, Kind
 from refactor.rewrite.escape import Fate, fate
+from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rewrite.names import reference
 from refactor.rewrite.syntax import argument, dotted, expression, keyword

@@ -7,9 +7,8 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import libcst as cst
-
 from refactor.findings import Outcome
+from refactor.rewrite.lazily import libcst as cst
 from refactor.source import Source
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import ast
 import re
 from collections.abc import Iterable
 
-import libcst as cst
+from refactor.rewrite.lazily import libcst as cst
 
 _MARK = "__cuda_graph_refactor_"
 PLACEHOLDER = re.compile(_MARK + r"(\w+?)__")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import libcst as cst
+from typing import Any, TypeAlias
 
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts
+from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Refusal
 from refactor.rewrite.names import placeholder
 from refactor.rewrite.plan import Block, Keep, Nest, Piece
 from refactor.rewrite.syntax import self_name
 
-_Line = cst.SimpleStatementLine | cst.BaseCompoundStatement
+_Line: TypeAlias = "cst.SimpleStatementLine | cst.BaseCompoundStatement"
 _UNCLEAR = Refusal(
     "the layout of this function was not understood (two statements on one line?); reformat it"
 )

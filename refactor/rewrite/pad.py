@@ -10,10 +10,9 @@ import ast
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import libcst as cst
-
 from refactor.analysis.model import EventKind, Facts, Kind
 from refactor.rewrite.constants import is_plain
+from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Joint, Proposal, Refusal
 from refactor.rewrite.names import bound_names, fresh, placeholder, used_names
 from refactor.rewrite.rows import pads_invisibly

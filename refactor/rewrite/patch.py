@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-import libcst as cst
-
 from refactor.analysis.model import Facts
 from refactor.findings import Finding, Outcome
 from refactor.rewrite.chunk import Chunk, chunk_of, parse_chunk
 from refactor.rewrite.imports import Imports, settle
+from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Edit, Patch, Proposal, Refusal, RuntimeImport
 from refactor.rewrite.names import PLACEHOLDER
 from refactor.rule import Hit, Rule

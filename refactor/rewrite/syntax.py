@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 
-import libcst as cst
-
 from refactor.analysis.model import Facts, Kind
 from refactor.analysis.trees import walk
+from refactor.rewrite.lazily import libcst as cst
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

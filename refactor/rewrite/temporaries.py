@@ -11,11 +11,10 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-import libcst as cst
-
 from refactor.analysis.model import EventKind, Facts, Kind
 from refactor.rewrite.constants import is_number, is_plain
 from refactor.rewrite.escape import Fate, aliases, fate
+from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rewrite.names import placeholder, reference
 from refactor.rewrite.ops import BINARY, UNARY_FLOAT, UNARY_SAME

@@ -10,8 +10,6 @@ import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import libcst as cst
-
 from refactor.analysis.model import Facts, Kind
 from refactor.rewrite.constants import (
     clone_of,
@@ -22,6 +20,7 @@ from refactor.rewrite.constants import (
     torch_attribute,
 )
 from refactor.rewrite.escape import Fate, fate
+from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rewrite.names import reference
 from refactor.rewrite.ops import names_in
