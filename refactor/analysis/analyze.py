@@ -18,6 +18,7 @@ from refactor.analysis.loops import batch_loops
 from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.analysis.project import ModuleInfo, Project
 from refactor.analysis.regions import classes, forwards
+from refactor.analysis.repeats import repeated_calls
 from refactor.analysis.temporaries import temporaries
 from refactor.analysis.trees import Lazy
 from refactor.source import Source, SourceError, parse
@@ -66,7 +67,8 @@ def analyze(
             if other is not None and other is not module:
                 interpret(interpreter, other)
         found = interpret(interpreter, module, regions)
-        loops = (*_loop_events(module), *discipline(module))
+        batches = _loop_events(module)
+        loops = (*batches, *_repeat_events(module, batches), *discipline(module))
     except RecursionError:
         project.interpreter = None  # its summaries are half made
         raise SourceError(source.path, 1, "cannot be analysed: nested too deeply") from None
@@ -137,6 +139,22 @@ def _loop_events(module: ModuleInfo) -> tuple[Event, ...]:
             )
         )  # fmt: skip
     return tuple(events)
+
+
+def _repeat_events(module: ModuleInfo, batches: tuple[Event, ...]) -> Iterator[Event]:
+    parents = module.parents
+    taken = {id(call) for event in batches for call in event.extra["calls"]}  # type: ignore[attr-defined]
+    for found in repeated_calls(module):
+        call = found.calls[0]
+        if id(call) in taken:
+            continue
+        name = qualified(parents, found.function) if found.function is not None else "<module>"
+        region = Region("loop", name, module.name, found.loop)
+        extra = {"loop": found.loop, "calls": found.calls, "guard": found.guard, "varies": found.varies}
+        yield Event(
+            EventKind.REPEATED_CALL, call, statement_of(parents, call), found.function, region, (name,),
+            ast.unparse(found.callee), found.callee, {**extra, "raw": found.raw},
+        )  # fmt: skip
 
 
 def _temporaries(records: Records) -> Iterator[Event]:

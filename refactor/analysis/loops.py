@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from refactor.analysis.liveness import target_names
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
+from refactor.analysis.receivers import class_of
 from refactor.analysis.torchops import names as words_of
 from refactor.analysis.trees import statements, walk
 
@@ -247,6 +248,9 @@ def _is_model(
     made = _constructed(module, function, name)
     if made is not None:
         return made
+    cls = class_of(module, function, func)
+    if cls is not None:
+        return cls.is_module
     words = set(name.lower().strip("_").split("_"))
     return bool(words & _MODEL_WORDS)
 

@@ -58,6 +58,8 @@ class EventKind(str, Enum):
     SYNCHRONIZE = "synchronize"  # torch.cuda.synchronize() and the like
     SYNC_OP = "sync-op"  # an operation that synchronises inside: svd, allclose, nms …
     BATCH_LOOP = "batch-loop"  # a loop over batches that calls a module or function
+    REPEATED_CALL = "repeated-call"  # a loop that feeds a model with what it gave: decoding, sampling
+    TRAINING_STEP = "training-step"  # forward, loss and backward, one launch after the other
     DYNAMIC_OP = "dynamic-op"  # nonzero, masked_select, unique, repeat_interleave(t, r) …
     MASK_INDEX = "mask-index"  # t[bool_tensor]
     DEVICE_SIZE = "device-size"  # a size, bound or index that must be a host number comes from the device

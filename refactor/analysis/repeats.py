@@ -1,0 +1,249 @@
+"""Loops that call a model again and again with what it gave before: decoding, sampling, solving.
+
+Every call has the shapes of the last one, unless something grows: that is what a graph needs to know.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from refactor.analysis.liveness import target_names
+from refactor.analysis.loops import _NO_GRAD as NO_GRAD
+from refactor.analysis.loops import _context_inside as context_inside
+from refactor.analysis.loops import _decorated as decorated
+from refactor.analysis.loops import _evaluated as evaluated_in
+from refactor.analysis.loops import _is_model as is_model
+from refactor.analysis.loops import _may_drive as may_drive
+from refactor.analysis.loops import _operands as operands
+from refactor.analysis.loops import _scopes as scopes
+from refactor.analysis.loops import trains
+from refactor.analysis.project import ModuleInfo, last_name
+from refactor.analysis.trees import walk
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+_GROW = frozenset({"cat", "concat", "concatenate", "hstack", "vstack", "stack", "append", "column_stack"})
+_COUNTS = frozenset({"range", "trange"})
+_NUMBERS = frozenset({"len", "int", "size", "item", "min", "max"})
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatedCall:
+    """One loop and the calls of one model in it."""
+
+    loop: ast.For | ast.While
+    calls: tuple[ast.Call, ...]
+    callee: ast.expr
+    function: FunctionNode | None
+    guard: str  # what says that no gradients are recorded
+    varies: str  # an argument that changes its shape or is another number at every step, with why; "": none
+    raw: tuple[str, ...]  # arguments that are parts of the model's last output, as they came
+
+
+def repeated_calls(module: ModuleInfo) -> Iterator[RepeatedCall]:
+    """Every such loop of a file, in order of its place; batch loops apart."""
+    for function, body in scopes(module) if may_drive(module) else ():
+        evaluated = evaluated_in(body)
+        outer = decorated(function) or ("eval" if evaluated else "")
+        scope: ast.AST = function if function is not None else module.tree
+        for loop, guard in _loops(body, outer):
+            guard = guard or context_inside(loop)  # type: ignore[arg-type]
+            if guard and not trains(loop):
+                yield from _calls(module, function, scope, loop, guard, evaluated)
+
+
+def _loops(stmts: list[ast.stmt], guard: str) -> Iterator[tuple[ast.For | ast.While, str]]:
+    for stmt in stmts:
+        if isinstance(stmt, FunctionNode | ast.ClassDef):
+            continue
+        inner = guard
+        if isinstance(stmt, ast.With):
+            inner = next((n for i in stmt.items if (n := last_name(i.context_expr)) in NO_GRAD), guard)
+        if isinstance(stmt, ast.For | ast.While):
+            yield stmt, guard
+        for name in ("body", "orelse", "finalbody"):
+            yield from _loops(getattr(stmt, name, []), inner)
+        for handler in getattr(stmt, "handlers", ()):
+            yield from _loops(handler.body, inner)
+
+
+def _calls(
+    module: ModuleInfo,
+    function: FunctionNode | None,
+    scope: ast.AST,
+    loop: ast.For | ast.While,
+    guard: str,
+    evaluated: frozenset[str],
+) -> Iterator[RepeatedCall]:
+    nested = {id(n) for node in walk(loop) if node is not loop and isinstance(node, ast.For | ast.While)
+              for n in walk(node)}  # fmt: skip
+    stored = _assignments(loop)
+    found: dict[str, list[ast.Call]] = {}
+    for node in walk(loop):
+        if isinstance(node, ast.Call) and id(node) not in nested and (
+            is_model(module, function, node, evaluated) or _is_self(module, function, node)
+        ):  # fmt: skip
+            found.setdefault(ast.unparse(node.func), []).append(node)
+    for calls in found.values():
+        ordered = sorted(calls, key=lambda n: (n.lineno, n.col_offset))
+        names = {n.id for c in ordered for a in operands(c) for n in walk(a) if isinstance(n, ast.Name)}
+        outputs = _depending(stored, ordered)
+        if not _reached(stored, names) & outputs:
+            continue  # nothing is fed back: no repeated call of this kind
+        varies, raw = _varies(loop, scope, stored, ordered)
+        yield RepeatedCall(loop, tuple(ordered), ordered[0].func, function, guard, varies, raw)
+
+
+def _is_self(module: ModuleInfo, function: FunctionNode | None, call: ast.Call) -> bool:
+    """``self(...)`` in a method of a module."""
+    owner = module.parents.get(function) if function is not None else None
+    cls = module.lookup(owner.name) if isinstance(owner, ast.ClassDef) else None
+    first = function.args.args[:1] if function is not None else []
+    name = first[0].arg if first else ""
+    return isinstance(call.func, ast.Name) and call.func.id == name and bool(getattr(cls, "is_module", False))
+
+
+_Stores = Mapping[str, tuple[tuple[ast.expr, bool], ...]]  # name -> (what is assigned, whether taken apart)
+
+
+def _assignments(loop: ast.For | ast.While) -> dict[str, tuple[tuple[ast.expr, bool], ...]]:
+    """What the body of a loop assigns to each name; True: the name gets a part of the value."""
+    found: dict[str, list[tuple[ast.expr, bool]]] = {}
+    for stmt in loop.body:
+        for node in walk(stmt):
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    for name in target_names(target):
+                        found.setdefault(name, []).append((node.value, not isinstance(target, ast.Name)))
+            elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+                left = ast.copy_location(ast.Name(node.target.id, ast.Load()), node.target)
+                value = ast.copy_location(ast.BinOp(left, node.op, node.value), node)
+                found.setdefault(node.target.id, []).append((value, False))
+            elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+                for name in target_names(node.target):
+                    found.setdefault(name, []).append((node.value, False))
+    return {name: tuple(values) for name, values in found.items()}
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {n.id for n in walk(node) if isinstance(n, ast.Name)}
+
+
+def _reached(stored: _Stores, names: set[str]) -> set[str]:
+    """The names and those that they are computed from in the loop."""
+    found, todo = set(names), list(names)
+    while todo:
+        for value, _ in stored.get(todo.pop(), ()):
+            new = _names(value) - found
+            found |= new
+            todo += new
+    return found
+
+
+def _depending(stored: _Stores, calls: list[ast.Call]) -> set[str]:
+    """Names that the loop computes from the outputs of the calls."""
+    ids = {id(call) for call in calls}
+    found: set[str] = set()
+    for _ in range(len(stored) + 1):
+        before = len(found)
+        for name, values in stored.items():
+            if any(_names(v) & found or any(id(n) in ids for n in walk(v)) for v, _ in values):
+                found.add(name)
+        if len(found) == before:
+            break
+    return found
+
+
+def _varies(
+    loop: ast.For | ast.While, scope: ast.AST, stored: _Stores, calls: list[ast.Call]
+) -> tuple[str, tuple[str, ...]]:
+    """Why the arguments of the calls change from step to step, and which are the output as it came."""
+    counters = set(target_names(loop.target)) if isinstance(loop, ast.For) else set()
+    counted = isinstance(loop, ast.For) and last_name(loop.iter) in _COUNTS | {"enumerate"}
+    changing = counters | set(stored)
+    ids = {id(call) for call in calls}
+    raw: list[str] = []
+    for call in calls:
+        for argument in operands(call):
+            direct = _names(argument)
+            if counted and any(isinstance(n, ast.Name) and n.id in counters for n in _plain(argument)):
+                return f"`{ast.unparse(argument)}` is another Python number at every step; pass a tensor", ()
+            for name in sorted(_reached(stored, direct)):
+                for value, part in stored.get(name, ()):
+                    reason = _grows(name, value, changing, stored)
+                    if reason:
+                        return reason, ()
+                    if name in direct and _is_number(scope, loop, name, value):
+                        return f"`{name}` is another Python number at every step; keep it in a tensor", ()
+                    if name in direct and _is_raw(value, part, ids, stored):
+                        raw.append(name)
+            if any(_slices_by(n, changing) for n in walk(argument)):
+                return f"`{ast.unparse(argument)}` is cut at another place at every step", ()
+    return "", tuple(dict.fromkeys(raw))
+
+
+def _plain(argument: ast.expr) -> Iterator[ast.AST]:
+    """Nodes of an argument that are not inside a call, which may make a tensor of them."""
+    todo: list[ast.AST] = [argument]
+    while todo:
+        node = todo.pop()
+        yield node
+        if not isinstance(node, ast.Call | ast.Subscript):
+            todo += ast.iter_child_nodes(node)
+
+
+def _grows(name: str, value: ast.expr, changing: set[str], stored: _Stores) -> str:
+    for node in walk(value):
+        if isinstance(node, ast.Call) and last_name(node.func) in _GROW:
+            used = _reached(stored, _names(node))
+            if name in used:
+                return (
+                    f"`{name}` grows at every step, so every call has another shape; a graph needs "
+                    "a cache of fixed size and one new token a step"
+                )
+        if _slices_by(node, changing):
+            return f"`{name}` is cut at another place at every step, so its shape changes"
+    return ""
+
+
+def _slices_by(node: ast.AST, changing: set[str]) -> bool:
+    """A slice whose bounds move."""
+    return isinstance(node, ast.Slice) and any(
+        bound is not None and _names(bound) & changing for bound in (node.lower, node.upper)
+    )
+
+
+def _is_number(scope: ast.AST, loop: ast.AST, name: str, value: ast.expr) -> bool:
+    """A counter: what it starts from is a number, and the loop adds to it."""
+    if not (isinstance(value, ast.BinOp) and name in _names(value)):
+        return False
+    inside = {id(node) for node in walk(loop)}
+    starts = [
+        node.value
+        for node in walk(scope)
+        if isinstance(node, ast.Assign) and id(node) not in inside
+        for target in node.targets
+        if name in target_names(target)
+    ]
+    return not starts or any(_host(start) for start in starts)
+
+
+def _host(node: ast.expr) -> bool:
+    if isinstance(node, ast.Constant):
+        return True
+    if isinstance(node, ast.BinOp):
+        return _host(node.left) and _host(node.right)
+    if isinstance(node, ast.Subscript):
+        return last_name(node.value) in ("shape",) or _host(node.value)
+    return (isinstance(node, ast.Call) and last_name(node.func) in _NUMBERS) or last_name(node) == "shape"
+
+
+def _is_raw(value: ast.expr, part: bool, ids: set[int], stored: _Stores) -> bool:
+    """Whether a name gets the output, an element or an attribute of it, and nothing is computed."""
+    node = value
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node, part = node.value, True
+    if isinstance(node, ast.Name):
+        return part and any(id(v) in ids for v, _ in stored.get(node.id, ()))
+    return id(node) in ids
