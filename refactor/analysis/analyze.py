@@ -19,6 +19,7 @@ from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.analysis.project import ModuleInfo, Project
 from refactor.analysis.regions import classes, forwards
 from refactor.analysis.repeats import repeated_calls
+from refactor.analysis.steps import training_steps
 from refactor.analysis.temporaries import temporaries
 from refactor.analysis.trees import Lazy
 from refactor.source import Source, SourceError, parse
@@ -68,7 +69,7 @@ def analyze(
                 interpret(interpreter, other)
         found = interpret(interpreter, module, regions)
         batches = _loop_events(module)
-        loops = (*batches, *_repeat_events(module, batches), *discipline(module))
+        loops = (*batches, *_repeat_events(module, batches), *_step_events(module), *discipline(module))
     except RecursionError:
         project.interpreter = None  # its summaries are half made
         raise SourceError(source.path, 1, "cannot be analysed: nested too deeply") from None
@@ -154,6 +155,18 @@ def _repeat_events(module: ModuleInfo, batches: tuple[Event, ...]) -> Iterator[E
         yield Event(
             EventKind.REPEATED_CALL, call, statement_of(parents, call), found.function, region, (name,),
             ast.unparse(found.callee), found.callee, {**extra, "raw": found.raw},
+        )  # fmt: skip
+
+
+def _step_events(module: ModuleInfo) -> Iterator[Event]:
+    parents = module.parents
+    for found in training_steps(module):
+        name = qualified(parents, found.function) if found.function is not None else "<module>"
+        region = Region("step", name, module.name, found.owner)
+        extra = {"owner": found.owner, "block": found.block, "index": found.index}
+        yield Event(
+            EventKind.TRAINING_STEP, found.call, found.block[found.index], found.function, region, (name,),
+            "backward", found.call, extra,
         )  # fmt: skip
 
 

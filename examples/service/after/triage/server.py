@@ -38,10 +38,11 @@ def answer(
     answers, sure = [], 0
     with torch.no_grad():
         graphed_encoder = graphed(encoder)
+        graphed_metadata = graphed(metadata)
         for tokens, mask, columns in batches(tickets, batch_size):
             tokens, mask, columns = tokens.to(device), mask.to(device), columns.to(device)
             text = graphed_encoder(tokens, mask)
-            scores, quick = decision(text, metadata(columns))
+            scores, quick = decision(text, graphed_metadata(columns))
             answers.append(scores)
             sure += len(scores) if quick else 0
     return torch.cat(answers), sure

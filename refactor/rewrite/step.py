@@ -1,0 +1,348 @@
+"""A training step (CG207) outlined into one function that runs from a graph, and called where it stood.
+
+In a method whose instance holds nothing else the function becomes a method; everywhere else it stands before
+the code that uses it and gets the model, the loss and the optimizer as arguments, so that its graphs outlive
+one call of the code around it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import libcst as cst
+
+from refactor.analysis import liveness
+from refactor.analysis.model import Facts
+from refactor.analysis.project import FunctionInfo
+from refactor.analysis.steps import Owner
+from refactor.analysis.trees import walk
+from refactor.rewrite.model import Change, Proposal, Refusal
+from refactor.rewrite.names import attribute_names, bound_names, fresh, placeholder, used_names
+from refactor.rewrite.plan import units_of
+from refactor.rewrite.syntax import ancestors, appended, argument, expression, same_scope
+from refactor.rewrite.window import Reader, Window
+from refactor.rule import Hit
+
+_WIDTH = 88
+_FOREIGN = {
+    "DistributedDataParallel": "gradients are exchanged inside `backward`",
+    "FullyShardedDataParallel": "gradients are exchanged inside `backward`",
+    "deepspeed": "deepspeed runs the step",
+    "torch.compile": "the model is compiled already",
+    "make_graphed_callables": "the model runs from graphs already",
+    "CUDAGraph": "this file captures graphs by hand",
+    "detect_anomaly": "anomaly detection looks at every value on the host",
+}
+_SHOWS = frozenset({"print", "format", "info", "debug", "warning", "log", "write", "repr", "str"})
+_UNCLEAR = Refusal("the layout of this block was not understood (two statements on one line?); reformat it")
+
+
+def propose_step(facts: Facts, hit: Hit) -> Proposal | Refusal:
+    """``zero_grad``, forward, loss, ``backward``, ``step`` in one block."""
+    event = hit.event
+    call, owner, block = event.node, event.extra["owner"], event.extra["block"]
+    function = event.function
+    assert isinstance(call, ast.Call)
+    assert isinstance(owner, Owner)
+    assert isinstance(block, tuple)
+    for word, why in _FOREIGN.items():
+        if word in facts.source.text:
+            return Refusal(f"{why} (`{word}` in this file); wrap the step by hand")
+    if isinstance(function, ast.AsyncFunctionDef):
+        return Refusal("other coroutines can run between steps; wrap the step where they are started")
+    if call.args or call.keywords:
+        return Refusal("`backward` takes arguments here, so the step is more than one pass; wrap it by hand")
+    if not isinstance(function, ast.FunctionDef):
+        return Refusal("the step stands outside any function; move the loop into one")
+    reader = Reader(facts, function, block, int(event.extra["index"]))  # type: ignore[call-overload]
+    window = reader.window()
+    if isinstance(window, str):
+        return Refusal(window)
+    plan = _Plan(facts, function, owner, block, reader, window)
+    reason = plan.settle()
+    return Refusal(reason) if reason else plan.proposal()
+
+
+@dataclass(eq=False)
+class _Plan:
+    """What the outlined function takes, gives and is called."""
+
+    facts: Facts
+    function: ast.FunctionDef
+    owner: Owner
+    block: tuple[ast.stmt, ...]
+    reader: Reader
+    window: Window
+    name: str = ""
+    method: bool = False
+    inputs: list[str] = field(default_factory=list)
+    given: dict[str, str] = field(default_factory=dict)  # parameter -> argument, where they differ
+    outputs: list[str] = field(default_factory=list)
+    detached: list[str] = field(default_factory=list)
+    swaps: dict[ast.expr, str] = field(default_factory=dict)  # expression inside -> parameter
+
+    # -- planning
+
+    def settle(self) -> str:
+        """Fill in the plan; why there is none, or empty."""
+        inside = self.window.inside
+        unit_lines = {id(s) for unit in units_of(self.block) if len(unit) > 1 for s in unit}
+        if any(id(s) in unit_lines for s in (*inside, *self.window.after)):
+            return _UNCLEAR.reason
+        read = [n for n in liveness.reads(inside) if n in self.reader.locals]
+        self.method = self.reader.owner in read and self.keeps_to_itself()
+        taken = set(used_names(self.function)) | set(bound_names(self.facts.tree))
+        if self.method:
+            taken |= attribute_names(self.facts.tree)
+        elif self.reader.owner in read and not self.take_attributes(taken):
+            return "the step uses the instance itself; keep its model and optimizer apart from what changes"
+        base = self.function.name.strip("_") or "training"
+        self.name = fresh(f"_captured_{base}" if base.endswith("step") else f"_{base}_step", taken)
+        self.move(taken)
+        swapped = {n.id for e in self.swaps for n in walk(e) if isinstance(n, ast.Name)}
+        kept = {
+            n.id
+            for s in inside
+            for n in self.unswapped(s)
+            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
+        }
+        self.inputs = [n for n in read if n != self.reader.owner and (n in kept or n not in swapped)]
+        self.inputs += [p for p in dict.fromkeys(self.swaps.values()) if p not in self.inputs]
+        return self.counters() or self.results()
+
+    def unswapped(self, root: ast.AST) -> list[ast.AST]:
+        found: list[ast.AST] = []
+        todo = [root]
+        while todo:
+            node = todo.pop()
+            if node not in self.swaps:
+                found.append(node)
+                todo += ast.iter_child_nodes(node)
+        return found
+
+    def keeps_to_itself(self) -> bool:
+        """Whether the instance holds nothing but what the step uses, so that watching it costs little."""
+        cls = self.reader.cls
+        if cls is None or cls.is_module or any(b != cls for b in cls.mro) or "__slots__" in cls.own:
+            return False
+        used = {
+            n.attr
+            for s in self.window.inside
+            for n in walk(s)
+            if isinstance(n, ast.Attribute) and getattr(n.value, "id", None) == self.reader.owner
+        }
+        stored: dict[str, set[str]] = {}
+        for item in cls.own.values():
+            if isinstance(item, FunctionInfo):
+                for node in walk(item.node):
+                    if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+                        stored.setdefault(node.attr, set()).add(getattr(item.node, "name", ""))
+        return all(where == {"__init__"} for where in stored.values()) and set(stored) <= used
+
+    def take_attributes(self, taken: set[str]) -> bool:
+        """``self.model`` becomes a parameter ``model``; False: the instance is used in another way."""
+        parents = self.facts.parents
+        for stmt in self.window.inside:
+            for node in walk(stmt):
+                if not (isinstance(node, ast.Name) and node.id == self.reader.owner):
+                    continue
+                around = parents.get(node)
+                if not isinstance(around, ast.Attribute) or not isinstance(around.ctx, ast.Load):
+                    return False
+                cls = self.reader.cls
+                if cls is None or (
+                    cls.find(around.attr) is not None and isinstance(cls.find(around.attr)[1], FunctionInfo)  # type: ignore[index]
+                ):
+                    return False
+                name = next((p for p, a in self.given.items() if a == ast.unparse(around)), "")
+                if not name:
+                    name = fresh(around.attr.strip("_") or "value", taken)
+                    taken.add(name)
+                    self.given[name] = ast.unparse(around)
+                self.swaps[around] = name
+        return True
+
+    def move(self, taken: set[str]) -> None:
+        """``x.to(device)`` becomes the argument for a parameter ``x``."""
+        for call in self.window.moved:
+            assert isinstance(call.func, ast.Attribute)
+            text = ast.unparse(call)
+            name = next((p for p, a in self.given.items() if a == text), "")
+            root = call.func.value
+            if not name and isinstance(root, ast.Name):
+                others = [
+                    n for s in self.window.inside for n in walk(s)
+                    if isinstance(n, ast.Name) and n.id == root.id
+                    and not any(n in walk(c) and ast.unparse(c) == text for c in self.window.moved)
+                ]  # fmt: skip
+                name = root.id if not others else ""
+            if not name:
+                index = getattr(getattr(root, "slice", None), "value", None)
+                base = index if isinstance(index, str) and index.isidentifier() else "moved"
+                name = fresh(base, taken)
+            taken.add(name)
+            self.given[name] = text
+            self.swaps[call] = name
+
+    def counters(self) -> str:
+        """Arguments that are another Python number at every step: each would be a graph of its own."""
+        loops = [self.owner, *ancestors(self.facts, self.owner)]
+        for loop in loops:
+            if not isinstance(loop, ast.For):
+                continue
+            counted = isinstance(loop.iter, ast.Call) and ast.unparse(loop.iter.func) in ("range", "trange")
+            names = set(liveness.target_names(loop.target)) if counted else set()
+            if isinstance(loop.iter, ast.Call) and ast.unparse(loop.iter.func).endswith("enumerate"):
+                names = set(liveness.target_names(loop.target)[:1])
+            for name in self.inputs:
+                if name in names:
+                    return f"`{name}` is another Python number at every step; pass it as a tensor"
+        inside = {id(n) for s in self.window.inside for n in walk(s)}
+        for node in same_scope(self.function):
+            target = node.target if isinstance(node, ast.AugAssign) and id(node) not in inside else None
+            if isinstance(target, ast.Name) and target.id in self.inputs:
+                return f"`{target.id}` changes from step to step on the host; pass it as a tensor"
+        return ""
+
+    def results(self) -> str:
+        """What the function returns: what is read behind it. The loss leaves its graph behind."""
+        inside = self.window.inside
+        live = liveness.live_out(self.function)[inside[-1]]
+        wanted = live | set(liveness.reads(self.window.after))
+        self.outputs = [n for n in liveness.writes(inside) if n in wanted]
+        loss = set(liveness.reads([self.block[self.reader.backward]]))
+        ids = {id(n) for s in inside for n in walk(s)}
+        for node in same_scope(self.function):
+            if id(node) in ids or not isinstance(node, ast.Name) or node.id not in self.outputs:
+                continue
+            if isinstance(node.ctx, ast.Load) and not self.is_read(node):
+                name, line = node.id, node.lineno
+                return f"`{name}` is used with its autograd graph in line {line}; use `{name}.detach()` there"
+        self.detached = [n for n in self.outputs if n in loss]
+        return ""
+
+    def is_read(self, node: ast.AST) -> bool:
+        """Whether only the values of a result are used."""
+        parents = self.facts.parents
+        while True:
+            around = parents.get(node)
+            if isinstance(around, ast.Attribute):
+                return around.attr not in ("backward", "grad_fn", "requires_grad", "retain_grad", "grad")
+            if isinstance(around, ast.Call):
+                last = ast.unparse(around.func).rpartition(".")[2]
+                return around.func is not node and last not in _SHOWS | {"append", "extend"}
+            if not isinstance(around, ast.BinOp | ast.UnaryOp | ast.Subscript | ast.Compare):
+                return False
+            node = around
+
+    # -- building
+
+    def proposal(self) -> Proposal:
+        """The changes of the plan."""
+        changes = [Change(node, _named(name)) for node, name in self.swaps.items()]
+        made: list[cst.FunctionDef] = []
+        if self.method and self.owner is self.function:
+            changes.append(Change(self.function, lambda node: self.placed(made, self.shortened(node, made))))
+        else:
+            anchor: ast.AST = self.function if self.method else self.top()
+            if anchor is self.owner:
+                changes.append(Change(anchor, lambda node: self.placed(made, self.shortened(node, made))))
+            else:
+                changes.append(Change(self.owner, lambda node: self.shortened(node, made)))
+                changes.append(Change(anchor, lambda node: self.placed(made, node)))
+        optimizer = self.window.optimizer
+        note = "the step replays one graph for each shape of batch; its loss comes back detached"
+        if optimizer is None:
+            note += "; the optimizer's own step stays eager"
+        elif optimizer.model is not None:
+            changes.append(Change(optimizer.made, _capturable(optimizer.model)))
+            note += "; `capturable` keeps the optimizer's step count on the device"
+        return Proposal(tuple(changes), note, frozenset({"graphed"}))
+
+    def top(self) -> ast.AST:
+        """The top-level statement around the function."""
+        node: ast.AST = self.function
+        for around in ancestors(self.facts, node):
+            if isinstance(around, ast.Module):
+                break
+            node = around
+        return node
+
+    def shortened(self, node: Any, made: list[cst.FunctionDef]) -> Any:
+        """The block with the call in place of the window; the function goes into ``made``."""
+        body = node.body
+        if not isinstance(body, cst.IndentedBlock) or len(body.body) != len(units_of(self.block)):
+            return _UNCLEAR
+        lines: list[Any] = list(body.body)
+        start, stop = self.window.start, self.window.stop
+        chosen = {i for i in range(start, stop) if self.block[i] in self.window.inside}
+        inside = [lines[i] for i in sorted(chosen)]
+        after = [lines[i] for i in range(start, stop) if i not in chosen]
+        first = inside[0]
+        lead = first.leading_lines
+        count = next((i for i, line in enumerate(lead) if line.comment is not None), len(lead))
+        inside[0] = first.with_changes(leading_lines=lead[count:])
+        made.append(self.made(inside))
+        call = self.call_line().with_changes(leading_lines=lead[:count])
+        return node.with_changes(body=body.with_changes(body=[*lines[:start], call, *after, *lines[stop:]]))
+
+    def call_line(self) -> cst.SimpleStatementLine:
+        arguments = [self.given.get(name, name) for name in self.inputs]
+        target = f"{placeholder('graphed')}({self.reader.owner}.{self.name})" if self.method else self.name
+        start = f"{', '.join(self.outputs)} = " if self.outputs else ""
+        text = _wrapped(f"{start}{target}(", arguments, ")")
+        return cst.ensure_type(cst.parse_statement(text), cst.SimpleStatementLine)
+
+    def made(self, body: list[Any]) -> cst.FunctionDef:
+        """The outlined function."""
+        if self.outputs:
+            results = [f"{n}.detach()" if n in self.detached else n for n in self.outputs]
+            line = cst.ensure_type(
+                cst.parse_statement(f"return {', '.join(results)}"), cst.SimpleStatementLine
+            )
+            body.append(line)
+        parameters = [*([str(self.reader.owner)] if self.method else []), *map(self.parameter, self.inputs)]
+        header = _wrapped(f"def {self.name}(", parameters, "):")
+        start = "" if self.method else f"@{placeholder('graphed')}\n"
+        made = cst.ensure_type(cst.parse_statement(f"{start}{header}\n    pass\n"), cst.FunctionDef)
+        return made.with_changes(body=cst.IndentedBlock(body))
+
+    def parameter(self, name: str) -> str:
+        """A parameter, annotated as in the function around."""
+        if name in self.given or name in liveness.writes(self.function.body):
+            return name
+        spec = self.function.args
+        found = next(
+            (a.annotation for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs) if a.arg == name), None
+        )
+        text = self.facts.source.snippet(found) if found is not None else ""
+        return f"{name}: {text}" if text and not set(text) & {"\n", "\r"} else name
+
+    def placed(self, made: Sequence[cst.FunctionDef], node: Any) -> Any:
+        """The outlined function before ``node``."""
+        if isinstance(node, Refusal) or not made:
+            return node if isinstance(node, Refusal) else _UNCLEAR
+        gap = [cst.EmptyLine(indent=False)] * (1 if self.method else 2)
+        blanks = [line for line in node.leading_lines if line.comment is None]
+        head = blanks if node.leading_lines and node.leading_lines[0].comment is None else []
+        rest = [line for i, line in enumerate(node.leading_lines) if i >= len(head)]
+        return cst.FlattenSentinel(
+            [made[0].with_changes(leading_lines=head), node.with_changes(leading_lines=[*gap, *rest])]
+        )
+
+
+def _named(name: str) -> Any:
+    return lambda node: cst.Name(name)
+
+
+def _capturable(model: ast.expr) -> Any:
+    value = expression(f"next({ast.unparse(model)}.parameters()).is_cuda")
+    return lambda node: node.with_changes(args=appended(node.args, argument(value, "capturable")))
+
+
+def _wrapped(head: str, items: Sequence[str], tail: str) -> str:
+    text = f"{head}{', '.join(items)}{tail}"
+    return text if len(text) <= _WIDTH else f"{head}\n    {', '.join(items)}\n{tail}"
