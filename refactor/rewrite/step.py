@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import libcst as cst
-
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts
 from refactor.analysis.project import FunctionInfo
 from refactor.analysis.steps import Owner
 from refactor.analysis.trees import walk
+from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rewrite.names import attribute_names, bound_names, fresh, placeholder, used_names
 from refactor.rewrite.plan import units_of
