@@ -66,7 +66,15 @@ class Certain:
 
     def training(self) -> Steps:
         """Gradients accumulate, are cleared in both ways, and are stepped on, in every order."""
-        plans = [{}, {}, {"sgd": True}, {"zero": "none"}, {"sgd": True, "zero": "zeros"}, {}, {"sgd": True}]
+        plans: Steps = [
+            {},
+            {},
+            {"sgd": True},
+            {"zero": "none"},
+            {"sgd": True, "zero": "zeros"},
+            {},
+            {"sgd": True},
+        ]
         plans += [{"zero": "none", "sgd": True}] * 3 + [{"zero": "zeros"}, {}]
         return [{**self.call(self.high, 60 + k), **plan} for k, plan in enumerate(plans)]
 

@@ -88,6 +88,9 @@ class TargetReport:
     memory: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     group: str = ""  # of a failure: which observation differed (result, aliasing, state, …)
+    seconds: float = 0.0
+    before: tuple[tuple[str, str | None], ...] = ()  # files that were compared, with their SHA-256
+    after: tuple[tuple[str, str | None], ...] = ()
 
     def json(self) -> dict[str, Any]:
         """As the contract names it."""

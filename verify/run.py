@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from .evidence import bound
 from .explore import Explored, explore, reduced, samples
 from .process import interpreter
 from .recipes import Hints, Json, Scenario, cycle, probes
@@ -72,6 +73,7 @@ class _Verification:
 
     def run(self) -> tuple[TargetReport, str, str]:
         """The report, the device's name and the torch version."""
+        started = time.monotonic()
         try:
             self.pair.start()
             report = self._explore()
@@ -87,7 +89,14 @@ class _Verification:
                 self.target.name, "error", text, (*self.checks, Check("verifier", "error", 0))
             )
         finally:
+            files = self.pair.loaded()
             self.pair.close()
+        report = replace(
+            report,
+            seconds=time.monotonic() - started,
+            before=tuple(bound(self.trees.before, files).items()),
+            after=tuple(bound(self.trees.after, files).items()),
+        )
         return report, str(self.pair.hello.get("device", "")), str(self.pair.hello.get("torch", ""))
 
     # -- the course -----------------------------------------------------------------------------------------

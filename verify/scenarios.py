@@ -90,9 +90,9 @@ def scenarios(target: Target, hints: Hints) -> list[Scenario]:
         "grad": (make.among(make.grad), sure.grad),
         "deepcopy": (make.among(make.copy), sure.deepcopy),
     }
-    for name, (steps, always) in opt_in.items():
+    for name, (steps, sequences) in opt_in.items():
         if name in wanted:
-            add(name, steps, always())
+            add(name, steps, sequences())
     if len(found) > 4:
         add("mixed", make.mixed(), weight=1.5)
     if hints.settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,7 @@ class Pair:
         self.workers: dict[str, Worker] = {}
         self.hello: Json = {}
         self.is_module = False
+        self.modules: set[str] = set()  # files that were imported, relative to a root
         self.clues = Hints()
         self.tally = Tally()
         self._number = 0
@@ -119,6 +121,7 @@ class Pair:
         loads = {side: self._load_request(side) for side in self.workers}
         answers = self._both(loads["before"], loads["after"])
         self._check_loaded(answers)
+        self.modules |= {m for answer in answers.values() for m in answer["modules"]}
         self.is_module = bool(answers["before"]["is_module"])
         told = answers["before"]
         self.clues = Hints(
@@ -184,6 +187,14 @@ class Pair:
         if "broken" in answer:
             raise SetupError("error", f"{side}: {answer['broken']}")
         return answer
+
+    def loaded(self) -> set[str]:
+        """Files that either side has imported, relative to its root; of a dead one what was known before."""
+        for worker in self.workers.values():
+            with contextlib.suppress(WorkerDied):
+                if worker.alive:
+                    self.modules |= set(worker.ask({"op": "loaded"}, self.timeout).get("modules", ()))
+        return self.modules
 
     @property
     def last_number(self) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from refactor.cli.evidence import project_standing
 from refactor.cli.session import Session, baseline_of, options, run, settings_for, show
 from refactor.cli.streams import Unusable, count, emit, emit_bytes, say, say_failures
 from refactor.discovery import display, find_files
@@ -70,6 +71,9 @@ def apply(
         code = 0
     say_failures(session.failures, debug=debug)
     _sum_up(session, written=not diff)
+    if not diff:
+        for line in project_standing(settings.root):
+            say(line)
     raise SystemExit(2 if session.errors else code)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from refactor.cli.evidence import keep_evidence, settle_passed, standing_lines, surroundings
+from refactor.cli.sources import before_tree, targets_of
 from refactor.cli.streams import Unusable, emit, say
 from refactor.config import load_settings
-from refactor.journal import FOLDER, JournalError, mark_passed, memory, originals, write_file
+from refactor.journal import FOLDER, JournalError, memory, write_file
 
 if TYPE_CHECKING:
     from refactor.verify.report import Report
-    from refactor.verify.targets import Target, Unfinished
 
 
 FAILING = "failing.json"  # in the project's .refactor folder
@@ -36,10 +36,11 @@ class _Request:
     device: str
     examples: int
     seed: int
-    json_file: str | None
     python: str | None
     timeout: float
     jobs: int
+    is_shown: bool
+    """Whether a person reads along: standard output is not JSON."""
 
 
 @click.command(short_help="Prove that rewritten code gives the same results, and time it.")
@@ -57,6 +58,7 @@ class _Request:
 @click.option(
     "--json", "json_file", metavar="FILE", help="Write the verdicts as JSON; '-': to standard output."
 )
+@click.option("--junit", metavar="FILE", help="Write the verdicts as JUnit XML, one test case per target.")
 @click.option(
     "--python", metavar="EXE", help="The program's interpreter (default: the active environment's)."
 )
@@ -83,6 +85,7 @@ def verify(
     examples: int,
     seed: int,
     json_file: str | None,
+    junit: str | None,
     python: str | None,
     timeout: float,
     jobs: int,
@@ -91,14 +94,13 @@ def verify(
 
     Exit codes: 0 all pass, 1 any fail, 2 error, 3 inconclusive.
     """
-    request = _Request(
-        names, before, after, targets, device, examples, seed, json_file, python, timeout, jobs
-    )
+    shown = json_file != "-"
+    request = _Request(names, before, after, targets, device, examples, seed, python, timeout, jobs, shown)
     try:
         report = _run(request)
     except JournalError as error:
         raise Unusable(str(error)) from None
-    _show(report, json_file)
+    _show(report, json_file, junit)
     raise SystemExit(report.exit_code)
 
 
@@ -106,6 +108,7 @@ command = verify
 
 
 def _run(request: _Request) -> Report:
+    from refactor.verify.process import interpreter
     from refactor.verify.replay import recall, remember
     from refactor.verify.run import Options, select
     from refactor.verify.run import verify as run
@@ -116,7 +119,7 @@ def _run(request: _Request) -> Report:
     settings = load_settings(after or Path.cwd())
     root = after.resolve() if after else settings.root
     src = settings.src if settings.root.resolve() == root.resolve() else ()
-    complete, unfinished = _targets(request, root)
+    complete, unfinished = targets_of(root, request.targets)
     chosen, unknown = select(complete, request.names)
     blank, missing = select(unfinished, request.names)
     for name in unknown:
@@ -125,7 +128,7 @@ def _run(request: _Request) -> Report:
     if not chosen:
         raise Unusable("\n".join(t.message for t in blank))
     with tempfile.TemporaryDirectory(prefix="refactor-before-") as folder:
-        before = _before(request.before, root, Path(folder))
+        before = before_tree(request.before, root, Path(folder))
         options = Options(
             targets=tuple(chosen),
             unfinished=tuple(blank),
@@ -144,9 +147,12 @@ def _run(request: _Request) -> Report:
         report = run(options)
     if request.after is None:
         _keep(root, remember(_kept(root), report, chosen))
-    everything = not request.names and request.before is None and request.after is None
-    if everything and report.verdict == "pass" and report.device not in ("emulated", "cpu"):
-        mark_passed(root)
+        around = surroundings(interpreter(request.python, settings.root))
+        keep_evidence(root, report, chosen, around, request.examples, request.seed)
+        settle_passed(root, complete, unfinished, around)
+        if len(complete) > len(chosen) and request.is_shown:
+            for line in standing_lines(root, complete, around, besides=[t.name for t in chosen]):
+                say(line)
     return report
 
 
@@ -165,83 +171,26 @@ def _keep(root: Path, text: str) -> None:
             write_file(folder / FAILING, text.encode())
 
 
-def _targets(request: _Request, root: Path) -> tuple[list[Target], list[Unfinished]]:
-    """Targets of the file named, else of pyproject.toml, else those `apply` drafted."""
-    from refactor.verify.targets import TargetError, load_all
-
-    try:
-        if request.targets is not None:
-            return load_all(request.targets)
-        project = root / "pyproject.toml"
-        if project.is_file() and "tool.refactor.target" in project.read_text("utf-8", "replace"):
-            return load_all(project)
-        for file in (root / "targets.toml", root / ".refactor" / "targets.toml"):
-            if file.is_file():
-                return load_all(file)
-    except TargetError as error:
-        raise Unusable(str(error)) from None
-    raise Unusable(
-        f"{root}: no targets; name a file with --targets, or add [[tool.refactor.target]] to pyproject.toml "
-        "(`refactor apply` drafts them in .refactor/targets.toml)"
-    )
-
-
-def _before(given: str | None, root: Path, folder: Path) -> Path:
-    """The original tree: a directory as it is; else the working tree with its differing files put back."""
-    from refactor.verify.trees import overlay
-
-    if given is not None and Path(given).is_dir():
-        return Path(given)
-    if given is None:
-        kept = originals(root)
-        if kept:
-            return overlay(root, kept, folder / "before")
-    return overlay(root, _from_git(given or "HEAD", root, given is None), folder / "before")
-
-
-def _from_git(revision: str, root: Path, default: bool) -> dict[str, bytes | None]:
-    """Python files that differ between a revision and the working tree, as they are in the revision."""
-    from refactor.verify.trees import python_files
-
-    def git(*arguments: str) -> bytes:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False)
-        if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip().splitlines()
-            what = (
-                "nothing to compare with: no apply on record, and "
-                if default
-                else f"--before {revision} is neither a directory nor a git revision: "
-            )
-            raise Unusable(f"{what}{reason[-1] if reason else 'git failed'}")
-        return done.stdout
-
-    try:
-        git("rev-parse", "--verify", f"{revision}^{{tree}}")
-    except FileNotFoundError:
-        raise Unusable(f"--before {revision}: no such directory, and git is not installed") from None
-    listed = git("ls-tree", "-r", "-z", "--name-only", revision).decode(errors="surrogateescape").split("\0")
-    old = {name for name in listed if name.endswith(".py")}
-    originals: dict[str, bytes | None] = {name: None for name in python_files(root) if name not in old}
-    for name in sorted(old):
-        content = git("show", f"{revision}:./{name}")
-        file = root / name
-        if not file.is_file() or file.read_bytes() != content:
-            originals[name] = content
-    return originals
-
-
-def _show(report: Report, json_file: str | None) -> None:
+def _show(report: Report, json_file: str | None, junit: str | None) -> None:
+    from refactor.verify.junit import xml
     from refactor.verify.text import lines
 
+    text = json.dumps(report.json(), indent=1) + "\n"
+    if junit is not None:
+        _export("--junit", junit, xml(report))
+    if json_file == "-":
+        emit(text)
+        return
     if json_file is not None:
-        text = json.dumps(report.json(), indent=1) + "\n"
-        if json_file == "-":
-            emit(text)
-            return
-        try:
-            Path(json_file).write_text(text, "utf-8")
-        except OSError as error:
-            say(f"--json {json_file}: cannot be written: {error.strerror}")
-            raise SystemExit(2) from None
+        _export("--json", json_file, text.encode())
     for line in lines(report, sys.stdout.isatty()):
         emit(line)
+
+
+def _export(option: str, file: str, data: bytes) -> None:
+    """Write a report where the user wants it; exit code 2 if that is not possible."""
+    try:
+        Path(file).write_bytes(data)  # as it is: FILE may be a pipe or a device
+    except OSError as error:
+        say(f"{option} {file}: cannot be written: {error.strerror}")
+        raise SystemExit(2) from None

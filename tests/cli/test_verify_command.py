@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
+from refactor.verify.evidence import Surroundings
+from refactor.verify.report import Report, TargetReport
+from refactor.verify.targets import Target
 
 from refactor.cli import main
+from refactor.cli.evidence import keep_evidence, settle_passed
+from refactor.journal import Replacement, originals, write
 
 GOOD = '[[target]]\nname = "m"\nentry = "m:M"\ninputs = {}\n'
 
@@ -111,3 +118,50 @@ def test_what_failed_is_replayed_first_and_forgotten_when_it_passes(project: Pat
     assert checks("x * 3") == [first[-1]]
     assert {status for _, status in checks("x + x")} == {"pass"}
     assert json.loads(memory.read_text()) == {}
+
+
+def test_evidence_is_kept_listed_and_stale_once_the_source_changes(project: Path) -> None:
+    two = "".join(
+        f'[[target]]\nname = "{n}"\nentry = "m:{n}"\ndevice = "cpu"\ninputs = {{ x = "float32[4]" }}\n'
+        for n in ("double", "half")
+    )
+    (project / "targets.toml").write_text(two)
+    original = "def double(x):\n    return x * 2\n\n\ndef half(x):\n    return x / 2\n"
+    (project / "before").mkdir()
+    (project / "before" / "m.py").write_text(original)
+    (project / "m.py").write_text(original.replace("x * 2", "x + x"))
+    code, text = run("double", "--before", "before", "--examples", "1", "--junit", "out.xml")
+    assert code == 0
+    assert "evidence for 2 targets: 1 passed, unverified on GPU, 1 not verified yet" in text
+    case = ElementTree.parse(project / "out.xml").find("testsuite/testcase")
+    assert case is not None
+    assert case.get("name") == "double"
+    record = json.loads((project / ".refactor" / "evidence.json").read_text())["targets"]["double"]
+    assert set(record["after"]) == {"m.py"}
+    assert record["before"]["m.py"] != record["after"]["m.py"]
+    (project / "m.py").write_text(original.replace("x / 2", "x * 0.5"))
+    text = CliRunner().invoke(main, ["apply", "m.py"]).output
+    assert "evidence for 2 targets: 1 stale, 1 not verified yet" in text
+    assert "double: stale: pass before m.py changed" in text
+
+
+def test_applies_count_as_passed_once_every_target_passed_on_a_gpu_against_what_they_replaced(
+    project: Path,
+) -> None:
+    (project / "m.py").write_bytes(b"old")
+    write(project, [Replacement(project / "m.py", b"old", b"new")])
+    targets = [Target(n, f"m:{n}", ()) for n in ("a", "b")]
+    around = Surroundings("0.1.0", "2.11.0", "580.1")
+
+    def passed(name: str, device: str, before: bytes) -> dict[str, bytes | None]:
+        hashes = {side: ((("m.py"), hashlib.sha256(data).hexdigest()),)
+                  for side, data in (("before", before), ("after", b"new"))}  # fmt: skip
+        result = TargetReport(name, "pass", "", **hashes)
+        keep_evidence(project, Report(device, "2.11.0", (result,)), targets, around, 100, 0)
+        settle_passed(project, targets, [], around)
+        return originals(project)
+
+    assert passed("a", "NVIDIA H100", b"old") == {"m.py": b"old"}  # b has not passed
+    assert passed("b", "emulated", b"old") == {"m.py": b"old"}
+    assert passed("b", "NVIDIA H100", b"other") == {"m.py": b"old"}
+    assert passed("b", "NVIDIA H100", b"old") == {}

@@ -137,6 +137,11 @@ class Worker:
                 self.adopted[index] = theirs
         return {"adopted": sorted(self.adopted)}
 
+    def do_loaded(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Files of the tree that were imported by now."""
+        assert self.tree is not None
+        return {"modules": self.tree.loaded()}
+
     # -- sequences ------------------------------------------------------------------------------------------
     def _make(self, index: int) -> Subject:
         assert self.target is not None
