@@ -99,16 +99,17 @@ class Scaled(nn.Module):
 
     @segment
     def _forward_fc(self, x):
-        return self.fc(x)
+        h = self.fc(x)
+        return h, h.abs().max()
 
     @segment
     def _forward_out(self, h):
         return self.out(h).tanh()
 
     def forward(self, x):
-        h = self._forward_fc(x)
+        h, h_max = self._forward_fc(x)
         # the largest entry decides the exponent
-        exponent = round(h.abs().max().item())
+        exponent = round(h_max.item())
         h = h * 2.0**-exponent
         return self._forward_out(h)
 """,

@@ -86,15 +86,16 @@ class Checked(nn.Module):
 
     @segment
     def _forward_fc(self, x):
-        return self.fc(x).exp()
+        h = self.fc(x).exp()
+        return h, torch.isfinite(h).all()
 
     @segment
     def _forward_out(self, h):
         return self.out(h) + h
 
     def forward(self, x):
-        h = self._forward_fc(x)
-        assert torch.isfinite(h).all(), "overflow"
+        h, all_finite = self._forward_fc(x)
+        assert all_finite, "overflow"
         return self._forward_out(h)
 """,
         ),

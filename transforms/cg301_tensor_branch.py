@@ -157,7 +157,7 @@ class EarlyExit(nn.Module):
         self.threshold = 0.4
 
     @segment
-    def _forward_head(self, x, block):
+    def _forward_block_head(self, x, block):
         x = x + torch.relu(block(x))
         logits = self.head(x)
         return x, logits, logits.softmax(-1).amax(-1).min() > self.threshold
@@ -165,7 +165,7 @@ class EarlyExit(nn.Module):
     def forward(self, x):
         used = 0
         for block in self.blocks:
-            x, logits, exceeds_threshold = self._forward_head(x, block)
+            x, logits, exceeds_threshold = self._forward_block_head(x, block)
             used += 1
             if exceeds_threshold:
                 break

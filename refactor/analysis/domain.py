@@ -334,7 +334,8 @@ def public(value: Val) -> Value:
     if isinstance(value, ExtObj):
         scope, _, name = value.name.rpartition(".")
         kind = Kind.MODULE if value.name.startswith("torch.nn.") else Kind.UNKNOWN
-        return Value(kind, qualname=f"{scope}:{name}")
+        inner = tuple(public(item) for item in value.items) if value.items is not None else None
+        return Value(kind, items=inner, qualname=f"{scope}:{name}")
     if isinstance(value, Fn):
         target = value.targets[0]
         return Value(Kind.FUNCTION, qualname=f"{target.module.name}:{target.qualname}")

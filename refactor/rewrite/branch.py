@@ -12,7 +12,7 @@ import ast
 from collections.abc import Collection, Mapping, Sequence
 
 from refactor.analysis.model import Facts
-from refactor.rewrite.model import Change, Joint, Proposal, Refusal
+from refactor.rewrite.model import Joint, Proposal, Refusal
 from refactor.rewrite.outline import Outliner
 from refactor.rewrite.planner import Planner
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, same_scope, self_name
@@ -159,8 +159,6 @@ def _outline(facts: Facts, function: FunctionNode, settled: Collection[ast.AST])
         return _TOO_LITTLE
     names = planner.name(blocks)
     outliner = Outliner(facts, function, blocks, names)
-    changes = [Change(piece.predicate.test, outliner.take(piece)) for piece in pieces if piece.predicate]
-    changes.append(Change(function, outliner.build))
     count = "one segment" if len(pieces) == 1 else f"{len(pieces)} segments"
     note = f"{function.name} cut into {count} with the decisions between them; verify both sides of each"
-    return Proposal(tuple(changes), note, frozenset({"segment"}))
+    return Proposal(tuple(outliner.changes()), note, frozenset({"segment"}))

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from refactor.analysis import liveness
 
+Order = Callable[[list[ast.stmt]], list[ast.stmt]]
 
-def live_with_tests_replaced(
+
+def live_as_planned(
     function: ast.FunctionDef,
-    replaced: Mapping[ast.If, ast.expr],
+    hoisted: Mapping[ast.stmt, Collection[ast.expr]],
     expanded: Mapping[ast.stmt, ast.If] = MappingProxyType({}),
+    order: Order = list,
 ) -> dict[ast.stmt, frozenset[str]]:
-    """Names live after each statement, if the given parts of tests were constants.
+    """Names live after each statement, if the given parts of statements were computed elsewhere.
 
-    ``expanded`` has statements that are read as branches (`conditional_branches`). The tree is not changed:
-    compound statements are copied, simple ones are shared.
+    ``expanded`` has statements that are read as branches (`conditional_branches`); ``order`` is that in which
+    the statements of a block will stand. The tree is not changed: what is different is copied.
     """
     origin: dict[ast.stmt, ast.stmt] = {}
 
     def copied(stmt: ast.stmt) -> ast.stmt:
         stmt = expanded.get(stmt, stmt)
-        if not any(isinstance(getattr(stmt, part, None), list) for part in ("body", "handlers", "cases")):
+        parts = hoisted.get(stmt, ())
+        if not parts and not any(isinstance(getattr(stmt, p, None), list) for p in _SUITES):
             return stmt
         twin = copy.copy(stmt)
         origin[twin] = stmt
-        for part in ("body", "orelse", "finalbody"):
-            inner = getattr(stmt, part, None)
+        for name in ("body", "orelse", "finalbody"):
+            inner = getattr(stmt, name, None)
             if isinstance(inner, list):
-                setattr(twin, part, [copied(child) for child in inner])
-        if isinstance(stmt, ast.If) and stmt in replaced:
-            assert isinstance(twin, ast.If)
-            twin.test = _without(stmt.test, replaced[stmt])
+                setattr(twin, name, [copied(child) for child in order(inner)])
+        for name in ("handlers", "cases"):
+            if isinstance(getattr(stmt, name, None), list):
+                setattr(twin, name, [branch(part) for part in getattr(stmt, name)])
+        for name in ("test", "value", "iter", "subject"):
+            value = getattr(stmt, name, None)
+            if parts and isinstance(value, ast.expr):
+                setattr(twin, name, _without(value, parts))
+        return twin
+
+    def branch(part: Any) -> Any:
+        twin = copy.copy(part)
+        twin.body = [copied(child) for child in order(part.body)]
         return twin
 
     whole = copied(function)
@@ -42,16 +56,31 @@ def live_with_tests_replaced(
     return {origin.get(stmt, stmt): names for stmt, names in liveness.live_out(whole).items()}
 
 
-def _without(test: ast.expr, part: ast.expr) -> ast.expr:
-    """A copy of a test with one part replaced by a constant."""
-    if test is part:
-        return ast.copy_location(ast.Constant(True), test)
-    twin = copy.copy(test)
-    for name, value in ast.iter_fields(test):
+_SUITES = ("body", "handlers", "cases")
+
+
+def _without(node: ast.expr, parts: Collection[ast.expr]) -> ast.expr:
+    """A copy of an expression with some parts replaced by a name that is no variable."""
+    if node in parts:
+        return ast.copy_location(ast.Name("<computed before>", ast.Load()), node)
+    twin = copy.copy(node)
+    for name, value in ast.iter_fields(node):
         if isinstance(value, ast.expr):
-            setattr(twin, name, _without(value, part))
+            setattr(twin, name, _without(value, parts))
         elif isinstance(value, list):
-            setattr(twin, name, [_without(v, part) if isinstance(v, ast.expr) else v for v in value])
+            setattr(twin, name, [_without_item(item, parts) for item in value])
+    return twin
+
+
+def _without_item(item: Any, parts: Collection[ast.expr]) -> Any:
+    if isinstance(item, ast.keyword):
+        return _without_keyword(item, parts)
+    return _without(item, parts) if isinstance(item, ast.expr) else item
+
+
+def _without_keyword(word: ast.keyword, parts: Collection[ast.expr]) -> ast.keyword:
+    twin = copy.copy(word)
+    twin.value = _without(word.value, parts)
     return twin
 
 

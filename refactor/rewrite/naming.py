@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
+from keyword import iskeyword
 
-from refactor.analysis.model import Facts
+from refactor.analysis import liveness
+from refactor.analysis.model import Facts, Kind
+from refactor.rewrite.plan import Piece
 from refactor.rewrite.syntax import FunctionNode, dotted, self_name
 
 _COMPARED: dict[type[ast.cmpop], tuple[str, str, str]] = {
@@ -34,11 +37,98 @@ def predicate_name(test: ast.expr) -> str:
     if isinstance(test, ast.Call) and isinstance(test.func, ast.Attribute):
         method = test.func.attr
         if method in ("any", "all"):
-            name = _last(test.func.value if not test.args else test.args[0])
-            return f"{method}_{name}" if name else f"is_{method}"
+            inner = test.func.value if not test.args else test.args[0]
+            return f"{method}_{_asked(inner) or _last(inner) or 'true'}"
         if method in ("item", "bool"):
             return predicate_name(test.func.value)
+        if method in _ASKED:
+            return f"is_{_ASKED[method]}"
+        if getattr(test.func.value, "id", None) == "self":
+            return method.strip("_").lower() or "decision"
     return "decision"
+
+
+_ASKED = {"isnan": "nan", "isinf": "inf", "isfinite": "finite", "eq": "equal", "lt": "below", "gt": "above"}
+
+
+def _asked(node: ast.expr) -> str:
+    """``nan`` for ``torch.isnan(h)``, ``above`` for ``h > 3``."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return _ASKED.get(node.func.attr, "")
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not):
+        inner = _asked(node.operand) or _last(node.operand)
+        return f"not_{inner}" if inner else ""
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _COMPARED:
+        zero, other, _ = _COMPARED[type(node.ops[0])]
+        right = node.comparators[0]
+        return (zero if isinstance(right, ast.Constant) and right.value == 0 else other).removeprefix("is_")
+    return ""
+
+
+def hoist_name(facts: Facts, stmt: ast.stmt, part: ast.expr) -> str:
+    """A name for what is computed before a statement: by its place in it, else by what it is."""
+    if isinstance(part, ast.Compare) or _is_any(part) or isinstance(part, ast.BoolOp | ast.UnaryOp):
+        return predicate_name(part)
+    around = facts.parents.get(part)
+    if isinstance(around, ast.keyword) and around.arg:
+        return around.arg
+    if isinstance(around, ast.Dict):
+        key = next((k for k, v in zip(around.keys, around.values, strict=True) if v is part), None)
+        text = key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else ""
+        if text.isidentifier() and not iskeyword(text):
+            return text
+    if isinstance(part, ast.Call):
+        return _called(part, stmt)
+    if isinstance(stmt, ast.Return):
+        return "out"
+    target = stmt.targets[0] if isinstance(stmt, ast.Assign) else None
+    if isinstance(target, ast.Name) and stmt.value is part:  # type: ignore[attr-defined]
+        return target.id
+    return "value"
+
+
+def _is_any(node: ast.expr) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("any", "all")
+    )
+
+
+def _called(part: ast.Call, stmt: ast.stmt) -> str:
+    """``h_norm`` for ``h.norm()``, ``head_out`` for ``self.head(h)``, ``energy`` for ``self.energy(h)``."""
+    func = part.func
+    if not isinstance(func, ast.Attribute):
+        name = func.id if isinstance(func, ast.Name) else ""
+        return f"{name.strip('_').lower()}_out" if name else "value"
+    if isinstance(func.value, ast.Name) and func.value.id == "self":
+        name = func.attr.strip("_").lower()
+        if isinstance(stmt, ast.If | ast.While | ast.Assert) and stmt.test is part:
+            return name
+        return "out" if isinstance(stmt, ast.Return) else f"{name}_out"
+    root: ast.expr = func.value
+    while not isinstance(root, ast.Name | ast.Attribute):
+        if isinstance(root, ast.Call):
+            if isinstance(root.func, ast.Attribute) and getattr(root.func.value, "id", "") not in (
+                "self",
+                "torch",
+                "F",
+            ):
+                root = root.func.value
+            elif root.args:
+                root = root.args[0]
+            else:
+                break
+        elif isinstance(root, ast.Subscript):
+            root = root.value
+        elif isinstance(root, ast.BinOp):
+            root = root.left
+        else:
+            break
+    if getattr(root, "id", "") in ("torch", "F") and part.args:
+        root = part.args[0]
+    name = _last(root)
+    return f"{name}_{func.attr}" if name else f"{func.attr}_value"
 
 
 def _last(node: ast.expr) -> str:
@@ -54,35 +144,43 @@ def method_prefix(facts: Facts, cls: ast.ClassDef, function: FunctionNode) -> st
     return f"_{base}" if plain else f"_{snake}_{base}"
 
 
-def piece_role(
-    function: FunctionNode, statements: Sequence[ast.AST], outputs: Sequence[str], place: str
-) -> str:
+def piece_role(facts: Facts, function: FunctionNode, piece: Piece, place: str) -> str:
     """What a piece is about: the one or two submodules it runs, else the value it makes, else its place."""
-    parts = _submodules(function, statements)
+    parts = _submodules(facts, function, piece.nodes)
     if 1 <= len(parts) <= 2:
         return "_".join(parts)
-    if not parts and outputs:
-        return outputs[-1].strip("_").lower() or place
+    if not piece.statements and piece.hoist is not None:
+        return piece.hoist.names[0]
+    made = piece.outputs or (() if piece.returns else liveness.writes(piece.statements))
+    if not parts and made:
+        return made[-1].strip("_").lower() or place
     return place
 
 
-def _submodules(function: FunctionNode, statements: Sequence[ast.AST]) -> list[str]:
+def _submodules(facts: Facts, function: FunctionNode, nodes: Sequence[ast.AST]) -> list[str]:
     owner = self_name(function)
     found: dict[str, tuple[int, int]] = {}
-    for statement in statements:
-        for node in ast.walk(statement):
+    inside = [node for root in nodes for node in ast.walk(root)]
+    looped = {n for loop in inside if isinstance(loop, ast.For) for n in liveness.target_names(loop.target)}
+    for root in nodes:
+        for node in ast.walk(root):
             called = (
                 node.func if isinstance(node, ast.Call) else node.iter if isinstance(node, ast.For) else None
             )
             while isinstance(called, ast.Subscript):
                 called = called.value
-            if not isinstance(called, ast.Attribute):
-                continue
-            chain: ast.expr = called
-            while isinstance(chain, ast.Attribute) and isinstance(chain.value, ast.Attribute):
-                chain = chain.value
-            if isinstance(chain, ast.Attribute) and getattr(chain.value, "id", None) == owner:
-                name = chain.attr.strip("_").lower()
+            name = ""
+            if isinstance(called, ast.Name) and isinstance(node, ast.Call):
+                name = called.id if facts.value(called).kind is Kind.MODULE else ""
+                name = "" if name in looped else name
+            elif isinstance(called, ast.Attribute):
+                chain: ast.expr = called
+                while isinstance(chain, ast.Attribute) and isinstance(chain.value, ast.Attribute):
+                    chain = chain.value
+                if isinstance(chain, ast.Attribute) and getattr(chain.value, "id", None) == owner:
+                    name = chain.attr
+            name = name.strip("_").lower()
+            if name and called is not None:
                 place = (called.lineno, called.col_offset)
                 found[name] = min(place, found.get(name, place))
     return sorted(found, key=lambda name: found[name])

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts
 from refactor.rewrite.lazily import libcst as cst
-from refactor.rewrite.model import Refusal
+from refactor.rewrite.model import Change, Refusal
 from refactor.rewrite.names import placeholder
-from refactor.rewrite.plan import Block, Keep, Nest, Piece
+from refactor.rewrite.plan import Block, Decide, Hoist, Keep, Nest, Piece
 from refactor.rewrite.syntax import self_name
 
 _Line: TypeAlias = "cst.SimpleStatementLine | cst.BaseCompoundStatement"
@@ -35,18 +35,30 @@ class Outliner:
     ) -> None:
         self.facts, self.function, self.plan, self.names = facts, function, plan, names
         self.owner = self_name(function) or "self"
-        self.tests: dict[Piece, cst.BaseExpression] = {}
+        self.parts: dict[ast.expr, cst.BaseExpression] = {}
         self.methods: list[cst.FunctionDef] = []
 
-    def take(self, piece: Piece) -> Callable[[Any], cst.BaseExpression]:
-        """The change of a predicate: the expression is kept for its piece, its name takes the place."""
+    def changes(self) -> list[Change]:
+        """One for each part that is computed before its statement, and one for the function."""
+        taken = [
+            Change(part, self.take(part, name))
+            for hoist in self.plan.hoists()
+            for part, name in zip(hoist.parts, hoist.names, strict=True)
+        ]
+        return [*taken, Change(self.function, self.build)]
+
+    def take(self, part: ast.expr, name: str) -> Callable[[Any], cst.BaseExpression]:
+        """The change of a part: the expression is kept for its piece, its name takes the place."""
 
         def build(node: cst.BaseExpression) -> cst.BaseExpression:
-            assert piece.predicate is not None
-            self.tests[piece] = node
-            return cst.Name(piece.predicate.name)
+            self.parts[part] = node
+            return cst.Name(name)
 
         return build
+
+    def computed(self, hoist: Hoist) -> list[cst.BaseExpression]:
+        """The expressions of a hoist."""
+        return [_bare(self.parts[part].deep_clone()) for part in hoist.parts]
 
     def build(self, node: cst.FunctionDef) -> cst.FlattenSentinel[cst.BaseStatement] | Refusal:
         """The segments, and the function that calls them."""
@@ -78,8 +90,13 @@ class Outliner:
 
     def lines(self, old: Sequence[Any], plan: Block) -> list[_Line]:
         """The lines of a block, in the order of the plan."""
-        used = [i for e in plan.entries for i in (e.units if isinstance(e, Piece) else (e.unit,))]
-        if used != list(range(len(old))):
+        used = [
+            i
+            for e in plan.entries
+            if not isinstance(e, Decide)
+            for i in (e.units if isinstance(e, Piece) else (e.unit,))
+        ]
+        if sorted(used) != list(range(len(old))):
             raise _Mismatch
         new: list[_Line] = []
         for entry in plan.entries:
@@ -87,31 +104,70 @@ class Outliner:
                 new.append(old[entry.unit])
             elif isinstance(entry, Nest):
                 new.append(self.nest(old[entry.unit], entry))
+            elif isinstance(entry, Decide):
+                new.append(self.decision(entry.hoist))
             else:
                 new.append(self.call(entry, [old[i] for i in entry.units]))
         return new
+
+    def decision(self, hoist: Hoist) -> cst.SimpleStatementLine:
+        """The line that computes the test of a loop before its first round."""
+        pairs = zip(hoist.names, self.computed(hoist), strict=True)
+        return cst.SimpleStatementLine(
+            [cst.Assign([cst.AssignTarget(cst.Name(name))], value) for name, value in pairs]
+        )
 
     def nest(self, node: Any, entry: Nest) -> _Line:
         """A compound statement with pieces inside it."""
         if isinstance(node, cst.SimpleStatementLine) and isinstance(entry.statement, ast.If):
             node = _as_branch(node)
+        if isinstance(node, cst.Match):
+            return self.match(node, entry)
+        if isinstance(node, cst.Try):
+            return self.attempt(node, entry)
         if not isinstance(node, cst.If | cst.For | cst.While | cst.With):
             raise _Mismatch
-        changed: Any = node.with_changes(body=self.suite(node.body, entry.body))
-        if isinstance(node, cst.If) and not node.whitespace_before_test.empty:
-            pass
-        elif isinstance(node, cst.If) and isinstance(node.test, cst.Name):
-            changed = changed.with_changes(whitespace_before_test=cst.SimpleWhitespace(" "))
-        if entry.orelse is None or isinstance(node, cst.With):
+        changed: Any = node.with_changes(body=self.suite(node.body, entry.blocks[0]))
+        if isinstance(node, cst.If | cst.While) and isinstance(node.test, cst.Name):
+            space: Any = (
+                node.whitespace_before_test if isinstance(node, cst.If) else node.whitespace_after_while
+            )
+            if space.empty:
+                name = "whitespace_before_test" if isinstance(node, cst.If) else "whitespace_after_while"
+                changed = changed.with_changes(**{name: cst.SimpleWhitespace(" ")})
+        if isinstance(node, cst.With) or not entry.blocks[1].entries:
             return changed  # type: ignore[no-any-return]
         orelse = node.orelse
         if isinstance(orelse, cst.If):
-            return changed.with_changes(orelse=self.elif_(orelse, entry.orelse))  # type: ignore[no-any-return]
-        if not isinstance(orelse, cst.Else):
+            return changed.with_changes(orelse=self.elif_(orelse, entry.blocks[1]))  # type: ignore[no-any-return]
+        return changed.with_changes(orelse=self.part(orelse, entry.blocks[1]))  # type: ignore[no-any-return]
+
+    def part(self, node: Any, plan: Block) -> Any:
+        """An ``else``, ``except``, ``finally`` or ``case`` with its block cut."""
+        if node is None:
+            if plan.entries:
+                raise _Mismatch
+            return None
+        return node.with_changes(body=self.suite(node.body, plan))
+
+    def attempt(self, node: cst.Try, entry: Nest) -> cst.Try:
+        """A ``try`` with pieces in its blocks."""
+        body, *handlers, orelse, final = entry.blocks
+        if len(handlers) != len(node.handlers):
             raise _Mismatch
-        return changed.with_changes(  # type: ignore[no-any-return]
-            orelse=orelse.with_changes(body=self.suite(orelse.body, entry.orelse))
+        return node.with_changes(
+            body=self.suite(node.body, body),
+            handlers=[self.part(old, plan) for old, plan in zip(node.handlers, handlers, strict=True)],
+            orelse=self.part(node.orelse, orelse),
+            finalbody=self.part(node.finalbody, final),
         )
+
+    def match(self, node: cst.Match, entry: Nest) -> cst.Match:
+        """A ``match`` with pieces in its cases."""
+        if len(node.cases) != len(entry.blocks):
+            raise _Mismatch
+        cases = [self.part(old, plan) for old, plan in zip(node.cases, entry.blocks, strict=True)]
+        return node.with_changes(cases=cases)
 
     def elif_(self, node: cst.If, plan: Block) -> cst.If | cst.Else:
         """An ``elif`` stays one unless something has to be computed before its test."""
@@ -130,9 +186,9 @@ class Outliner:
         body = [lines[0].with_changes(leading_lines=lead[count:]), *lines[1:]] if lines else []
         results: list[cst.BaseExpression] = [cst.Name(name) for name in piece.outputs]
         targets = list(piece.outputs)
-        if piece.predicate is not None:
-            results.append(_bare(self.tests[piece]))
-            targets.append(piece.predicate.name)
+        if piece.hoist is not None:
+            results += self.computed(piece.hoist)
+            targets += piece.hoist.names
         made = _made_last(body[-1], piece) if body else None
         if made is not None:
             body[-1] = made
@@ -180,11 +236,7 @@ def _as_branch(line: cst.SimpleStatementLine) -> cst.If | None:
 
 def _made_last(line: Any, piece: Piece) -> cst.SimpleStatementLine | None:
     """``return value`` for a last line ``name = value`` that makes the only result."""
-    if (
-        len(piece.outputs) != 1
-        or piece.predicate is not None
-        or not isinstance(line, cst.SimpleStatementLine)
-    ):
+    if len(piece.outputs) != 1 or piece.hoist is not None or not isinstance(line, cst.SimpleStatementLine):
         return None
     last = line.body[0]
     if len(line.body) != 1 or not isinstance(last, cst.Assign) or len(last.targets) != 1:

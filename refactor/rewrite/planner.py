@@ -8,20 +8,21 @@ to the host.
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts, Kind
-from refactor.rewrite.live import conditional_branches, live_with_tests_replaced
+from refactor.rewrite import cost
+from refactor.rewrite.cutting import Cutter
+from refactor.rewrite.live import conditional_branches, live_as_planned
 from refactor.rewrite.names import attribute_names, bound_names, fresh, used_names
-from refactor.rewrite.naming import method_prefix, piece_role, predicate_name
-from refactor.rewrite.plan import Block, Keep, Nest, Piece, Predicate, units_of
-from refactor.rewrite.syntax import enclosing_class, enclosing_statement, same_scope, self_name
-from refactor.rewrite.work import BREAKING, OUTLINABLE, effects, host_statements, in_training, leaves, work
+from refactor.rewrite.naming import hoist_name, method_prefix, piece_role
+from refactor.rewrite.plan import Block, Decide, Guard, Hoist, Piece
+from refactor.rewrite.syntax import ancestors, enclosing_class, enclosing_statement, same_scope, self_name
+from refactor.rewrite.work import BREAKING, effects, host_nodes
 
-LEAST_WORK = 3
-"""Kernels (a module of several layers counts for three) below which launching costs less than a replay."""
+Live = Mapping[ast.stmt, frozenset[str]]
 
 
 @dataclass
@@ -32,10 +33,13 @@ class Planner:
     function: ast.FunctionDef
     settled: Collection[ast.AST]
     forced: set[ast.stmt] = field(default_factory=set)
-    unhoisted: set[ast.If] = field(default_factory=set)
+    unhoisted: set[ast.stmt] = field(default_factory=set)
+    first_on_host: set[ast.stmt] = field(default_factory=set)  # loops whose first test has no piece before it
+    shortfall: list[cost.Cost] = field(default_factory=list)  # pieces that were not worth a replay
 
     def __post_init__(self) -> None:
-        self.host = host_statements(self.facts, self.function, self.settled)
+        self.barred = host_nodes(self.facts, self.function, self.settled)
+        self.host = {enclosing_statement(self.facts, node) for node in self.barred}
         arguments = self.function.args
         every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         every += [a for a in (arguments.vararg, arguments.kwarg) if a is not None]
@@ -45,10 +49,6 @@ class Planner:
         self.owner = self_name(self.function)
         self.expanded = self.branches()
         self.host |= {branch for stmt, branch in self.expanded.items() if stmt in self.host}
-        self.tensors = {event.node: event.extra.get("tensors", ()) for event in self.facts.events}
-        for stmt, branch in self.expanded.items():
-            found = self.tensors.get(stmt.value, ())  # type: ignore[attr-defined]
-            self.tensors[branch] = found or (branch.test,)
         self.kinds: dict[str, set[Kind]] = {}
         for node in same_scope(self.function):
             if isinstance(node, ast.Name) and node in self.facts.values:
@@ -68,33 +68,46 @@ class Planner:
     def settle(self) -> Block:
         """The largest plan in which every piece is sound."""
         while True:
-            block = self.block(self.function.body, self.parameters)
-            replaced = {p.predicate.branch: p.predicate.test for p in block.pieces() if p.predicate}
-            live = live_with_tests_replaced(self.function, replaced, self.expanded)
-            before = (len(self.forced), len(self.unhoisted))
+            cutter = Cutter(self)
+            block = cutter.block(self.function.body, self.parameters)
+            hoisted = {hoist.statement: hoist.parts for hoist in block.hoists()}
+            live = live_as_planned(self.function, hoisted, self.expanded, cutter.ordered)
+            before = self.state()
             for piece in block.pieces():
                 self.complete(piece, live)
-            if (len(self.forced), len(self.unhoisted)) == before:
+            if self.state() == before:
                 return block
 
-    def complete(self, piece: Piece, live: Mapping[ast.stmt, frozenset[str]]) -> None:
+    def state(self) -> tuple[int, ...]:
+        """Grows with everything that was given back."""
+        return len(self.forced), len(self.unhoisted), len(self.first_on_host)
+
+    def complete(self, piece: Piece, live: Live) -> None:
         """Fill in parameters and results of a piece, or give its statements back to the host."""
         body = piece.statements
-        after = live[body[-1]] if body and not piece.returns else frozenset()
+        end = piece.computed or (body[-1] if body else None)
+        after = live[end] if end is not None and not piece.returns else frozenset()
         written = liveness.writes(body)
         piece.outputs = tuple(name for name in written if name in after)
         sure = liveness.surely_writes(body)
-        tail: list[ast.stmt] = [ast.Expr(piece.predicate.test)] if piece.predicate else []
+        tail: list[ast.stmt] = [ast.Expr(part) for part in piece.parts]
         read = liveness.reads([*body, *tail])
         needed = [*read, *(name for name in piece.outputs if name not in sure)]
         piece.inputs = tuple(dict.fromkeys(n for n in needed if n in self.locals and n != self.owner))
-        unusable = any(name not in piece.sure or not self.is_known(name, piece) for name in piece.inputs)
-        if unusable or self.too_little(piece):
+        if any(name not in piece.sure or not self.is_known(name, piece) for name in piece.inputs):
+            self.give_back(piece)
+            return
+        price = cost.of(self, piece)
+        if not price.pays:
+            self.shortfall.append(price)
+            self.give_back(piece, small=True)
+            return
+        if piece.guarded is not None and self.shows_halfway(piece, live):
             self.give_back(piece)
             return
         for name in piece.inputs:
-            users = [s for s in body if self.reads_back(name, s)]
-            if users or (piece.predicate and self.reads_back(name, piece.predicate.test)):
+            users = [s for s in body if self.reads_back(name, s) or self.counts(name, s, piece)]
+            if users or any(self.reads_back(name, part) for part in piece.parts):
                 self.give_back(piece, *users)
         mutated = set[str]()
         for statement in body:
@@ -105,34 +118,28 @@ class Planner:
             if not self.is_device(name):
                 self.give_back(piece, *(s for s in body if name in liveness.writes([s])))
 
-    def too_little(self, piece: Piece) -> bool:
-        """Whether launching the kernels of a piece is cheaper than replaying a graph of them."""
-        nodes: list[ast.AST] = list(piece.statements)
-        if piece.predicate:
-            nodes.append(piece.predicate.test)
-        return self.work(nodes) < LEAST_WORK
-
-    def work(self, nodes: Iterable[ast.AST]) -> int:
-        """Kernels, without those that build constants: other rewrites keep these out of the hot path."""
-        return work(self.facts, self.function, nodes, self.settled)
-
     def is_rename(self, stmt: ast.stmt) -> bool:
         """``z = z_next`` between tensors: it belongs to the work before it."""
         renames = isinstance(stmt, ast.Assign) and isinstance(stmt.value, ast.Name)
         return renames and self.facts.value(stmt.value).kind is Kind.TENSOR  # type: ignore[attr-defined]
 
-    def give_back(self, piece: Piece, *statements: ast.stmt) -> None:
+    def give_back(self, piece: Piece, *statements: ast.stmt, small: bool = False) -> None:
         """Leave statements of a piece to the host, all of them by default."""
         self.forced.update(statements or piece.statements)
-        if piece.predicate and not statements:
-            self.unhoisted.add(piece.predicate.branch)
+        hoist = piece.hoist
+        if hoist is None or statements:
+            return
+        inside = hoist.rotated and any(hoist.statement in ancestors_of(self, s) for s in piece.statements)
+        if small and hoist.rotated and not inside and hoist.statement not in self.first_on_host:
+            self.first_on_host.add(hoist.statement)
+        elif not (small and piece.statements):
+            self.unhoisted.add(hoist.statement)
 
     def is_known(self, name: str, piece: Piece) -> bool:
         """Whether a variable can go into a graph: wherever the piece reads it, its kind is known."""
-        nodes: list[ast.AST] = [*piece.statements, *([piece.predicate.test] if piece.predicate else [])]
         reads = [
             node
-            for root in nodes
+            for root in piece.nodes
             for node in (root, *same_scope(root))
             if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
         ]
@@ -147,152 +154,66 @@ class Planner:
             for node in (stmt, *same_scope(stmt))
         )
 
+    def counts(self, name: str, stmt: ast.stmt, piece: Piece) -> bool:
+        """Whether a statement uses a number that a loop around it changes: again a graph for every value.
+
+        A loop over layers is short, and its number goes with the layer: there only light work is left out.
+        """
+        kinds = self.kinds.get(name, set())
+        if name in self.parameters or Kind.HOST not in kinds or name not in _loads(stmt):
+            return False
+        for loop in ancestors_of(self, stmt):
+            if not isinstance(loop, ast.For | ast.While):
+                continue
+            inside = liveness.writes([loop]) if isinstance(loop, ast.While) else liveness.writes(loop.body)
+            if name in inside and name not in liveness.writes(piece.statements):
+                return self.moves(loop, name)
+            if isinstance(loop, ast.For) and name in liveness.target_names(loop.target):
+                over = {n.id for n in same_scope(loop.iter) if isinstance(n, ast.Name)}
+                light = cost.time(self, [stmt]) <= cost.LIGHT
+                return light if "range" not in over and over & {"enumerate", "zip"} else True
+        return False
+
+    def moves(self, loop: ast.stmt, name: str) -> bool:
+        """Whether a loop counts a number up: it takes ever new values, unlike a step size that is halved."""
+        return any(
+            isinstance(node, ast.AugAssign)
+            and isinstance(node.op, ast.Add | ast.Sub)
+            and getattr(node.target, "id", None) == name
+            for node in same_scope(loop)
+        )
+
     def is_device(self, name: str) -> bool:
         """Whether a variable can come out of a graph: tensors and containers of them."""
         kinds = self.kinds.get(name, set())
         hosted = kinds & {Kind.HOST, Kind.READBACK, Kind.MODULE, Kind.FUNCTION}
         return bool(kinds & {Kind.TENSOR, Kind.CONTAINER}) and not hosted
 
-    # -- one block
+    def shows_halfway(self, piece: Piece, live: Live) -> bool:
+        """Whether an exception in the middle of a piece would leave a variable as the original does not.
 
-    def block(self, statements: Sequence[ast.stmt], sure: frozenset[str]) -> Block:
-        """Cut a list of statements; ``sure`` are the variables that are bound on every path to it."""
-        block = Block([])
-        run: list[int] = []
-        units = [
-            [self.expanded.get(unit[0], unit[0])] if len(unit) == 1 else unit for unit in units_of(statements)
-        ]
-        before: list[frozenset[str]] = []
-        for index, unit in enumerate(units):
-            before.append(sure)
-            if all(self.outlinable(s) for s in unit):
-                run.append(index)
-            elif isinstance(unit[-1], ast.Return) and self.returnable(unit):
-                self.flush(block, units, [*run, index], before, None, returns=True)
-                run = []
+        In a ``try`` the function may go on with what was assigned until then.
+        """
+        if len(piece.statements) + bool(piece.parts) <= 1:
+            return False
+        seen = frozenset[str]()
+        guard: Guard | None = piece.guarded
+        while guard is not None:
+            stmt = guard.statement
+            if isinstance(stmt, ast.Try):
+                for handler in stmt.handlers:
+                    rest = live.get(stmt, frozenset()) - liveness.surely_writes(handler.body)
+                    seen |= frozenset(liveness.reads(handler.body)) | rest
+                seen |= frozenset(liveness.reads(stmt.finalbody))
             else:
-                nested = unit[0] if len(unit) == 1 else None
-                predicate = self.predicate(nested) if isinstance(nested, ast.If) else None
-                self.flush(block, units, run, before, predicate)
-                run = []
-                block.entries.append(self.host_entry(index, unit, sure))
-            sure |= liveness.surely_writes(unit)
-        self.flush(block, units, run, before, None)
-        return block
-
-    def host_entry(self, index: int, unit: Sequence[ast.stmt], sure: frozenset[str]) -> Keep | Nest:
-        """A statement that stays, with the blocks inside it cut in their turn."""
-        stmt = unit[0]
-        if len(unit) > 1 or not isinstance(stmt, ast.If | ast.For | ast.While | ast.With):
-            return Keep(index)
-        inner = sure
-        if isinstance(stmt, ast.For):
-            inner |= frozenset(liveness.target_names(stmt.target))
-        elif isinstance(stmt, ast.With):
-            inner |= frozenset(
-                n for item in stmt.items for n in liveness.target_names(item.optional_vars or stmt)
-            )
-        body = self.block(stmt.body, inner)
-        orelse = self.block(stmt.orelse, sure) if not isinstance(stmt, ast.With) and stmt.orelse else None
-        if not any(True for b in (body, orelse) if b is not None for _ in b.pieces()):
-            return Keep(index)
-        return Nest(index, stmt, body, orelse)
-
-    def outlinable(self, stmt: ast.stmt) -> bool:
-        """Whether a segment may hold a statement as far as it can be told without its neighbours."""
-        if stmt in self.forced or not isinstance(stmt, OUTLINABLE) or leaves(stmt):
-            return False
-        if in_training(self.facts, stmt):
-            return False  # autograd records there, and a segment would run eagerly
-        for node in (stmt, *same_scope(stmt)):
-            if node in self.host or node in self.forced:
-                return False
-            if isinstance(node, ast.stmt) and not isinstance(
-                node, (*OUTLINABLE, ast.Raise, ast.Break, ast.Continue, ast.Return, ast.Assert)
-            ):
-                return False
-        if isinstance(stmt, ast.Expr) and isinstance(stmt.value, ast.Constant):
-            return False  # a docstring stays with its function
-        return effects(self.facts, self.function, stmt) is not None
-
-    def returnable(self, unit: Sequence[ast.stmt]) -> bool:
-        """Whether a segment can compute the value of a ``return``: tensors and displays of them."""
-        last = unit[-1]
-        assert isinstance(last, ast.Return)
-        if last in self.forced or last in self.host or last.value is None:
-            return False
-        if (
-            not all(self.outlinable(s) for s in unit[:-1])
-            or effects(self.facts, self.function, last) != set()
-        ):
-            return False
-        return self.only_tensors(last.value)
-
-    def only_tensors(self, node: ast.expr) -> bool:
-        """Whether a value is a tensor, or a display of tensors and literals."""
-        if isinstance(node, ast.Tuple | ast.List | ast.Dict):
-            items = node.values if isinstance(node, ast.Dict) else node.elts
-            keys = node.keys if isinstance(node, ast.Dict) else []
-            tensors = [item for item in items if not isinstance(item, ast.Constant)]
-            named = all(isinstance(key, ast.Constant) for key in keys)
-            return named and bool(tensors) and all(self.only_tensors(item) for item in tensors)
-        return self.facts.value(node).kind is Kind.TENSOR
-
-    def predicate(self, branch: ast.If) -> Predicate | None:
-        """The part of a test that the piece before the ``if`` can compute."""
-        tensors = self.tensors.get(branch, ())
-        if branch in self.unhoisted or not isinstance(tensors, tuple) or not tensors:
-            return None
-        test = tensors[0]
-        if isinstance(test, ast.Name | ast.Attribute) or not _always_evaluated(branch.test, test):
-            return None
-        if self.work([test]) == 0 or self.facts.value(test).kind is not Kind.TENSOR:
-            return None
-        return Predicate(branch, test)
-
-    def flush(
-        self,
-        block: Block,
-        units: Sequence[Sequence[ast.stmt]],
-        run: Sequence[int],
-        before: Sequence[frozenset[str]],
-        predicate: Predicate | None,
-        *,
-        returns: bool = False,
-    ) -> None:
-        """End a run: light statements at its ends stay on the host, the rest is a piece."""
-        start, end = 0, len(run)
-
-        def light(index: int) -> bool:
-            return self.work(units[index]) == 0
-
-        def rename(index: int) -> bool:
-            return all(self.is_rename(stmt) for stmt in units[index])
-
-        filled = set[str]()  # containers that the run fills: made in the run, they are no outside state
-        for index in run:
-            for stmt in units[index]:
-                filled |= effects(self.facts, self.function, stmt) or set()
-        while start < end and light(run[start]) and not (returns and start == end - 1):
-            if filled & set(liveness.writes(units[run[start]])):
-                break
-            start += 1
-        read = liveness.reads([ast.Expr(predicate.test)]) if predicate else ()
-        while end > start and not returns and light(run[end - 1]) and not rename(run[end - 1]):
-            if set(liveness.writes(units[run[end - 1]])) & set(read):
-                break
-            end -= 1
-        block.entries += [Keep(index) for index in run[:start]]
-        statements = [stmt for index in run[start:end] for stmt in units[index]]
-        if statements or predicate is not None:
-            first = before[run[start]] if statements else before[-1]
-            block.entries.append(Piece(tuple(run[start:end]), statements, first, predicate, returns))
-        block.entries += [Keep(index) for index in run[end:]]
+                seen |= live.get(stmt, frozenset())
+            guard = guard.outer
+        return bool(seen & frozenset(liveness.writes(piece.statements)))
 
     # -- names
 
-    def name(self, blocks: Block) -> dict[Piece, str]:
-        """Method names of the pieces and, in their predicates, variable names."""
+    def name(self, block: Block) -> dict[Piece, str]:
+        """Method names of the pieces; the names of what they compute for others go into the hoists."""
         cls = enclosing_class(self.facts, self.function)
         assert cls is not None
         prefix = method_prefix(self.facts, cls, self.function)
@@ -300,35 +221,37 @@ class Planner:
         module = {n for node in self.facts.tree.body for n in bound_names(node) if not _scoped(node)}
         variables = set(used_names(self.function)) | module
         names: dict[Piece, str] = {}
-        for piece, place in blocks.placed():
-            if piece.predicate:
-                piece.predicate.name = fresh(predicate_name(piece.predicate.test), variables)
-                variables.add(piece.predicate.name)
-            made = piece.outputs or (() if piece.returns else liveness.writes(piece.statements))
-            role = piece_role(self.function, piece.statements, made, place)
+        for piece, place in block.placed():
+            hoist = piece.hoist
+            if hoist is not None and not hoist.names:
+                self.name_hoist(hoist, variables)
+            role = piece_role(self.facts, self.function, piece, place)
             names[piece] = fresh(f"{prefix}_{role}", taken)
             taken.add(names[piece])
+        for entry in block.walk():
+            if isinstance(entry, Decide) and not entry.hoist.names:
+                self.name_hoist(entry.hoist, variables)
         return names
+
+    def name_hoist(self, hoist: Hoist, variables: set[str]) -> None:
+        """Names for what is computed before a statement."""
+        for part in hoist.parts:
+            name = fresh(hoist_name(self.facts, hoist.statement, part), variables)
+            variables.add(name)
+            hoist.names += (name,)
+
+
+def ancestors_of(planner: Planner, stmt: ast.stmt) -> list[ast.AST]:
+    """The statements around a statement, also around one that stands for a part of an expanded one."""
+    if stmt in planner.facts.parents:
+        return list(ancestors(planner.facts, stmt))
+    around = next((o for o, b in planner.expanded.items() if stmt is b or stmt in (*b.body, *b.orelse)), None)
+    return [around, *ancestors(planner.facts, around)] if around is not None else []
+
+
+def _loads(stmt: ast.AST) -> set[str]:
+    return {n.id for n in (stmt, *same_scope(stmt)) if isinstance(n, ast.Name)}
 
 
 def _scoped(node: ast.AST) -> bool:
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-
-
-def _always_evaluated(test: ast.expr, part: ast.expr) -> bool:
-    """Whether ``part`` is computed whenever the test is, and before anything else in it has an effect."""
-    if test is part:
-        return True
-    if isinstance(test, ast.BoolOp):
-        return _always_evaluated(test.values[0], part)
-    if isinstance(test, ast.UnaryOp):
-        return _always_evaluated(test.operand, part)
-    if isinstance(test, ast.Compare):
-        return _always_evaluated(test.left, part)
-    if isinstance(test, ast.Call):
-        if isinstance(test.func, ast.Attribute) and not test.args:
-            return _always_evaluated(test.func.value, part)
-        return (
-            isinstance(test.func, ast.Name) and len(test.args) == 1 and _always_evaluated(test.args[0], part)
-        )
-    return False

@@ -206,8 +206,8 @@ def test_a_loop_over_layers_gives_each_layer_to_the_segment(tmp_path: Path) -> N
         return x, used
     """
     new = rewritten(module(body), tmp_path)
-    assert "def _forward_b(self, x, layer):\n" in new
-    assert "            x, exceeds = " in new or "x, is_above = self._forward_b(x, layer)\n" in new
+    assert "def _forward_b_layer(self, x, layer):\n" in new
+    assert "            x, exceeds = " in new or "x, is_above = self._forward_b_layer(x, layer)\n" in new
     assert "            used += 1\n            if is_above:\n                break\n" in new
 
 

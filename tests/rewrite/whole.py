@@ -72,6 +72,7 @@ def _runtime() -> types.ModuleType:
 def run(code: str) -> dict[str, Any]:
     """The namespace of a module with this code, with the runtime importable as ``cuda_graphs``."""
     _runtime()
-    namespace: dict[str, Any] = {"__name__": "model"}
-    exec(compile(code, "model.py", "exec"), namespace)
-    return namespace
+    module = types.ModuleType("model")
+    sys.modules["model"] = module  # dataclasses look their module up
+    exec(compile(code, "model.py", "exec"), module.__dict__)
+    return module.__dict__

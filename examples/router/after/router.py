@@ -25,11 +25,6 @@ class FrameRouter(nn.Module):
         self.silence, self.noisy = silence, noisy
 
     @segment
-    def _forward_level(self, frames: torch.Tensor):
-        level = frames.square().mean().sqrt()
-        return level, level < self.silence
-
-    @segment
     def _forward_encode(self, frames: torch.Tensor, level):
         h = self.encode(frames)
         # peak over RMS: clicks and keyboards are peaky, a steady hum is not
@@ -53,8 +48,8 @@ class FrameRouter(nn.Module):
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """frames: float (batch, frame), one hop of audio per row. Returns the cleaned frames."""
-        level, is_below_silence = self._forward_level(frames)
-        if is_below_silence:
+        level = frames.square().mean().sqrt()
+        if level < self.silence:
             # nobody speaks: attenuate, and leave the network alone
             return frames * 0.25
 
