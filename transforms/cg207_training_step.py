@@ -85,6 +85,15 @@ import torch.nn.functional as F
 from cuda_graphs import graphed
 
 
+def train(model, batches):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for x, _ in batches:
+        loss = _train_step(optimizer, model, x)
+        losses.append(loss.item())
+    return losses
+
+
 @graphed
 def _train_step(optimizer, model, x):
     # a small step
@@ -93,15 +102,6 @@ def _train_step(optimizer, model, x):
     loss.backward()
     optimizer.step()
     return loss.detach()
-
-
-def train(model, batches):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    losses = []
-    for x, _ in batches:
-        loss = _train_step(optimizer, model, x)
-        losses.append(loss.item())
-    return losses
 """,
         ),
     ),

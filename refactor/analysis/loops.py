@@ -184,7 +184,9 @@ def _sliced(node: ast.AST, loop: ast.For) -> bool:
     """Whether an expression takes a slice whose bounds use the loop's counter."""
     counters = set(target_names(loop.target))
     return any(
-        isinstance(part, ast.Slice) and counters & {n.id for n in walk(part) if isinstance(n, ast.Name)}
+        isinstance(part, ast.Slice)
+        and part.lower is not None  # x[:i] is a prefix that grows
+        and counters & {n.id for n in walk(part.lower) if isinstance(n, ast.Name)}
         for part in walk(node)
     )
 

@@ -226,7 +226,15 @@ def _is_number(scope: ast.AST, loop: ast.AST, name: str, value: ast.expr) -> boo
         for target in node.targets
         if name in target_names(target)
     ]
-    return not starts or any(_host(start) for start in starts)
+    if starts:
+        return any(_host(start) for start in starts)
+    if any(isinstance(node, ast.Call) for node in walk(value)):
+        return False  # x = x + model(x)
+    every = [a.annotation for a in walk(scope) if isinstance(a, ast.arg) and a.arg == name]
+    named = [annotation for annotation in every if annotation is not None]
+    if named:
+        return last_name(named[0]) in ("int", "float")
+    return any(isinstance(node, ast.Constant) for node in walk(value))
 
 
 def _host(node: ast.expr) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from refactor.analysis.model import Facts
 from refactor.analysis.project import ClassInfo, FunctionInfo, last_name
@@ -39,10 +39,16 @@ def propose_repeat(facts: Facts, hit: Hit) -> Proposal | Refusal:
 
 def _may_grow(facts: Facts, place: Place, hit: Hit) -> str:
     """Why what the model returns, given back to it, may be larger at every step."""
+    cls = class_of(facts, place.call.func)
+    kept = next((n for f in _functions(cls) for n in walk(f.node) if _keeps(n)), None) if cls else None
+    if cls is not None and kept is not None:
+        return (
+            f"`{cls.qualname}` keeps a cache that grows by concatenation (line {kept.lineno} of its file); "
+            "a graph needs a cache of fixed size and a position"
+        )
     raw = hit.event.extra.get("raw", ())
     if not raw:
         return ""
-    cls = class_of(facts, place.call.func)
     if cls is not None and not _joins(cls):
         return ""
     name = raw[0]  # type: ignore[index]
@@ -53,7 +59,26 @@ def _may_grow(facts: Facts, place: Place, hit: Hit) -> str:
 
 
 def _joins(cls: ClassInfo) -> bool:
-    """Whether the methods of a class, or of what they construct or call, concatenate."""
+    """Whether the methods of a class, or of what they construct or call, concatenate; True if not known."""
+    foreign = any(isinstance(base, str) and not base.startswith("torch.nn.Module") for base in cls.mro)
+    return foreign or any(
+        isinstance(node, ast.Call) and last_name(node.func) in _GROW
+        for function in _functions(cls)
+        for node in walk(function.node)
+    )
+
+
+def _keeps(node: ast.AST) -> bool:
+    """``self.cache = torch.cat([self.cache, k])``."""
+    if not isinstance(node, ast.Assign):
+        return False
+    stored = {ast.unparse(t) for target in node.targets for t in walk(target) if isinstance(t, ast.Attribute)}
+    calls = [n for n in walk(node.value) if isinstance(n, ast.Call) and last_name(n.func) in _GROW]
+    return any(isinstance(n, ast.Attribute) and ast.unparse(n) in stored for c in calls for n in walk(c))
+
+
+def _functions(cls: ClassInfo) -> Iterator[FunctionInfo]:
+    """The methods of a class, and the functions and classes of the code base that they name."""
     seen: set[object] = set()
     todo: list[object] = [cls]
     while todo:
@@ -62,13 +87,14 @@ def _joins(cls: ClassInfo) -> bool:
             continue
         seen.add(item)
         if isinstance(item, ClassInfo):
-            if any(isinstance(base, str) and not base.startswith("torch.nn.Module") for base in item.mro):
-                return True
-            todo += [m for base in item.mro if isinstance(base, ClassInfo) for m in base.own.values()]
+            todo += [
+                m
+                for base in item.mro
+                if isinstance(base, ClassInfo)
+                for m in base.own.values()
+                if isinstance(m, FunctionInfo)
+            ]
         elif isinstance(item, FunctionInfo):
-            for node in walk(item.node):
-                if isinstance(node, ast.Call):
-                    if last_name(node.func) in _GROW:
-                        return True
-                    todo.append(item.module.resolve(node.func))
-    return False
+            yield item
+            found = (item.module.resolve(n.func) for n in walk(item.node) if isinstance(n, ast.Call))
+            todo += [f for f in found if isinstance(f, ClassInfo | FunctionInfo)]

@@ -17,11 +17,12 @@ from refactor.analysis.model import Facts
 from refactor.analysis.project import FunctionInfo
 from refactor.analysis.steps import Owner
 from refactor.analysis.trees import walk
+from refactor.rewrite.constants import is_plain
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rewrite.names import attribute_names, bound_names, fresh, placeholder, used_names
 from refactor.rewrite.plan import units_of
-from refactor.rewrite.syntax import ancestors, appended, argument, expression, same_scope
+from refactor.rewrite.syntax import ancestors, appended, argument, code, expression, same_scope
 from refactor.rewrite.window import Reader, Window
 from refactor.rule import Hit
 
@@ -29,7 +30,9 @@ _WIDTH = 88
 _FOREIGN = {
     "DistributedDataParallel": "gradients are exchanged inside `backward`",
     "FullyShardedDataParallel": "gradients are exchanged inside `backward`",
+    "torch.distributed": "gradients may be exchanged inside `backward`",
     "deepspeed": "deepspeed runs the step",
+    "accelerate": "accelerate runs the step",
     "torch.compile": "the model is compiled already",
     "make_graphed_callables": "the model runs from graphs already",
     "CUDAGraph": "this file captures graphs by hand",
@@ -82,6 +85,8 @@ class _Plan:
     outputs: list[str] = field(default_factory=list)
     detached: list[str] = field(default_factory=list)
     swaps: dict[ast.expr, str] = field(default_factory=dict)  # expression inside -> parameter
+    scaled: ast.Call | None = None  # `scaler.scale(loss)` in front of `.backward()`
+    scale: str = ""  # the parameter that stands for the scale
 
     # -- planning
 
@@ -89,17 +94,22 @@ class _Plan:
         """Fill in the plan; why there is none, or empty."""
         inside = self.window.inside
         unit_lines = {id(s) for unit in units_of(self.block) if len(unit) > 1 for s in unit}
-        if any(id(s) in unit_lines for s in (*inside, *self.window.after)):
+        if any(id(s) in unit_lines for s in (*self.window.before, *inside, *self.window.after)):
             return _UNCLEAR.reason
-        read = [n for n in liveness.reads(inside) if n in self.reader.locals]
+        outer = set(used_names(self.function)) | set(bound_names(self.facts.tree))
+        taken = {n.id for s in inside for n in walk(s) if isinstance(n, ast.Name)}
+        reason = self.unscaled(taken)
+        if reason:
+            return reason
+        away = {id(n) for n in walk(self.scaled.func)} if self.scaled else set()
+        names = {n.id for s in inside for n in walk(s) if isinstance(n, ast.Name) and id(n) not in away}
+        read = [n for n in liveness.reads(inside) if n in self.reader.locals and n in names]
         self.method = self.reader.owner in read and self.keeps_to_itself()
-        taken = set(used_names(self.function)) | set(bound_names(self.facts.tree))
-        if self.method:
-            taken |= attribute_names(self.facts.tree)
-        elif self.reader.owner in read and not self.take_attributes(taken):
+        outer |= attribute_names(self.facts.tree) if self.method else set()
+        if not self.method and self.reader.owner in read and not self.take_attributes(taken, away):
             return "the step uses the instance itself; keep its model and optimizer apart from what changes"
         base = self.function.name.strip("_") or "training"
-        self.name = fresh(f"_captured_{base}" if base.endswith("step") else f"_{base}_step", taken)
+        self.name = fresh(f"_captured_{base}" if base.endswith("step") else f"_{base}_step", outer)
         self.move(taken)
         swapped = {n.id for e in self.swaps for n in walk(e) if isinstance(n, ast.Name)}
         kept = {
@@ -110,7 +120,42 @@ class _Plan:
         }
         self.inputs = [n for n in read if n != self.reader.owner and (n in kept or n not in swapped)]
         self.inputs += [p for p in dict.fromkeys(self.swaps.values()) if p not in self.inputs]
+        self.inputs += [self.scale] if self.scale else []
         return self.counters() or self.results()
+
+    def unscaled(self, taken: set[str]) -> str:
+        """``scaler.scale(loss).backward()``: the scale becomes an argument, for the scaler itself changes."""
+        back = self.reader.block[self.reader.backward]
+        assert isinstance(back, ast.Expr)
+        assert isinstance(back.value, ast.Call)
+        assert isinstance(back.value.func, ast.Attribute)
+        scaled = back.value.func.value
+        if not (isinstance(scaled, ast.Call) and isinstance(scaled.func, ast.Attribute)):
+            return ""
+        if scaled.func.attr != "scale" or len(scaled.args) != 1 or scaled.keywords:
+            return ""
+        scaler = ast.unparse(scaled.func.value)
+        steps = [
+            node.args[0]
+            for node in same_scope(self.function)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == f"{scaler}.step" and node.args
+        ]
+        if not is_plain(scaled.args[0]):
+            return "the scaled loss is computed in the call of `backward`; give it a name first"
+        if not steps or not is_plain(steps[0]):
+            return f"the optimizer that `{scaler}` steps is not found here; wrap the step by hand"
+        self.scaled, self.scale = scaled, fresh("scale", taken)
+        taken.add(self.scale)
+        device = f'{ast.unparse(steps[0])}.param_groups[0]["params"][0].device'
+        self.given[self.scale] = f"{scaler}.scale({placeholder('torch')}.ones((), device={device}))"
+        return ""
+
+    def backward(self, node: cst.Call) -> cst.Call:
+        """``loss.backward(scale)``: the gradient of the loss is the scale."""
+        func = cst.ensure_type(node.func, cst.Attribute)
+        loss = cst.ensure_type(func.value, cst.Call).args[0].value
+        seed = expression(f"{self.scale}.expand_as({code(loss)})")
+        return node.with_changes(func=func.with_changes(value=loss), args=[argument(seed)])
 
     def unswapped(self, root: ast.AST) -> list[ast.AST]:
         found: list[ast.AST] = []
@@ -141,12 +186,12 @@ class _Plan:
                         stored.setdefault(node.attr, set()).add(getattr(item.node, "name", ""))
         return all(where == {"__init__"} for where in stored.values()) and set(stored) <= used
 
-    def take_attributes(self, taken: set[str]) -> bool:
+    def take_attributes(self, taken: set[str], away: set[int]) -> bool:
         """``self.model`` becomes a parameter ``model``; False: the instance is used in another way."""
         parents = self.facts.parents
         for stmt in self.window.inside:
             for node in walk(stmt):
-                if not (isinstance(node, ast.Name) and node.id == self.reader.owner):
+                if not (isinstance(node, ast.Name) and node.id == self.reader.owner) or id(node) in away:
                     continue
                 around = parents.get(node)
                 if not isinstance(around, ast.Attribute) or not isinstance(around.ctx, ast.Load):
@@ -242,6 +287,8 @@ class _Plan:
     def proposal(self) -> Proposal:
         """The changes of the plan."""
         changes = [Change(node, _named(name)) for node, name in self.swaps.items()]
+        if self.scaled is not None:
+            changes.append(Change(self.reader.block[self.reader.backward].value, self.backward))  # type: ignore[attr-defined]
         made: list[cst.FunctionDef] = []
         if self.method and self.owner is self.function:
             changes.append(Change(self.function, lambda node: self.placed(made, self.shortened(node, made))))
@@ -259,7 +306,8 @@ class _Plan:
         elif optimizer.model is not None:
             changes.append(Change(optimizer.made, _capturable(optimizer.model)))
             note += "; `capturable` keeps the optimizer's step count on the device"
-        return Proposal(tuple(changes), note, frozenset({"graphed"}))
+        imports = frozenset({"torch"} if self.scale else ())
+        return Proposal(tuple(changes), note, frozenset({"graphed"}), imports)
 
     def top(self) -> ast.AST:
         """The top-level statement around the function."""
@@ -279,14 +327,16 @@ class _Plan:
         start, stop = self.window.start, self.window.stop
         chosen = {i for i in range(start, stop) if self.block[i] in self.window.inside}
         inside = [lines[i] for i in sorted(chosen)]
-        after = [lines[i] for i in range(start, stop) if i not in chosen]
+        before = [lines[i] for i in range(start, stop) if self.block[i] in self.window.before]
+        after = [lines[i] for i in range(start, stop) if self.block[i] in self.window.after]
         first = inside[0]
         lead = first.leading_lines
         count = next((i for i, line in enumerate(lead) if line.comment is not None), len(lead))
         inside[0] = first.with_changes(leading_lines=lead[count:])
         made.append(self.made(inside))
         call = self.call_line().with_changes(leading_lines=lead[:count])
-        return node.with_changes(body=body.with_changes(body=[*lines[:start], call, *after, *lines[stop:]]))
+        new = [*lines[:start], *before, call, *after, *lines[stop:]]
+        return node.with_changes(body=body.with_changes(body=new))
 
     def call_line(self) -> cst.SimpleStatementLine:
         arguments = [self.given.get(name, name) for name in self.inputs]
@@ -321,15 +371,21 @@ class _Plan:
         return f"{name}: {text}" if text and not set(text) & {"\n", "\r"} else name
 
     def placed(self, made: Sequence[cst.FunctionDef], node: Any) -> Any:
-        """The outlined function before ``node``."""
+        """The outlined method before ``node``, or the function behind it.
+
+        Comments above a top-level statement are not libcst's to see here: what came before it would come
+        between.
+        """
         if isinstance(node, Refusal) or not made:
             return node if isinstance(node, Refusal) else _UNCLEAR
-        gap = [cst.EmptyLine(indent=False)] * (1 if self.method else 2)
+        gap = cst.EmptyLine(indent=False)
+        if not self.method:
+            return cst.FlattenSentinel([node, made[0].with_changes(leading_lines=[gap, gap])])
         blanks = [line for line in node.leading_lines if line.comment is None]
         head = blanks if node.leading_lines and node.leading_lines[0].comment is None else []
-        rest = [line for i, line in enumerate(node.leading_lines) if i >= len(head)]
+        rest = node.leading_lines[len(head) :]
         return cst.FlattenSentinel(
-            [made[0].with_changes(leading_lines=head), node.with_changes(leading_lines=[*gap, *rest])]
+            [made[0].with_changes(leading_lines=head), node.with_changes(leading_lines=[gap, *rest])]
         )
 
 

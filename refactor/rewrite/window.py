@@ -55,6 +55,7 @@ class Window:
 
     start: int
     stop: int  # exclusive
+    before: list[ast.stmt]  # cleared gradients, where the update stays outside
     inside: list[ast.stmt]
     after: list[ast.stmt]
     moved: list[ast.Call] = field(default_factory=list)  # `x.to(device)`: made where the function is called
@@ -94,18 +95,16 @@ class Reader:
         back = self.block[self.backward]
         if not self.takes(back):
             return self.reasons[back]
-        start, waiting = self.backward, []
+        start, stopper = self.backward, back
         for index in range(self.backward - 1, -1, -1):
             stmt = self.block[index]
             if self.takes(stmt):
                 start = index
-            elif self.may_wait(stmt):
-                waiting.append(index)
-            else:
+            elif not self.may_wait(stmt):
+                stopper = stmt
                 break
         heads = [i for i in range(start, self.backward + 1) if self.starts(self.block[i])]
         if not heads:
-            stopper = self.block[start - 1] if start else back
             why = self.reasons.get(stopper, "")
             return why or "the model is not called in the block of `backward()`; wrap the step by hand"
         start = heads[0]
@@ -118,20 +117,35 @@ class Reader:
                 break
         inside = [s for s in self.block[start:stop] if self.takes(s)]
         after = [s for s in self.block[start:stop] if not self.takes(s)]
+        steps = any(self.is_step(n) for s in inside for n in walk(s))
+        # Without the update the function needs no optimizer, whose settings may change from step to step.
+        before = [s for s in inside if not steps and self.clears(s)]
+        inside = [s for s in inside if s not in before]
+        forward = [n for s in inside if s.lineno <= back.lineno for n in walk(s) if isinstance(n, ast.Call)]
+        if not any(self.is_object(c) for c in forward):
+            return "the loss is computed elsewhere; a graph must hold the forward pass with its backward"
         reason = self.unsound(inside, after)
         if reason:
             return reason
         moved = [n for s in inside for n in walk(s) if isinstance(n, ast.Call) and self.is_move(n)]
-        steps = any(self.is_step(n) for s in inside for n in walk(s))
-        return Window(start, stop, inside, after, moved, self.optimizer if steps else None)
+        return Window(start, stop, before, inside, after, moved, self.optimizer if steps else None)
+
+    def clears(self, stmt: ast.stmt) -> bool:
+        """``optimizer.zero_grad()`` before the backward pass: the forward pass does not look at gradients."""
+        call = stmt.value if isinstance(stmt, ast.Expr) else None
+        early = stmt.lineno < self.block[self.backward].lineno
+        return early and isinstance(call, ast.Call) and last_name(call.func) == "zero_grad"
 
     def unsound(self, inside: Sequence[ast.stmt], after: Sequence[ast.stmt]) -> str:
         """Why moving the statements of ``after`` behind those of ``inside`` would change something."""
         written = set(liveness.writes(list(inside)))
+        used = {root for s in inside for n in walk(s) if isinstance(n, ast.Call) and (root := self.root(n))}
         for stmt in after:
             place = stmt.lineno
             later = [s for s in inside if s.lineno > place]
             mine = set(liveness.writes([stmt]))
+            if used & set(liveness.reads([stmt])):
+                return f"line {place} looks at what the step changes; move it before or behind the step"
             if mine & (written | set(liveness.reads(list(inside)))):
                 return f"line {place} changes what the step uses; move it behind the step"
             if set(liveness.reads([stmt])) & set(liveness.writes(later)):
@@ -200,6 +214,10 @@ class Reader:
             return next((r for s in stmt.body if (r := self.judge(s))), "")
         if not isinstance(stmt, _SIMPLE):
             return f"line {line} is no plain statement"
+        if isinstance(stmt, ast.AugAssign) and isinstance(stmt.target, ast.Name):
+            made = [s for s in self.block if isinstance(s, ast.Assign) and s.lineno < line]
+            if stmt.target.id not in liveness.writes(made):
+                return f"line {line} adds up over the steps on the host"
         targets = stmt.targets if isinstance(stmt, ast.Assign) else [getattr(stmt, "target", None)]
         if any(not isinstance(n, ast.Name | ast.Tuple) for t in targets if t is not None for n in walk(t)):
             return f"line {line} changes more than a variable, which a replay would not do"
@@ -229,6 +247,16 @@ class Reader:
         if isinstance(func, ast.Attribute) and self.is_plain_owner(func):
             return func.attr not in _TENSOR | _SYNCHRONISE | {"backward", "step", "zero_grad", "scale"}
         return False
+
+    def root(self, call: ast.Call) -> str:
+        """The name of the model, loss or optimizer that a call reaches."""
+        node: ast.expr = call.func
+        last = last_name(node)
+        if not (self.is_object(call) or last in ("step", "zero_grad", "parameters")):
+            return ""
+        while isinstance(node, ast.Attribute):
+            node = node.value
+        return node.id if isinstance(node, ast.Name) else ""
 
     def is_plain_owner(self, func: ast.Attribute) -> bool:
         """``a.b.c``: nothing is computed."""
@@ -310,6 +338,8 @@ class Reader:
             return self.function_body(target, line)
         if isinstance(func, ast.Name) and func.id in self.locals and (self.function or target is None):
             return ""
+        if isinstance(func, ast.Name) and isinstance(self.module.table.get(func.id), ast.Call):
+            return ""  # a global model or loss
         if isinstance(func, ast.Attribute) and getattr(func.value, "id", "") == self.owner:
             return ""  # an attribute of the instance: a model or a loss
         return f"what `{ast.unparse(func)}` in line {line} does on the host is not known"

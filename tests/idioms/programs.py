@@ -1,0 +1,70 @@
+"""Runs a program as it was and as `apply` leaves it, and compares what ``main`` returns."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.rewrite.whole import rewrite, run
+
+HEAD = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n\n\n"
+
+
+def close(left: Any, right: Any) -> None:
+    """Equal up to the rounding of other shapes."""
+    assert type(left) is type(right), (type(left), type(right))
+    if isinstance(left, torch.Tensor):
+        assert left.shape == right.shape
+        assert left.dtype == right.dtype
+        torch.testing.assert_close(left.cpu(), right.cpu(), rtol=1e-4, atol=1e-6, equal_nan=True)
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            close(left[key], right[key])
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            close(one, other)
+    elif isinstance(left, float):
+        assert abs(left - right) <= 1e-6 + 1e-4 * abs(left) or left != left
+    else:
+        assert left == right
+
+
+def same_before_and_after(code: str, folder: Path, device: str, codes: list[str], least: int) -> str:
+    """Rewrite a program; ``main`` must return the same on the CPU and the device, there with replays."""
+    after = rewrite(HEAD + code, folder, codes)
+    assert after != HEAD + code, "not rewritten"
+    results: dict[tuple[str, str], Any] = {}
+    for side, text in (("before", HEAD + code), ("after", after)):
+        for place in ("cpu", device):
+            torch.manual_seed(0)
+            counted = _Counted()
+            with warnings.catch_warnings(), counted:
+                warnings.simplefilter("error", RuntimeWarning)
+                results[side, place] = run(text)["main"](place)
+            if (side, place) == ("after", device):
+                assert counted.number >= least, f"{counted.number} replays"
+    for place in ("cpu", device):
+        close(results["before", place], results["after", place])
+    return after
+
+
+class _Counted:
+    """Counts replays while it is entered."""
+
+    def __enter__(self) -> _Counted:
+        self.number, self.real = 0, torch.cuda.CUDAGraph.replay
+
+        def replay(graph: Any) -> Any:
+            self.number += 1
+            return self.real(graph)
+
+        torch.cuda.CUDAGraph.replay = replay  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        torch.cuda.CUDAGraph.replay = self.real  # type: ignore[method-assign]

@@ -1,0 +1,268 @@
+"""Loops that feed a model with its own output: what is left alone, then what replays one graph a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.idioms.programs import HEAD, same_before_and_after
+from tests.rewrite.whole import reasons, rewrite
+
+LEFT = {
+    "a sequence that grows": (
+        """\
+@torch.no_grad()
+def generate(model, ids, steps):
+    for _ in range(steps):
+        logits = model(ids)[:, -1]
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+    return ids
+""",
+        "`ids` grows at every step",
+    ),
+    "a window of a sequence that grows": (
+        """\
+class GPT(nn.Module):
+    @torch.no_grad()
+    def generate(self, ids, steps, room):
+        for _ in range(steps):
+            recent = ids if ids.size(1) <= room else ids[:, -room:]
+            logits, _ = self(recent)
+            ids = torch.cat((ids, logits[:, -1:].argmax(-1)), dim=1)
+        return ids
+""",
+        "`ids` grows at every step",
+    ),
+    "a cache that the model returns": (
+        """\
+@torch.inference_mode()
+def generate(model, token, steps):
+    past = None
+    for _ in range(steps):
+        out = model(token, past_key_values=past, use_cache=True)
+        past = out.past_key_values
+        token = out.logits[:, -1:].argmax(-1)
+    return token
+""",
+        "`past` is what the model returned and may be larger at every step",
+    ),
+    "a position that is a Python number": (
+        """\
+@torch.inference_mode()
+def generate(model, token, steps):
+    position = 0
+    for _ in range(steps):
+        token = model(token, position).argmax(-1, keepdim=True)
+        position += 1
+    return token
+""",
+        "`position` is another Python number at every step",
+    ),
+    "the counter of the loop": (
+        """\
+@torch.inference_mode()
+def generate(model, token, steps):
+    for i in range(steps):
+        token = model(token, i).argmax(-1, keepdim=True)
+    return token
+""",
+        "`i` is another Python number at every step",
+    ),
+    "a slice that moves": (
+        """\
+@torch.inference_mode()
+def generate(model, token, table, steps):
+    for i in range(steps):
+        token = model(token, table[:, :i + 1]).argmax(-1, keepdim=True)
+    return token
+""",
+        "is cut at another place",
+    ),
+    "a model that keeps a growing cache": (
+        """\
+class Cached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lift = nn.Linear(4, 4)
+        self.cache = None
+
+    def forward(self, x):
+        k = self.lift(x)
+        self.cache = k if self.cache is None else torch.cat([self.cache, k], dim=1)
+        return x + self.cache.mean(1, keepdim=True)
+
+
+@torch.inference_mode()
+def generate(model: Cached, x, steps):
+    model.eval()
+    for _ in range(steps):
+        x = model(x).tanh()
+    return x
+""",
+        "`Cached` keeps a cache that grows",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_left_alone(name: str, tmp_path: Path) -> None:
+    code, reason = LEFT[name]
+    assert reason in " ".join(reasons(HEAD + code, tmp_path, ["CG206"]))
+    assert rewrite(HEAD + code, tmp_path, ["CG206"]) == HEAD + code
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def train(model, x, n):\n    for _ in range(n):\n        x = model(x).tanh()\n    return x\n",
+        "@torch.no_grad()\ndef f(layers, x):\n    for layer in layers:\n        x = layer(x)\n    return x\n",
+        "@torch.no_grad()\ndef draws(model, x, n):\n    return [model(x) for _ in range(n)]\n",
+    ],
+    ids=["gradients are recorded", "layers one after the other", "nothing is fed back"],
+)
+def test_not_reported(code: str, tmp_path: Path) -> None:
+    assert reasons(HEAD + code, tmp_path, ["CG206"]) == []
+    assert rewrite(HEAD + code, tmp_path, ["CG206"]) == HEAD + code
+
+
+CELL = """\
+class Cell(nn.Module):
+    def __init__(self, dim=8, room=32):
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(16, dim), nn.GRUCell(dim, dim), nn.Linear(dim, 16)
+        self.places = nn.Embedding(room, dim)
+
+    def forward(self, token, place, state):
+        h = self.mix(self.embed(token) + self.places(place), state)
+        state.copy_(h)
+        return self.head(h)
+
+
+def main(device):
+    torch.manual_seed(0)
+    model = Cell().to(device).eval()
+    start = torch.tensor([1, 2, 3], device=device)
+    return [generate(model, start, 7), generate(model, start.flip(0), 5)]
+
+
+"""
+STEPS = {
+    "greedy": """\
+@torch.inference_mode()
+def generate(model, token, steps):
+    state = torch.zeros(len(token), 8, device=token.device)
+    place = torch.zeros(len(token), dtype=torch.long, device=token.device)
+    token = model(token, place, state).argmax(-1)
+    out = [token]
+    for _ in range(steps - 1):
+        place = place + 1
+        token = model(token, place, state).argmax(-1)
+        out.append(token)
+    return torch.stack(out, 1)
+""",
+    "until a host limit, in a while loop": """\
+def generate(model, token, steps):
+    state = torch.zeros(len(token), 8, device=token.device)
+    place = torch.zeros_like(token)
+    out = []
+    with torch.no_grad():
+        while len(out) < steps:
+            logits = model(token, place, state)
+            token = logits.argmax(dim=-1)
+            place = place + 1
+            out.append(token)
+    return torch.stack(out, 1)
+""",
+    "stops when every row has ended": """\
+@torch.no_grad()
+def generate(model, token, steps):
+    state = torch.zeros(len(token), 8, device=token.device)
+    place = torch.zeros_like(token)
+    done = torch.zeros_like(token, dtype=torch.bool)
+    out = []
+    for _ in range(steps):
+        chosen = model(token, place, state).topk(2).indices[:, 0]
+        token = torch.where(done, token, chosen)
+        done = done | (token == 16)
+        place = place + 1
+        out.append(token)
+        if done.all():
+            break
+    return torch.stack(out, 1)
+""",
+    "a service with the model in an attribute": """\
+class Service:
+    def __init__(self, model):
+        self.model = model
+
+    @torch.inference_mode()
+    def run(self, token, steps):
+        state = torch.zeros(len(token), 8, device=token.device)
+        place = torch.zeros_like(token)
+        out = []
+        for i in range(steps):
+            place = torch.full_like(token, i)
+            token = self.model(token, place, state).argmax(-1)
+            out.append(token)
+        return torch.stack(out, 1)
+
+
+def generate(model, token, steps):
+    return Service(model).run(token, steps)
+""",
+    "a method of the model itself": """\
+class Talking(Cell):
+    @torch.inference_mode()
+    def run(self, token, steps):
+        state = torch.zeros(len(token), 8, device=token.device)
+        place = torch.zeros_like(token)
+        out = []
+        for i in range(steps):
+            token = self(token, place, state).argmax(-1)
+            place = place + 1
+            out.append(token)
+        return torch.stack(out, 1)
+
+
+def generate(model, token, steps):
+    talking = Talking().to(token.device).eval()
+    talking.load_state_dict(model.state_dict())
+    return talking.run(token, steps)
+""",
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_tokens_are_those_of_the_plain_loop(name: str, tmp_path: Path, device: str) -> None:
+    after = same_before_and_after(CELL + STEPS[name], tmp_path, device, ["CG206"], least=5)
+    assert after.count("= graphed(") == 1
+
+
+SOLVER = """\
+class Field(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 4))
+
+    def forward(self, x, t):
+        return self.net(torch.cat([x, t[:, None]], dim=1))
+
+
+@torch.no_grad()
+def sample(model: Field, x, steps):
+    model.eval()
+    for i in range(steps):
+        t = torch.full((x.shape[0],), i / steps, device=x.device)
+        x = x + model(x, t) / steps
+    return x
+
+
+def main(device):
+    torch.manual_seed(0)
+    return sample(Field().to(device), torch.ones(3, 4, device=device), 9)
+"""
+
+
+def test_an_ode_sampler_replays_its_field(tmp_path: Path, device: str) -> None:
+    same_before_and_after(SOLVER, tmp_path, device, ["CG206"], least=7)

@@ -1,0 +1,346 @@
+"""Training steps in the forms people write them: what is left alone, then what becomes one function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.idioms.programs import HEAD, same_before_and_after
+from tests.rewrite.whole import reasons, rewrite
+
+NET = """\
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU())
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def data(device, count=6):
+    g = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        x = torch.randn(5, 4, generator=g)
+        yield x.to(device), x.sum(1).abs().long() % 3
+
+
+"""
+MAIN = """
+
+def main(device):
+    torch.manual_seed(0)
+    model = Net().to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    found = train(model, data(device), optimizer, device)
+    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    return found, [p.detach().clone() for p in model.parameters()], grads
+"""
+
+LEFT = {
+    "a loss computed by the caller": (
+        "def train(model, losses, optimizer):\n    for loss in losses:\n        loss.backward()\n",
+        "the model is not called in the block",
+    ),
+    "a second backward over the same graph": (
+        "def train(model, batches):\n    for x in batches:\n        loss = model(x).sum()\n"
+        "        loss.backward(retain_graph=True)\n",
+        "`backward` takes arguments",
+    ),
+    "distributed training": (
+        "from torch.nn.parallel import DistributedDataParallel\n\n\ndef train(model, batches):\n"
+        "    model = DistributedDataParallel(model)\n    for x in batches:\n        loss = model(x).sum()\n"
+        "        loss.backward()\n",
+        "exchanged inside `backward`",
+    ),
+    "a compiled model": (
+        "def train(model, batches):\n    model = torch.compile(model)\n    for x in batches:\n"
+        "        loss = model(x).sum()\n        loss.backward()\n",
+        "compiled already",
+    ),
+    "a loss weighted by a counter": (
+        "def train(model, batches):\n    for step, x in enumerate(batches):\n"
+        "        loss = model(x).sum() * step\n        loss.backward()\n",
+        "`step` is another Python number",
+    ),
+    "a loss handed out with its graph": (
+        "def train(model, x):\n    loss = model(x).sum()\n    loss.backward()\n    return loss\n",
+        "use `loss.detach()` there",
+    ),
+    "a loss printed with its graph": (
+        "def train(model, batches):\n    for x in batches:\n        loss = model(x).sum()\n"
+        "        loss.backward()\n        print(loss)\n",
+        "use `loss.detach()` there",
+    ),
+    "a coroutine": (
+        "async def train(model, batches):\n    for x in batches:\n        loss = model(x).sum()\n"
+        "        loss.backward()\n",
+        "other coroutines",
+    ),
+    "a forward that asks the host": (
+        "class Net(nn.Module):\n    def forward(self, x):\n        if x.sum() > 0:\n            return x\n"
+        "        return -x\n\n\ndef train(model: Net, batches):\n    for x in batches:\n"
+        "        loss = model(x).sum()\n        loss.backward()\n",
+        "`Net.forward` waits for the device",
+    ),
+    "a step at the top level of a script": (
+        "model = nn.Linear(2, 2)\nfor x in [1]:\n    loss = model(x).sum()\n    loss.backward()\n",
+        "outside any function",
+    ),
+    "weights looked at between loss and update": (
+        "def train(model, batches, optimizer, log):\n    for x in batches:\n        loss = model(x).sum()\n"
+        "        size = model.weight.norm().item()\n        loss.backward()\n        optimizer.step()\n"
+        "        log.append(size)\n",
+        "line 9 looks at what the step changes",
+    ),
+    "something between that changes the batch": (
+        "def train(model, batches, log):\n    for x in batches:\n        y = model(x)\n        x = log(x)\n"
+        "        loss = (y - x).sum()\n        loss.backward()\n",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_left_alone(name: str, tmp_path: Path) -> None:
+    code, reason = LEFT[name]
+    assert reason in " ".join(reasons(HEAD + code, tmp_path, ["CG207"]))
+    if reason:
+        assert rewrite(HEAD + code, tmp_path, ["CG207"]) == HEAD + code
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def train(model, batches, optimizer):\n    for x, y in batches:\n        first = model(x).sum()\n"
+        "        first.backward()\n        second = model(y).sum()\n        second.backward()\n",
+        "def clip(model):\n    for p in model.parameters():\n        p.grad = None\n",
+    ],
+    ids=["two passes in one step", "no backward at all"],
+)
+def test_not_reported(code: str, tmp_path: Path) -> None:
+    assert reasons(HEAD + code, tmp_path, ["CG207"]) == []
+    assert rewrite(HEAD + code, tmp_path, ["CG207"]) == HEAD + code
+
+
+STEPS = {
+    "the usual order": """\
+def train(model, loader, optimizer, device):
+    losses = []
+    for x, y in loader:
+        x, y = x.to(device), y.to(device)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+""",
+    "gradients cleared at the end, the loss read before backward": """\
+def train(model, loader, optimizer, device):
+    total, seen = 0.0, 0
+    model.train()
+    for step, (x, y) in enumerate(loader):
+        y = y.to(device)
+        logits = model(x)
+        loss = F.cross_entropy(logits, y)
+        total += loss.item() * len(x)
+        seen += x.size(0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return total / seen
+""",
+    "moved to the device inside the call": """\
+def train(model, loader, optimizer, device):
+    criterion = nn.CrossEntropyLoss()
+    right = 0
+    for x, y in loader:
+        optimizer.zero_grad()
+        logits = model(x.to(device))
+        loss = criterion(logits, y.to(device))
+        loss.backward()
+        optimizer.step()
+        right += (logits.argmax(1).cpu() == y).sum().item()
+    return right
+""",
+    "dict batches": """\
+def train(model, loader, optimizer, device):
+    losses = []
+    for x, y in loader:
+        batch = {"x": x, "y": y}
+        batch = {k: v.to(device) for k, v in batch.items()}
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(batch["x"]), batch["y"])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach().cpu())
+    return losses
+""",
+    "accumulation over two batches": """\
+def train(model, loader, optimizer, device, every=2):
+    losses = []
+    optimizer.zero_grad()
+    for i, (x, y) in enumerate(loader):
+        y = y.to(device)
+        loss = F.cross_entropy(model(x), y) / every
+        loss.backward()
+        if (i + 1) % every == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(float(loss))
+    return losses
+""",
+    "a configuration that does not change, and epochs": """\
+def train(model, loader, optimizer, device, clip=1.0):
+    batches = list(loader)
+    losses = []
+    for _ in range(2):
+        for x, y in batches:
+            y = y.to(device)
+            optimizer.zero_grad(set_to_none=False)
+            # forward
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            if clip > 0:
+                torch.nn.utils.clip_grad_value_(model.parameters(), clip)
+            optimizer.step()  # update
+            losses.append(loss.item())
+    return losses
+""",
+    "a helper that computes the loss": """\
+def objective(model, x, y):
+    logits = model(x)
+    return F.cross_entropy(logits, y) + 0.01 * logits.square().mean()
+
+
+def train(model, loader, optimizer, device):
+    out = []
+    for x, y in loader:
+        y = y.to(device)
+        loss = objective(model, x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        out.append(loss.item())
+    return out
+""",
+    "a function for each step": """\
+def one(model, optimizer, x, y):
+    \"\"\"One update.\"\"\"
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def train(model, loader, optimizer, device):
+    return [one(model, optimizer, x, y.to(device)) for x, y in loader]
+""",
+    "a learning rate that changes": """\
+def train(model, loader, optimizer, device):
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+    out = []
+    for x, y in loader:
+        y = y.to(device)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        out.append(loss.item())
+    return out
+""",
+    "a class that counts its steps": """\
+class Trainer:
+    def __init__(self, model, optimizer):
+        self.model, self.optimizer = model, optimizer
+        self.loss = nn.CrossEntropyLoss()
+        self.steps = 0
+
+    def fit(self, loader, device):
+        history = []
+        for x, y in loader:
+            y = y.to(device)
+            self.optimizer.zero_grad()
+            loss = self.loss(self.model(x), y)
+            loss.backward()
+            self.optimizer.step()
+            self.steps += 1
+            history.append((self.steps, loss.item()))
+        return history
+
+
+def train(model, loader, optimizer, device):
+    return Trainer(model, optimizer).fit(loader, device)
+""",
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_weights_losses_and_gradients_are_those_of_plain_steps(
+    name: str, tmp_path: Path, device: str
+) -> None:
+    after = same_before_and_after(NET + STEPS[name] + MAIN, tmp_path, device, ["CG207"], least=3)
+    assert after.count("graphed") == 2, "imported and used once"
+
+
+ADAM = """\
+class Trainer:
+    def __init__(self, model, lr):
+        self.model = model
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
+
+    def step(self, x, y):
+        \"\"\"The loss before the update.\"\"\"
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def main(device):
+    torch.manual_seed(0)
+    trainer = Trainer(Net().to(device), 0.01)
+    losses = [trainer.step(x, y.to(device)) for x, y in data(device)]
+    return losses, [p.detach().clone() for p in trainer.model.parameters()]
+"""
+
+
+def test_adam_becomes_capturable_where_its_model_is_on_the_device(tmp_path: Path, device: str) -> None:
+    after = same_before_and_after(NET + ADAM, tmp_path, device, ["CG207"], least=3)
+    assert "lr=lr, capturable=next(self.model.parameters()).is_cuda)" in after
+    assert (
+        "return graphed(self._captured_step)(x, y)" in after or "graphed(self._captured_step)(x, y)" in after
+    )
+
+
+AUTOCAST = """\
+def train(model, loader, optimizer, device):
+    scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
+    out = []
+    for x, y in loader:
+        y = y.to(device)
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=torch.bfloat16):
+            loss = F.cross_entropy(model(x).float(), y)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        out.append(loss.item())
+    return out
+"""
+
+
+def test_a_scaler_stays_outside_with_its_update(tmp_path: Path, device: str) -> None:
+    after = same_before_and_after(NET + AUTOCAST + MAIN, tmp_path, device, ["CG207"], least=3)
+    inside = after.partition("@graphed")[2]
+    assert "loss.backward(scale.expand_as(loss))" in inside
+    assert "scaler" not in inside.partition("def main")[0]
