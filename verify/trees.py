@@ -12,6 +12,7 @@ from pathlib import Path
 RUNTIME = "cuda_graphs.py"
 MOST_SIZE = 1 << 16
 MOST_SIZES = 64
+CALLED = {"forward", "__call__"}
 SKIP = {
     "__pycache__",
     ".git",
@@ -85,6 +86,55 @@ def sizes_in(trees: Trees) -> tuple[int, ...]:
                 numbers = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))
                 found |= {n for n in numbers if type(n) is int and 1 < n <= MOST_SIZE}
     return tuple(sorted(found)[:MOST_SIZES])
+
+
+def edited(trees: Trees) -> list[str]:
+    """Callables of both trees that differ: ``module:qualname`` of functions, classes and methods."""
+    found: list[str] = []
+    for name in sorted(trees.differing):
+        if name.rpartition("/")[2] == RUNTIME:
+            continue
+        with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError):
+            old, new = (ast.parse((root / name).read_bytes()) for root in (trees.before, trees.after))
+            module = module_of(trees.after / name, trees.after_roots)
+            found += [f"{module}:{qualname}" for qualname in _edited(old.body, new.body)]
+    return found
+
+
+def module_of(file: Path, import_roots: tuple[str, ...]) -> str:
+    """The name under which a file is imported: relative to the first import root above it."""
+    for root in import_roots:
+        if file.is_relative_to(root):
+            parts = file.relative_to(root).with_suffix("").parts
+            return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return file.stem
+
+
+def file_of(module: str, import_roots: tuple[str, ...]) -> Path | None:
+    """The file of a module below the import roots; None if none of them has it."""
+    for root in import_roots:
+        stem = Path(root).joinpath(*module.split("."))
+        for file in (stem.with_suffix(".py"), stem / "__init__.py"):
+            if file.is_file():
+                return Path(os.path.realpath(file))
+    return None
+
+
+def _edited(old: list[ast.stmt], new: list[ast.stmt]) -> Iterator[str]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    known = {n.name: n for n in old if isinstance(n, kinds)}
+    for node in new:
+        if not isinstance(node, kinds) or node.name not in known:
+            continue
+        other = known[node.name]
+        if ast.dump(node) == ast.dump(other):
+            continue
+        is_class = isinstance(node, ast.ClassDef) and isinstance(other, ast.ClassDef)
+        if not is_class or {n.name for n in node.body if isinstance(n, kinds)} & CALLED:
+            yield node.name
+        else:
+            inner = (name for name in _edited(other.body, node.body) if not name.startswith("__"))
+            yield from (f"{node.name}.{name}" for name in inner)
 
 
 def overlay(working: Path, originals: Mapping[str, bytes | None], into: Path) -> Path:

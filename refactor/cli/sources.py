@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from refactor.cli.streams import Unusable
 from refactor.journal import FOLDER, originals
 
+RECORDED = "recorded.toml"
+"""Targets completed from a run of the user's program, in the project's .refactor folder."""
+
 if TYPE_CHECKING:
     from refactor.verify.targets import Target, Unfinished
 
@@ -16,26 +19,41 @@ if TYPE_CHECKING:
 def targets_of(root: Path, file: Path | None = None) -> tuple[list[Target], list[Unfinished]]:
     """Targets of the file named, else of pyproject.toml, else of targets.toml, else those `apply` drafted.
 
+    Blanks that a run of the user's program has filled in count as filled in.
+
     Raises:
         Unusable: there are none, or the file is wrong; the message names file and line.
     """
     from refactor.verify.targets import TargetError, load_all
 
+    found = file or targets_file(root)
+    recorded = root / FOLDER / RECORDED
     try:
-        if file is not None:
-            return load_all(file)
-        project = root / "pyproject.toml"
-        if project.is_file() and "tool.refactor.target" in project.read_text("utf-8", "replace"):
-            return load_all(project)
-        for known in (root / "targets.toml", root / FOLDER / "targets.toml"):
-            if known.is_file():
-                return load_all(known)
+        completed = {t.name: t for t in load_all(recorded)[0]} if recorded.is_file() else {}
+    except TargetError:
+        completed = {}  # written by an older version, or by hand: as if it were not there
+    try:
+        if found is not None:
+            complete, unfinished = load_all(found)
+            complete += [completed[t.name] for t in unfinished if t.name in completed]
+            return complete, [t for t in unfinished if t.name not in completed]
     except TargetError as error:
         raise Unusable(str(error)) from None
+    if completed:
+        return list(completed.values()), []
     raise Unusable(
         f"{root}: no targets; name a file with --targets, or add [[tool.refactor.target]] to pyproject.toml "
-        "(`refactor apply` drafts them in .refactor/targets.toml)"
+        "(`refactor apply` drafts them in .refactor/targets.toml; `refactor verify -- python SCRIPT` runs a "
+        "program and makes them of what it calls)"
     )
+
+
+def targets_file(root: Path) -> Path | None:
+    """Where the targets of a project are declared: its pyproject.toml, its targets.toml, or the drafts."""
+    project = root / "pyproject.toml"
+    if project.is_file() and "tool.refactor.target" in project.read_text("utf-8", "replace"):
+        return project
+    return next((f for f in (root / "targets.toml", root / FOLDER / "targets.toml") if f.is_file()), None)
 
 
 def before_tree(given: str | None, root: Path, folder: Path) -> Path:

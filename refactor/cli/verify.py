@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from refactor.verify.report import Report
 
 
+PROGRAM = "refactor.program"  # where the context keeps what follows --
 FAILING = "failing.json"  # in the project's .refactor folder
 
 
@@ -41,10 +42,23 @@ class _Request:
     jobs: int
     is_shown: bool
     """Whether a person reads along: standard output is not JSON."""
+    program: tuple[str, ...] = ()
+    """A program to run first, with its arguments."""
 
 
-@click.command(short_help="Prove that rewritten code gives the same results, and time it.")
-@click.argument("names", nargs=-1, metavar="[TARGETS]...")
+class _Verify(click.Command):
+    """What follows ``--`` is a program with arguments of its own, and none of ours."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        place = args.index("--") if "--" in args else len(args)
+        ctx.meta[PROGRAM] = tuple(args[place + 1 :])
+        if place < len(args) and not ctx.meta[PROGRAM]:
+            raise click.UsageError("a program is to follow --, as in: refactor verify -- python script.py")
+        return super().parse_args(ctx, args[:place])
+
+
+@click.command(cls=_Verify, short_help="Prove that rewritten code gives the same results, and time it.")
+@click.argument("names", nargs=-1, metavar="[TARGETS]... [-- PROGRAM ARGS...]")
 @click.option(
     "--before", help="Original tree: a directory or a git revision. Default: what apply replaced, else HEAD."
 )
@@ -76,7 +90,9 @@ class _Request:
     show_default=True,
     help="Targets verified at the same time; on a GPU one after the other.",
 )
+@click.pass_context
 def verify(
+    ctx: click.Context,
     names: tuple[str, ...],
     before: str | None,
     after: str | None,
@@ -92,10 +108,15 @@ def verify(
 ) -> None:
     """Prove that the rewritten TARGETS (default: all) behave as the original, and time them on a GPU.
 
+    With `-- python script.py ...` that program is run first, and targets with blanks are completed from what
+    it built and called; without targets, one is made of every region that was edited.
+
     Exit codes: 0 all pass, 1 any fail, 2 error, 3 inconclusive.
     """
     shown = json_file != "-"
-    request = _Request(names, before, after, targets, device, examples, seed, python, timeout, jobs, shown)
+    request = _Request(
+        names, before, after, targets, device, examples, seed, python, timeout, jobs, shown, ctx.meta[PROGRAM]
+    )
     try:
         report = _run(request)
     except JournalError as error:
@@ -119,6 +140,13 @@ def _run(request: _Request) -> Report:
     settings = load_settings(after or Path.cwd())
     root = after.resolve() if after else settings.root
     src = settings.src if settings.root.resolve() == root.resolve() else ()
+    python = request.python
+    if request.program:
+        from refactor.cli.record import record
+        from refactor.verify.recorded import interpreter_of
+
+        python = python or interpreter_of(request.program)
+        record(request.program, root, src, request.targets, request.before)
     complete, unfinished = targets_of(root, request.targets)
     chosen, unknown = select(complete, request.names)
     blank, missing = select(unfinished, request.names)
@@ -139,7 +167,7 @@ def _run(request: _Request) -> Report:
             device=request.device,
             examples=request.examples,
             seed=request.seed,
-            python=request.python,
+            python=python,
             timeout=request.timeout,
             src=src,
             root=settings.root,
@@ -147,7 +175,7 @@ def _run(request: _Request) -> Report:
         report = run(options)
     if request.after is None:
         _keep(root, remember(_kept(root), report, chosen))
-        around = surroundings(interpreter(request.python, settings.root))
+        around = surroundings(interpreter(python, settings.root))
         keep_evidence(root, report, chosen, around, request.examples, request.seed)
         settle_passed(root, complete, unfinished, around)
         if len(complete) > len(chosen) and request.is_shown:

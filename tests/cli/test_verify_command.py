@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 from refactor.verify.evidence import Surroundings
 from refactor.verify.report import Report, TargetReport
-from refactor.verify.targets import Target
+from refactor.verify.spec import ScalarSpec, TensorSpec
+from refactor.verify.targets import Target, load
 
 from refactor.cli import main
 from refactor.cli.evidence import keep_evidence, settle_passed
@@ -165,3 +168,63 @@ def test_applies_count_as_passed_once_every_target_passed_on_a_gpu_against_what_
     assert passed("b", "emulated", b"old") == {"m.py": b"old"}
     assert passed("b", "NVIDIA H100", b"other") == {"m.py": b"old"}
     assert passed("b", "NVIDIA H100", b"old") == {}
+
+
+PROGRAM = (
+    "import sys, torch, m\nfor n in (1, 2, 5):\n    m.Net(width=4)(torch.ones(n, 4), kind=sys.argv[1])\n"
+)
+NET = """from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, width, more=None):
+        super().__init__()
+        self.a = nn.Linear(width, width)
+
+    def forward(self, x, kind):
+        return self.a(x) * 2
+"""
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        pytest.param(
+            '# m:Net\n[[target]]\nname = "m_Net"\nentry = "m:Net"\ninit = { width = "?" }\ndevice = "cpu"\n'
+            'vary = ["values"]\ninputs = { x = "float32[B, ?]", kind = "?" }\ndims = { B = [1, 32] }\n',
+            id="the blanks of drafts are filled in",
+        ),
+        pytest.param("", id="without targets one is made of what was edited"),
+    ],
+)
+def test_a_program_completes_the_targets_that_are_then_verified(project: Path, targets: str) -> None:
+    (project / "before").mkdir()
+    (project / "before" / "m.py").write_text(NET)
+    (project / "m.py").write_text(NET.replace("self.a(x) * 2", "2 * self.a(x)"))
+    (project / "run.py").write_text(PROGRAM)
+    if targets:
+        (project / "targets.toml").write_text(targets)
+    command = [sys.executable, "-m", "refactor", "verify", "--before", "before", "--device", "emulated"]
+    command += ["--examples", "1", "--json", "-", "--", sys.executable, "run.py", "sum"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [t["name"] for t in json.loads(done.stdout)["targets"]] == ["m_Net"]
+    assert "m_Net: completed from 3 calls" in done.stderr
+    (made,) = load(project / ".refactor" / "recorded.toml")
+    assert dict(made.init) == {"width": 4}
+    assert made.inputs == (
+        ("x", TensorSpec("float32", ("B", 4))),
+        ("kind", ScalarSpec("str", choices=("sum",))),
+    )
+    assert made.dims == (("B", (1, 5)),)
+    assert made.mode == "train"
+    assert made.device == ("cpu" if targets else "cuda")
+
+
+def test_a_program_has_to_follow_the_dashes_and_to_start(project: Path) -> None:
+    assert "a program is to follow --" in run("--")[1]
+    (project / "targets.toml").write_text(BLANK)
+    (project / "m.py").write_text("")
+    code, text = run("--", "no-such-program")
+    assert code == 2
+    assert "no-such-program: cannot be started" in text
