@@ -13,6 +13,8 @@ from .labels import CUDA, is_cuda
 from .patches import Patches
 from .tensor_api import move
 
+CUDA_VERSION = "13.0"
+CUDNN_VERSION = 91300
 _KINDS = "Float Double Half BFloat16 Long Int Short Char Byte Bool".split()  # noqa: SIM905
 
 
@@ -31,6 +33,7 @@ def patch_compat(gpu: Gpu, patches: Patches) -> None:
     # The host has no memory-efficient and no cuDNN attention: whatever a program selects, math stays allowed.
     patches.set(torch._C, "_set_sdp_use_math", lambda enabled: None)
     patches.set(torch._C, "_scatter", lambda tensor, *args: (move(gpu, tensor, CUDA),))
+    _look_like_a_build_with_cuda(gpu, patches)
     begin = _KinetoProfile.__init__
 
     def profile_host_only(self: Any, *, activities: Any = None, **options: Any) -> None:
@@ -38,6 +41,23 @@ def patch_compat(gpu: Gpu, patches: Patches) -> None:
         begin(self, activities=kept or [ProfilerActivity.CPU], **options)
 
     patches.set(_KinetoProfile, "__init__", profile_host_only)
+
+
+def _look_like_a_build_with_cuda(gpu: Gpu, patches: Patches) -> None:
+    """What programs ask before they use a GPU, and functions that a build without CUDA lacks."""
+    patches.set(torch.version, "cuda", CUDA_VERSION)
+    patches.set(torch.backends.cuda, "is_built", lambda: True)
+    patches.set(torch.backends.cudnn, "is_available", lambda: True)
+    patches.set(torch.backends.cudnn, "version", lambda: CUDNN_VERSION)
+    patches.set(torch.cuda, "get_allocator_backend", lambda: "native")
+    if hasattr(torch.compiler, "cudagraph_mark_step_begin"):  # it would load the compiler's own graphs
+        patches.set(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    absent = {
+        "_cuda_clearCublasWorkspaces": lambda: None,
+        "_cuda_getCurrentRawStream": lambda device: gpu.watch.stream.cuda_stream,
+        "_cuda_isCurrentStreamCapturing": lambda: gpu.watch.stream.capture is not None,
+    }
+    patches.set_all(torch._C, {name: value for name, value in absent.items() if not hasattr(torch._C, name)})
 
 
 def _legacy_type(gpu: Gpu, name: str, host: Any) -> Any:

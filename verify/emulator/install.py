@@ -20,6 +20,7 @@ from .factories import (
 )
 from .generators import make_generator_type
 from .graphs import graph_pool_handle, make_graph_type
+from .ordinals import patch_ordinals
 from .patches import Patches
 from .storages import patch_storages
 from .streams import make_any_stream, make_stream_types
@@ -123,6 +124,7 @@ class Emulator:
         self._remove_loader = patch_storages(gpu, patches)
         self._autocast.patch(patches)
         patch_compat(gpu, patches)
+        patch_ordinals(patches)
         watch_threads(gpu, patches)
         gpu.watch.__enter__()  # type: ignore[no-untyped-call]
 

@@ -191,7 +191,13 @@ def make_tensor_methods(gpu: Gpu) -> dict[str, Any]:
         if isinstance(dtype, str) and dtype.startswith("torch.cuda."):
             kind = getattr(torch, dtype.rsplit(".", 1)[1]).dtype
             return move(gpu, self, CUDA, dtype=kind, non_blocking=non_blocking)
+        kind = getattr(dtype, "dtype", None)
+        if getattr(dtype, "__module__", "") == "torch.cuda" and kind is not None:
+            return move(gpu, self, CUDA, dtype=kind, non_blocking=non_blocking)
         return _Base.type(self, dtype, non_blocking, **kwargs)
+
+    def type_as(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return move(gpu, self, device_of(other), dtype=other.dtype)
 
     array: Any = torch.Tensor.__array__
 
@@ -216,6 +222,7 @@ def make_tensor_methods(gpu: Gpu) -> dict[str, Any]:
         "__repr__": __repr__,
         "new_tensor": new_tensor,
         "type": type_,
+        "type_as": type_as,
         "__array__": __array__,
     }
 
