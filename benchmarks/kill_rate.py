@@ -34,7 +34,7 @@ SHOWN = (
     ("state", r"state_dict"),
     ("gradients", r"grad\b|\w+\.grad\b"),
     ("attributes", r"self\.|program\."),
-    ("printed", r"(stdout|printed|logged)"),
+    ("printed", r"(stdout|stderr|logged|warned) ?\d*"),
     ("result", r"result\b"),
 )
 # The verdict is measured, not the counterexample: time for making it shorter is saved.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import io
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from . import observe
 from .inputs import Builder, tensor
+from .spoken import Listener, Spoken
 from .trees import Subject, seed_everything
 
 Step = dict[str, Any]
@@ -31,7 +31,7 @@ class Call:
     arguments: dict[str, Any]
     result: Any = None
     error: BaseException | None = None
-    text: str = ""
+    spoken: Spoken = field(default_factory=Spoken)
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Plan:
     perturb: int = 0  # seed of a relative disturbance of the inputs by a few units in the last place
     double: bool = False
     wrap: Callable[[Subject], Callable[..., Any]] | None = None
+    listener: Listener = field(default_factory=lambda: Listener(Path("/")))
     on_step: Callable[[int], None] = lambda index: None
     contexts: list[Callable[[], contextlib.AbstractContextManager[Any]]] = field(default_factory=list)
 
@@ -141,22 +142,21 @@ class Episode:
         return value.double() if self.plan.double else disturbed(value, self.plan.perturb)
 
     def invoke(self, index: int, call: Call) -> None:
-        """Call the target; result or exception and printed text are kept in ``call``."""
+        """Call the target; result or exception, and what it said, are kept in ``call``."""
+        with self.plan.listener.listening(call.spoken):
+            self.invoke_quietly(index, call)
+
+    def invoke_quietly(self, index: int, call: Call) -> None:
+        """As invoke, without the redirection of output, which belongs to the whole process."""
         positional = sorted(
             (n for n in call.arguments if n[0] == "_" and n[1:].isdigit()), key=lambda n: int(n[1:])
         )
         keywords = {k: v for k, v in call.arguments.items() if k not in positional}
-        out = io.StringIO()
         try:
-            with contextlib.redirect_stdout(out), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                result = self.callables[index](*(call.arguments[n] for n in positional), **keywords)
-                if isinstance(result, Iterator):
-                    result = list(result)
-                call.result = result
+            result = self.callables[index](*(call.arguments[n] for n in positional), **keywords)
+            call.result = list(result) if isinstance(result, Iterator) else result
         except (Exception, SystemExit) as error:
             call.error = error
-        call.text = out.getvalue()
 
     def _zero(self, subject: Subject, step: Step) -> None:
         if step.get("zero") and subject.network is not None:
@@ -216,19 +216,21 @@ class Episode:
             network.to("cpu").to(self.plan.device)
             return
         if how in ("assign", "load"):
-            old = list(network.state_dict().items())
-            new = {k: renewed(v, generator) for k, v in chosen(old, only)}
-            network.load_state_dict(new, strict=only is None, assign=how == "assign")
+            state = network.state_dict()
+            new = {k: renewed(v, generator) for k, v in chosen(list(state.items()), only)}
+            # a buffer that the program has bound to a result under inference mode can only be written there
+            with torch.inference_mode() if any_inference(state.values()) else contextlib.nullcontext():
+                network.load_state_dict(new, strict=only is None, assign=how == "assign")
             return
         held = list(network.parameters())
         if only is not None:  # by state_dict: a rewrite may have buffers of its own beside it
             held = chosen(list(network.state_dict(keep_vars=True).values()), only)
-        with torch.no_grad():
-            for p in held:
-                value = renewed(p, generator)
-                if how == "data":
-                    p.data = value
-                else:
+        for p in held:
+            value = renewed(p, generator)
+            if how == "data":
+                p.data = value
+            else:
+                with torch.inference_mode() if p.is_inference() else torch.no_grad():
                     p.copy_(value)
 
     def _attribute(self, number: int, step: Step) -> None:
@@ -289,7 +291,7 @@ class Episode:
                 barrier.wait(10)
             with self.mode(), _entered(self.plan.contexts):
                 for _ in range(int(step.get("times", 1))):
-                    self._invoke_quietly(index, call)
+                    self.invoke_quietly(index, call)
 
         workers = [threading.Thread(target=work, args=(call,), daemon=True) for call in calls]
         for thread in workers:
@@ -300,17 +302,6 @@ class Episode:
             self.calls.append(call)
             given = [pair for n, v in call.arguments.items() for pair in observe.tensors_of(v, n)]
             self._observe(number, index, call, given, step)
-
-    def _invoke_quietly(self, index: int, call: Call) -> None:
-        """As _invoke, without the redirection of stdout, which belongs to the whole process."""
-        positional = sorted(
-            (n for n in call.arguments if n[0] == "_" and n[1:].isdigit()), key=lambda n: int(n[1:])
-        )
-        keywords = {k: v for k, v in call.arguments.items() if k not in positional}
-        try:
-            call.result = self.callables[index](*(call.arguments[n] for n in positional), **keywords)
-        except (Exception, SystemExit) as error:
-            call.error = error
 
     # -- observations ---------------------------------------------------------------------------------------
     def _observe(
@@ -340,7 +331,8 @@ class Episode:
             groups["state"] = observe.state(subject, recorder, index)
             groups["gradients"] = observe.gradients(subject, recorder, index)
         groups["attributes"] = observe.attributes(subject, recorder, index)
-        groups["printed"] = observe.printed(call.text)
+        groups["printed"] = call.spoken.printed()
+        groups["recorded"] = call.spoken.recorded()
         groups["random"] = observe.random_state(self.plan.device)
         entry = {"step": number, "outside": bool(step.get("outside")), "settings": self.settings}
         self.observed.append({**entry, "groups": groups})
@@ -384,6 +376,11 @@ def disturbed(t: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed((seed + 1) // 2)
     noise = torch.randn(t.shape, generator=generator, dtype=torch.float32) * (1 if seed % 2 else -1)
     return (t.double() * (1 + 2 * torch.finfo(t.dtype).eps * noise.to(t.device).double())).to(t.dtype)
+
+
+def any_inference(tensors: Iterable[Any]) -> bool:
+    """Whether one of them was made under inference mode."""
+    return any(isinstance(t, Tensor) and t.is_inference() for t in tensors)
 
 
 def chosen(items: list[Any], only: int | None) -> list[Any]:

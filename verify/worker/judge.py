@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .observe import same_bits
+from .spoken import quantum
 
 K = 4.0  # times the original's own error
 M = 4.0  # times the median error of the row: an element may have been lucky
@@ -79,7 +80,7 @@ class Comparison:
 
 GROUPS = (
     "exception", "result", "inputs", "aliasing", "state", "gradients", "input gradients", "attributes",
-    "printed",    "random", "kept",
+    "printed", "recorded", "random", "kept",
 )  # fmt: skip
 
 
@@ -174,6 +175,8 @@ def _compare_group(
         return
     if group == "attributes":
         b = _present(a, b)
+    if group == "recorded":
+        b = _known(b, before)
     _compare_leaves(found, position, step, group, a, b, before, after, strides, seen)
 
 
@@ -189,6 +192,23 @@ def _present(a: list[Any], b: list[Any]) -> list[Any]:
             kept.append([path, ["missing", "nothing"]])
         else:
             kept.append([path, leaf])  # a submodule the rewrite has wrapped
+    return kept
+
+
+def _known(b: list[Any], before: Trace) -> list[Any]:
+    """Log records and warnings of kinds the original gives as well: a rewrite may have more to tell."""
+    groups = (entry["groups"].get("recorded") or [] for entry in before.observed)
+    told = {leaf[2] for leaves in groups for _, leaf in leaves if leaf[0] == "value"}
+    kept: list[Any] = []
+    counts = {"logged": 0, "warned": 0}
+    name = ""
+    for path, leaf in b:
+        if leaf[0] == "value":
+            kind = path.partition(" ")[0]
+            name = f"{kind} {counts[kind]}" if leaf[2] in told else ""
+            counts[kind] += bool(name)
+        if name:
+            kept.append([name if leaf[0] == "value" else f"{name} number {path.rpartition(' ')[2]}", leaf])
     return kept
 
 
@@ -223,11 +243,10 @@ def _compare_leaves(
             found.certain.append(Difference(step, group, path, text))
             return
         if x[0] == "number":
-            mine, theirs = complex(x[2]), complex(y[2])
-            if repr(mine) != repr(theirs):
-                found.suspects.append(
-                    Suspect(step, group, path, _pair(mine), _pair(theirs), position, torch.float32)
-                )
+            mine, theirs = _number(x), _number(y)
+            if not (mine.dtype == theirs.dtype and same_bits(mine, theirs)) and not _printed_alike(x, y):
+                mine, theirs = (mine, theirs) if mine.dtype == theirs.dtype else (_pair(x), _pair(y))
+                found.suspects.append(Suspect(step, group, path, mine, theirs, position, torch.float32))
         elif x[0] == "tensor":
             if (x[2], y[2]) in seen:
                 continue
@@ -260,8 +279,23 @@ def _describe_difference(x: list[Any], y: list[Any], strides: bool) -> str | Non
     return None
 
 
-def _pair(value: complex) -> Tensor:
+def _pair(leaf: list[Any]) -> Tensor:
+    value = complex(leaf[2])
     return torch.tensor([value.real, value.imag], dtype=torch.float64)
+
+
+def _number(leaf: list[Any]) -> Tensor:
+    """A Python number or a printed one; whole printed numbers have no roundings."""
+    whole = leaf[1] == "printed" and leaf[2].lstrip("+-").isdigit() and len(leaf[2]) < 18
+    return torch.tensor([int(leaf[2])]) if whole else _pair(leaf)
+
+
+def _printed_alike(x: list[Any], y: list[Any]) -> bool:
+    """Whether two printed numbers may be one value that is rounded up in one text and down in the other."""
+    if x[1] != "printed" or not ("." in x[2] and "." in y[2]):
+        return False
+    unit = quantum(x[2])
+    return unit == quantum(y[2]) and abs(float(x[2]) - float(y[2])) < 1.5 * unit
 
 
 def _kind(leaf: list[Any]) -> str:
@@ -289,7 +323,7 @@ class Reference:
         for path, leaf in trace.observed[suspect.position]["groups"].get(suspect.group) or []:
             if path == suspect.path:
                 if leaf[0] == "number":
-                    return _pair(complex(leaf[2]))
+                    return _number(leaf) if suspect.exact else _pair(leaf)
                 if leaf[0] == "tensor":
                     found = trace.tensors[leaf[2]]
                     return found if found.shape == suspect.before.shape else None

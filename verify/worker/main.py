@@ -22,6 +22,7 @@ from .graphs import CaptureBlocked, Capturing, Counter
 from .judge import Comparison, Difference, Reference, Suspect, Trace, compare, explain, measure, obvious
 from .observe import same_bits, state_tensors
 from .sites import Sites
+from .spoken import Listener
 from .timing import Stopwatch, user_settings
 from .trees import LoadError, Subject, Target, Tree, place
 
@@ -42,6 +43,7 @@ class Worker:
         self.tree: Tree | None = None
         self.adopted: dict[int, dict[str, torch.Tensor]] = {}
         self.device = "cpu"
+        self.listener = Listener(Path("/"))
         self.traces: dict[int, Trace] = {}
         self.instances = 2
         self.sensitivity = Sensitivity()
@@ -83,6 +85,8 @@ class Worker:
         os.chdir(request["root"])
         self.tree = Tree(request["root"], request["roots"], request.get("harness"))
         self.target = Target(self.tree, request["target"], self.device)
+        self.listener = Listener(self.tree.root)
+        self.listener.install()
         if request["side"] == "before":
             self.sites = Sites(self.tree.root, set(request["differing"]))
             self.sites.install()
@@ -161,6 +165,7 @@ class Worker:
             mode=self.target.mode,
             gradients=tuple(request.get("gradients") or ()),
             strides=bool(request.get("strides")),
+            listener=self.listener,
             on_step=progress,
         )
 

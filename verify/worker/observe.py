@@ -9,7 +9,6 @@ import collections.abc
 import dataclasses
 import hashlib
 import random
-import re
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -288,18 +287,3 @@ def aliases(result: Any, others: list[tuple[str, Tensor]]) -> list[list[Any]]:
         if shared:
             out.append([path, sorted(set(shared))])
     return out
-
-
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)\b")
-
-
-def printed(text: str) -> Leaves:
-    """Printed text: the words exactly, the numbers in it as numbers, addresses of objects left out."""
-    if not text:
-        return []
-    text = re.sub(r"0x[0-9a-fA-F]+", "0x", text)
-    numbers = _NUMBER.findall(text)
-    words = _NUMBER.sub("#", text)
-    leaves: Leaves = [["stdout", ["value", "str", repr(words[:20000])]]]
-    leaves += [[f"stdout number {i}", ["number", "printed", n]] for i, n in enumerate(numbers[:500])]
-    return leaves

@@ -44,11 +44,11 @@ class Stopwatch:
         network = episode.subject(0).network
         if step.get("backward") and network is not None:
             network.zero_grad()
-        with episode.mode():
+        with episode.mode(), self.plan.listener.listening(call.spoken):
             call.arguments = episode.arguments(0, step)
             torch.cuda.synchronize()
             start = time.perf_counter()
-            episode.invoke(0, call)
+            episode.invoke_quietly(0, call)
             if step.get("backward") and call.error is None:
                 episode.backward(0, call, step)
             torch.cuda.synchronize()

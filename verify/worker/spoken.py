@@ -1,0 +1,115 @@
+"""What a program says while it is called: printed text, log records, warnings.
+
+Records and warnings count only where a line of the user's tree gives them: libraries may warn in one of two
+right programs and not in the other, as when a capture warms up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .trees import under
+
+Leaves = list[list[Any]]
+
+LIMIT = 20_000  # characters of text compared for one call
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)\b")
+
+
+@dataclass
+class Spoken:
+    """What one call said, each list in order."""
+
+    out: io.StringIO = field(default_factory=io.StringIO)
+    err: io.StringIO = field(default_factory=io.StringIO)
+    logged: list[str] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+
+    def printed(self) -> Leaves:
+        """Printed text as plain data: words exactly, numbers as numbers."""
+        return [*told("stdout", self.out.getvalue()), *told("stderr", self.err.getvalue())]
+
+    def recorded(self) -> Leaves:
+        """Log records, then warnings, each as words and numbers."""
+        found: Leaves = []
+        for name, lines in (("logged", self.logged), ("warned", self.warned)):
+            for number, line in enumerate(lines):
+                found += told(f"{name} {number}", line)
+        return found
+
+
+class Listener:
+    """Hears the log records and warnings of one tree while a call runs. One for each worker."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.current: Spoken | None = None
+
+    def install(self) -> None:
+        """Listen to every logger, to INFO where the program sets no level, and to ``warnings.warn``."""
+        handle, warn = logging.Logger.callHandlers, warnings.warn
+        listener = self
+
+        def heard(logger: logging.Logger, record: logging.LogRecord) -> None:
+            spoken = listener.current
+            if spoken is not None and under(record.pathname, listener.root):
+                with contextlib.suppress(Exception):  # a record whose arguments do not fit its format
+                    spoken.logged.append(f"{record.levelname} {record.getMessage()}")
+            handle(logger, record)
+
+        def warned(message: Any, category: Any = None, *args: Any, **kwargs: Any) -> None:
+            spoken = listener.current
+            if spoken is not None and under(sys._getframe(1).f_code.co_filename, listener.root):
+                kind = type(message) if isinstance(message, Warning) else category or UserWarning
+                spoken.warned.append(f"{kind.__name__} {message}")
+            kwargs["stacklevel"] = (args[0] if args else kwargs.get("stacklevel", 1)) + 1
+            warn(message, category, *args[1:], **kwargs)
+
+        logging.Logger.callHandlers = heard  # type: ignore[method-assign]
+        warnings.warn = warned  # type: ignore[assignment]
+        logging.lastResort = logging.NullHandler()  # its output would count as printed text
+        if logging.getLogger().level == logging.WARNING:
+            logging.getLogger().setLevel(logging.INFO)
+
+    @contextlib.contextmanager
+    def listening(self, spoken: Spoken) -> Iterator[None]:
+        """Collect what is said inside the block."""
+        before, self.current = self.current, spoken
+        try:
+            with (
+                contextlib.redirect_stdout(spoken.out),
+                contextlib.redirect_stderr(spoken.err),
+                warnings.catch_warnings(),
+            ):
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            self.current = before
+
+
+def told(name: str, text: str) -> Leaves:
+    """Text: the words exactly, the numbers in it as numbers, addresses of objects left out."""
+    if not text:
+        return []
+    text = re.sub(r"0x[0-9a-fA-F]+", "0x", text)
+    numbers = _NUMBER.findall(text)
+    words = _NUMBER.sub("#", text)
+    leaves: Leaves = [[name, ["value", "str", repr(words[:LIMIT])]]]
+    leaves += [[f"{name} number {i}", ["number", "printed", n]] for i, n in enumerate(numbers[:500])]
+    return leaves
+
+
+def quantum(text: str) -> float:
+    """One unit in the last place of a printed number: 0.01 for ``0.12``, 1 for ``12``."""
+    mantissa, _, exponent = text.lower().partition("e")
+    digits = len(mantissa.partition(".")[2])
+    return float(10.0 ** (int(exponent or 0) - digits))
