@@ -31,6 +31,7 @@ Path = tuple[str | int, ...]
 
 EVERY_SIZE = 24  # a dimension with at most as many sizes is walked through one by one
 LENGTH = 48  # steps of one sequence; a longer walk is cut
+SHORTEST, LONGEST = 36, 150  # calls of the long sequence; no number above the second is taken for a limit
 MOST_TENSORS = 32  # of a state_dict that are rebound one by one: the first, the last, and some between
 POISONS: tuple[Json, ...] = ({"k": "const", "s": "nan"}, {"k": "const", "s": 1e30})
 LAYOUTS = ("transposed", "stepped", "expanded", "offset")
@@ -224,6 +225,31 @@ class Certain:
         if "train/eval" in self.target.vary:
             steps += [{**_switch(self.target.mode != "train"), "i": 1}, a0, a1, a0]
         yield steps
+
+    def long(self) -> Iterator[Steps]:
+        """More calls than the greatest limit that the programs name: counters, rings and full caches show.
+
+        One size; flags are off throughout, then off except in every seventh call.
+        """
+        named = [n for n in self.hints.sizes if n <= LONGEST]
+        count = max((SHORTEST, *named)) + 6
+        least = {n: max(self.low[n], min(1, self.high[n])) for n in self.low}
+        flags = [
+            path for path, spec in leaves(self.target) if isinstance(spec, ScalarSpec) and spec.kind == "bool"
+        ]
+        steps: Steps = []
+        for k in range(count):
+            step = self.call(least, 200 + k)
+            for path in flags:
+                step = changed(step, path, {"v": False})
+            steps.append(step)
+        yield steps
+        if flags:
+            base = steps[:SHORTEST]
+            yield [
+                changed(s, flags[k % len(flags)], {"v": True}) if k % 7 == 6 else s
+                for k, s in enumerate(base)
+            ]
 
     def exceptions(self) -> Iterator[Steps]:
         """Each fixed dimension of each tensor is one too large once."""

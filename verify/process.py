@@ -54,6 +54,7 @@ class Worker:
         from_read, from_write = os.pipe()
         environment = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
         environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        environment.setdefault("MKL_CBWR", "AVX2,STRICT")  # the same bits wherever operands lie in memory
         environment.pop("PYTHONSAFEPATH", None)
         try:
             self._process = subprocess.Popen(

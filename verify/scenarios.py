@@ -82,7 +82,7 @@ def scenarios(target: Target, hints: Hints) -> list[Scenario]:
         add("instances", make.instances(), sure.instances())
     if "exceptions" in wanted and make.can_misuse:
         add("exceptions", make.among(make.misuse), sure.exceptions())
-    add("long", make.long(), weight=0.8)
+    add("long", make.long(), sure.long(), weight=0.8)
     opt_in: dict[str, tuple[SearchStrategy[list[Json]], Callable[[], Iterable[Steps]]]] = {
         "strides": (make.strides(), sure.layouts),
         "threads": (make.threads(), sure.threads),

@@ -40,8 +40,15 @@ def steps_of(name: str, target: Target = TARGET, hints: Hints = HINTS) -> list[l
 
 
 def test_no_sequence_is_longer_than_a_user_will_read() -> None:
-    longest = max(len(steps) for s in scenarios(TARGET, HINTS) for steps in s.always)
+    plans = [s for s in scenarios(TARGET, HINTS) if s.name != "long"]
+    longest = max(len(steps) for s in plans for steps in s.always)
     assert longest <= LENGTH + 1
+
+
+def test_one_sequence_goes_past_the_greatest_limit_that_the_programs_name() -> None:
+    hints = Hints(sizes=(40, 100, 4096))
+    assert max(len(steps) for steps in steps_of("long", hints=hints)) > 100
+    assert max(len(steps) for steps in steps_of("long", hints=Hints(sizes=(4096,)))) < 60, "4096 is a width"
 
 
 def test_layouts_that_vary_does_not_list_are_tried_as_a_note_only() -> None:

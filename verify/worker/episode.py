@@ -6,6 +6,7 @@ import contextlib
 import copy
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from . import observe
+from .hardware import Hardware
 from .inputs import Builder, tensor
 from .spoken import Listener, Spoken
 from .trees import Subject, seed_everything
 
 Step = dict[str, Any]
+LOOKS = 3
 KEPT = 12  # results kept alive, and looked at again at the end
 
 
@@ -46,6 +49,7 @@ class Plan:
     double: bool = False
     wrap: Callable[[Subject], Callable[..., Any]] | None = None
     listener: Listener = field(default_factory=lambda: Listener(Path("/")))
+    hardware: Hardware = field(default_factory=Hardware)
     on_step: Callable[[int], None] = lambda index: None
     contexts: list[Callable[[], contextlib.AbstractContextManager[Any]]] = field(default_factory=list)
 
@@ -60,6 +64,8 @@ class Episode:
         self.callables: dict[int, Callable[..., Any]] = {}
         self.optimizers: dict[int, torch.optim.Optimizer] = {}
         self.builders: dict[int, Builder] = {}
+        self.looked: dict[int, int] = {}  # calls of an instance after which its parameters were looked at
+        self.stepping: set[int] = set()  # instances that change their own parameters in a call
         self.calls: list[Call] = []
         self.observed: list[dict[str, Any]] = []
         self.grad_mode: bool | None = None
@@ -117,12 +123,15 @@ class Episode:
     # -- steps ----------------------------------------------------------------------------------------------
     def _call(self, number: int, step: Step) -> None:
         index = int(step.get("i", 0))
-        subject = self.subject(index)
-        self._zero(subject, step)
+        self._zero(index, step)
         with self.mode():
             call = Call(number, self.arguments(index, step))
             before = {name: list(observe.tensors_of(v, name)) for name, v in call.arguments.items()}
+            held = self._parameters(index)
+            self.plan.hardware.arrive_late([t for pairs in before.values() for _, t in pairs])
             self.invoke(index, call)
+            if any(not torch.equal(p, old) for p, old in held):
+                self.stepping.add(index)
             if step.get("backward") and call.error is None:
                 self.backward(index, call, step)
         self.calls.append(call)
@@ -158,8 +167,19 @@ class Episode:
         except (Exception, SystemExit) as error:
             call.error = error
 
-    def _zero(self, subject: Subject, step: Step) -> None:
-        if step.get("zero") and subject.network is not None:
+    def _parameters(self, index: int) -> list[tuple[Tensor, Tensor]]:
+        """Parameters with copies, in the first calls of an instance that trains."""
+        network = self.subjects[index].network
+        seen = self.looked.get(index, 0)
+        if network is None or self.plan.mode != "train" or index in self.stepping or seen >= LOOKS:
+            return []
+        self.looked[index] = seen + 1
+        return [(p, p.detach().clone()) for p in network.parameters()]
+
+    def _zero(self, index: int, step: Step) -> None:
+        """Clear gradients, as the caller of a module that does not step itself must."""
+        subject = self.subject(index)
+        if step.get("zero") and subject.network is not None and index not in self.stepping:
             subject.network.zero_grad(set_to_none=step["zero"] == "none")
 
     def backward(self, index: int, call: Call, step: Step) -> None:
@@ -176,12 +196,16 @@ class Episode:
             assert total is not None
             total.backward()  # type: ignore[no-untyped-call]
             network = self.subjects[index].network
-            if step.get("sgd") and network is not None and not owns_optimizer(network):
+            if step.get("sgd") and network is not None and not self._stepped_by_itself(index, network):
                 if index not in self.optimizers:
                     self.optimizers[index] = torch.optim.SGD(network.parameters(), lr=0.01)
                 self.optimizers[index].step()
         except Exception as error:
             call.error = error
+
+    def _stepped_by_itself(self, index: int, network: nn.Module) -> bool:
+        known = self.optimizers.get(index)
+        return known is None and owned_by_optimizer(network)
 
     def _write_out(self, number: int, step: Step) -> None:
         """Write into every tensor the last call returned, as its owner may."""
@@ -212,6 +236,10 @@ class Episode:
             return
         generator = torch.Generator().manual_seed(int(step.get("seed", 1)))
         how, only = step["how"], step.get("only")
+        if how == "assign" and owned_by_optimizer(network):
+            how = (
+                "load"  # the optimizer would go on with the old parameters: no program that trains does this
+            )
         if how == "to":
             network.to("cpu").to(self.plan.device)
             return
@@ -361,9 +389,25 @@ def _entered(makers: list[Callable[[], contextlib.AbstractContextManager[Any]]])
         yield
 
 
-def owns_optimizer(network: nn.Module) -> bool:
-    """Whether some object reachable as an attribute of the module is an optimizer."""
-    return any(isinstance(v, torch.optim.Optimizer) for m in network.modules() for v in vars(m).values())
+def owned_by_optimizer(network: nn.Module) -> bool:
+    """Whether some optimizer, wherever it is kept, has a parameter of the module."""
+    mine = {id(p) for p in network.parameters()}
+    groups = [group for optimizer in list(_optimizers) for group in optimizer.param_groups]
+    return any(id(p) in mine for group in groups for p in group["params"])
+
+
+def watch_optimizers() -> None:
+    """Remember every optimizer made from now on for as long as it lives."""
+    make = torch.optim.Optimizer.__init__
+
+    def made(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        _optimizers.add(self)
+
+    torch.optim.Optimizer.__init__ = made  # type: ignore[method-assign]
+
+
+_optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
 
 def disturbed(t: Tensor, seed: int) -> Tensor:

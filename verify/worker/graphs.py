@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .hardware import Hardware
 from .observe import is_data, public_attributes, tensors_of
 from .trees import Subject, under
 
@@ -25,8 +26,8 @@ class Counter:
     replays: int = 0
     failed: str = ""
 
-    def install(self) -> None:
-        """Wrap the graph class the program will find in ``torch.cuda``."""
+    def install(self, hardware: Hardware) -> None:
+        """Wrap the graph class that the program finds in ``torch.cuda``; replays come late on hardware."""
         kind: Any = torch.cuda.CUDAGraph
         end, replay = kind.capture_end, kind.replay
 
@@ -37,6 +38,7 @@ class Counter:
 
         def counted_replay(graph: Any, *args: Any, **kwargs: Any) -> Any:
             self.replays += 1
+            hardware.delay()
             return replay(graph, *args, **kwargs)
 
         kind.capture_end, kind.replay = counted_end, counted_replay
@@ -53,6 +55,37 @@ class Captured:
     graph: Any
     inputs: list[Tensor]
     result: Any
+    backward: Backward | None = None
+
+
+@dataclass
+class Backward:
+    """The graph of a backward pass: gradients of some outputs in, gradients of ``wanted`` out."""
+
+    graph: Any
+    outputs: list[Tensor]
+    given: list[Tensor]
+    wanted: list[Tensor]  # static inputs and parameters
+    gradients: list[Tensor | None]
+
+
+class _Graphed(torch.autograd.Function):
+    """A replayed forward pass whose backward pass is replayed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, captured: Captured, *wanted: Tensor) -> tuple[Tensor, ...]:
+        captured.graph.replay()
+        assert captured.backward is not None
+        ctx.backward_of = captured.backward
+        return tuple(t.detach().clone() for t in captured.backward.outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        known: Backward = ctx.backward_of
+        for static, gradient in zip(known.given, gradients, strict=True):
+            static.zero_() if gradient is None else static.copy_(gradient)
+        known.graph.replay()
+        return (None, *(None if g is None else g.detach().clone() for g in known.gradients))
 
 
 @dataclass
@@ -66,32 +99,44 @@ class Capturing:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Replay the graph of this key, captured first if there is none. Raises CaptureBlocked."""
-        if torch.is_grad_enabled():
-            return self.subject.call(*args, **kwargs)
         given = [t for _, t in tensors_of([list(args), kwargs])]
         key = self._key(args, kwargs, given)
         if key not in self.graphs:
             self.graphs[key] = self._capture(args, kwargs, given)
         captured = self.graphs[key]
-        for static, value in zip(captured.inputs, given, strict=True):
-            static.copy_(value)
+        with torch.no_grad():
+            for static, value in zip(captured.inputs, given, strict=True):
+                static.copy_(value)
+        if captured.backward is not None:
+            return self._differentiable(captured, given)
         captured.graph.replay()
         for static, value in zip(captured.inputs, given, strict=True):
             if not torch.equal(static, value) and not (static.isnan() & value.isnan()).any():
                 value.copy_(static)
         return mapped(captured.result, lambda t: t.clone())
 
+    def _differentiable(self, captured: Captured, given: list[Tensor]) -> Any:
+        """Replay forward with a backward pass to come; parameters and inputs get its gradients."""
+        known = captured.backward
+        assert known is not None
+        callers = {id(s): t for s, t in zip(captured.inputs, given, strict=True)}
+        apply: Any = _Graphed.apply
+        made = apply(captured, *(callers.get(id(t), t) for t in known.wanted))
+        fresh = {id(t): new for t, new in zip(known.outputs, made, strict=True)}
+        return mapped(captured.result, lambda t: fresh[id(t)] if id(t) in fresh else t.detach().clone())
+
     def _key(self, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
         network = self.subject.network
         state = tuple(t.data_ptr() for t in network.state_dict().values()) if network is not None else ()
         modes = tuple(m.training for m in network.modules()) if network is not None else ()
-        shapes = tuple((tuple(t.shape), t.dtype, t.stride()) for t in given)
+        shapes = tuple((tuple(t.shape), t.dtype, t.stride(), t.requires_grad) for t in given)
         same = tuple(i for i, t in enumerate(given) for u in given[:i] if t is u)
         plain = repr(mapped([list(args), kwargs], lambda t: None))
-        return shapes, same, plain, state, modes, torch.is_inference_mode_enabled()
+        grad = torch.is_grad_enabled()
+        return shapes, same, plain, state, modes, grad, torch.is_inference_mode_enabled()
 
     def _capture(self, args: Any, kwargs: Any, given: list[Tensor]) -> Captured:
-        statics = {id(t): t.clone() for t in given}
+        statics = {id(t): t.detach().clone().requires_grad_(t.requires_grad) for t in given}
         s_args = mapped(list(args), lambda t: statics[id(t)])
         s_kwargs = mapped(dict(kwargs), lambda t: statics[id(t)])
         network = self.subject.network
@@ -102,7 +147,7 @@ class Capturing:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARMUPS):
-                self.subject.call(*s_args, **s_kwargs)
+                self._rehearse(s_args, s_kwargs)
         torch.cuda.current_stream().wait_stream(side)
         if network is not None:
             with torch.no_grad():
@@ -116,9 +161,36 @@ class Capturing:
         try:
             with torch.cuda.graph(graph):
                 result = self.subject.call(*s_args, **s_kwargs)
+            backward = self._capture_backward(result, list(statics.values()))
         except Exception as error:
             raise CaptureBlocked(self._line(error)) from error
-        return Captured(graph, [statics[id(t)] for t in given], result)
+        return Captured(graph, [statics[id(t)] for t in given], result, backward)
+
+    def _rehearse(self, args: Any, kwargs: Any) -> None:
+        """Run once, backward as well. Raises CaptureBlocked if the call trains by itself."""
+        network = self.subject.network
+        held = [] if network is None or not torch.is_grad_enabled() else list(network.parameters())
+        before = [(p.grad, p.detach().clone()) for p in held]
+        result = self.subject.call(*args, **kwargs)
+        if any(p.grad is not g or not torch.equal(p, old) for p, (g, old) in zip(held, before, strict=True)):
+            raise CaptureBlocked("the call trains by itself, which the verifier does not capture")
+        outputs = _differentiable_in(result)
+        wanted = [t for t in (*tensors_only([args, kwargs]), *held) if t.requires_grad]
+        if outputs and wanted:
+            given = [torch.ones_like(t) for t in outputs]
+            torch.autograd.grad(outputs, wanted, given, allow_unused=True)
+
+    def _capture_backward(self, result: Any, statics: list[Tensor]) -> Backward | None:
+        outputs = _differentiable_in(result) if torch.is_grad_enabled() else []
+        held = [] if self.subject.network is None else list(self.subject.network.parameters())
+        wanted = [t for t in (*statics, *held) if t.requires_grad]
+        if not outputs or not wanted:
+            return None
+        given = [torch.ones_like(t) for t in outputs]
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            gradients = torch.autograd.grad(outputs, wanted, given, allow_unused=True)
+        return Backward(graph, outputs, given, wanted, list(gradients))
 
     def _plain(self) -> str:
         network = self.subject.network
@@ -146,6 +218,16 @@ class Capturing:
                 said = str(first).strip().splitlines()
                 return f"{where}: {said[0] if said else type(first).__name__}"
         return f"{type(first).__name__}: {first}"[:300]
+
+
+def _differentiable_in(result: Any) -> list[Tensor]:
+    found = {id(t): t for t in tensors_only(result) if t.requires_grad and t.is_floating_point()}
+    return list(found.values())
+
+
+def tensors_only(value: Any) -> list[Tensor]:
+    """Every tensor in a value."""
+    return [t for _, t in tensors_of(value)]
 
 
 def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:

@@ -62,6 +62,7 @@ class Suspect:
     after: Tensor
     position: int
     dtype: torch.dtype
+    undefined: bool = False  # a gradient, or what came of one, after inputs that are not finite
 
     @property
     def exact(self) -> bool:
@@ -88,7 +89,7 @@ def compare(before: Trace, after: Trace, strides: bool) -> Comparison:
     """All differences of structure, and all places where numbers differ, in order of the steps."""
     found = Comparison()
     seen: set[tuple[int, int]] = set()
-    spoiled = False
+    spoiled, finite = False, True
     for position, (mine, theirs) in enumerate(zip(before.observed, after.observed, strict=False)):
         if spoiled:
             _note_after_misuse(found, position, mine, theirs, before, after, strides, seen)
@@ -110,14 +111,39 @@ def compare(before: Trace, after: Trace, strides: bool) -> Comparison:
             break
         if mine["outside"]:
             break  # both accept what the target does not declare: nothing from here on is evidence
+        finite = finite and _all_finite(mine["groups"].get("inputs") or [], before)
+        first = len(found.suspects)
         for group in GROUPS:
             _compare_group(found, position, mine, theirs, group, before, after, strides, seen)
+        if not finite and _has_gradients(mine["groups"]):
+            for suspect in found.suspects[first:]:
+                suspect.undefined = suspect.group in ("gradients", "input gradients", "state")
         if raised[0] != raised[1]:
             break
     if len(before.observed) != len(after.observed) and not found.certain:
         text = f"{len(before.observed)} observations against {len(after.observed)}"
         found.certain.append(Difference(len(before.observed), "result", "sequence", text))
     return found
+
+
+def _all_finite(leaves: list[Any], trace: Trace) -> bool:
+    tensors = (trace.tensors[leaf[2]] for _, leaf in leaves if leaf[0] == "tensor")
+    return all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point())
+
+
+def _has_gradients(groups: dict[str, Any]) -> bool:
+    return any(leaf[0] == "tensor" for _, leaf in groups.get("gradients") or [])
+
+
+def only_non_finite(suspect: Suspect, bad: Tensor) -> bool:
+    """Whether every wrong element is NaN or infinite on one side: backward passes multiply by zero.
+
+    `torch.where` gives NaN to the side that was not taken if that side's derivative is not finite.
+    """
+    a, b = suspect.before, suspect.after
+    if not a.is_floating_point() or bad.shape != a.shape:
+        return False
+    return not bool((bad & a.isfinite() & b.isfinite()).any())
 
 
 def _note_after_misuse(
@@ -393,6 +419,22 @@ def obvious(suspect: Suspect) -> float | None:
     if bool((gap > 0.9 * (K - 1) * floor).any()):
         return None
     return float((gap / (K * floor).clamp(min=1e-300)).max()) if a.numel() else 0.0
+
+
+def amplified(suspect: Suspect) -> bool:
+    """Whether the two differ by at most the square root of a rounding, as where small is divided by small."""
+    a, b = suspect.before, suspect.after
+    if not a.is_floating_point() or not a.numel():
+        return False
+    a, b = a.double(), b.double()
+    if not torch.equal(a.isfinite(), b.isfinite()):
+        return False
+    finite, zero = a.isfinite(), torch.zeros_like(a)
+    size = torch.where(finite, a.abs(), zero)
+    rms = _row(size.square(), lambda t: t.mean(-1, keepdim=True)).sqrt()
+    eps = torch.finfo(suspect.dtype if suspect.dtype.is_floating_point else torch.float32).eps
+    gap = torch.where(finite, (a - b).abs(), zero)
+    return not bool((gap > eps**0.5 * torch.maximum(rms, size)).any())
 
 
 def _floor(size: Tensor, dtype: torch.dtype) -> Tensor:

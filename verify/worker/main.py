@@ -17,18 +17,33 @@ import torch
 
 from . import reference, wire
 from .clues import buffers_of, class_files, clues, held_by
-from .episode import Episode, Plan
+from .episode import Episode, Plan, watch_optimizers
 from .graphs import CaptureBlocked, Capturing, Counter
-from .judge import Comparison, Difference, Reference, Suspect, Trace, compare, explain, measure, obvious
+from .hardware import Hardware
+from .judge import (
+    Comparison,
+    Difference,
+    Reference,
+    Suspect,
+    Trace,
+    amplified,
+    compare,
+    explain,
+    measure,
+    obvious,
+    only_non_finite,
+)
 from .observe import same_bits, state_tensors
 from .sites import Sites
 from .spoken import Listener
 from .timing import Stopwatch, user_settings
 from .trees import LoadError, Subject, Target, Tree, place
 
+FREE_RUNS = ("free1", "free2")  # in float64, with draws and reads of their own
 FIRST_RUNS = ("rerun", "double")
 MORE_RUNS = ("rerun", "double", "perturbed1", "perturbed2")
 # Which of two equal values an index names is drawn anew by each disturbed run: two of them agree too often.
+CLEARLY_WRONG = 1e4  # times the allowance: no further run of the original would explain it
 TIE_RUNS = (*MORE_RUNS, *(f"perturbed{n}" for n in range(3, 9)))
 
 
@@ -38,6 +53,7 @@ class Worker:
     def __init__(self, out: int) -> None:
         self.out = out
         self.counter = Counter()
+        self.hardware = Hardware()
         self.sites: Sites | None = None
         self.target: Target | None = None
         self.tree: Tree | None = None
@@ -53,7 +69,7 @@ class Worker:
     def do_hello(self, request: dict[str, Any]) -> dict[str, Any]:
         """Versions and the device; installs the emulator where the parent asks for it."""
         torch.set_num_threads(1)
-        emulated = False
+        emulated, cuda = False, torch.version.cuda
         wanted = request["device"]
         if wanted == "emulated" or (wanted == "auto" and not torch.cuda.is_available()):
             emulated = bool(request["needs_cuda"])
@@ -65,8 +81,10 @@ class Worker:
 
             install().poison_empty(True)  # memory nobody wrote must not look right
         real = bool(request["needs_cuda"]) and not emulated
+        if real:
+            self.hardware.install()
         if request["needs_cuda"]:
-            self.counter.install()
+            self.counter.install(self.hardware)
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
@@ -77,7 +95,7 @@ class Worker:
             "python": platform.python_version(),
             "device": name,
             "emulated": emulated,
-            "cuda": torch.version.cuda,
+            "cuda": cuda,
         }
 
     def do_load(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +105,7 @@ class Worker:
         self.target = Target(self.tree, request["target"], self.device)
         self.listener = Listener(self.tree.root)
         self.listener.install()
+        watch_optimizers()
         if request["side"] == "before":
             self.sites = Sites(self.tree.root, set(request["differing"]))
             self.sites.install()
@@ -166,6 +185,7 @@ class Worker:
             gradients=tuple(request.get("gradients") or ()),
             strides=bool(request.get("strides")),
             listener=self.listener,
+            hardware=self.hardware,
             on_step=progress,
         )
 
@@ -238,6 +258,7 @@ class Worker:
         """Time one batch of calls; the first builds a fresh instance, the last hands over the results."""
         if request.get("start"):
             user_settings()
+            self.hardware.active = False  # no request for an untimed run comes after this one
             assert self.target is not None
             assert self.tree is not None
             self.target.fresh()
@@ -290,9 +311,12 @@ class Worker:
             elif kind == "double":
                 plan.double = True
                 plan.contexts = [lambda: reference.Promote(recording)]
+            elif kind in FREE_RUNS:
+                plan.double = True
+                plan.contexts = [lambda: reference.Promote(reference.Recording())]
             else:
                 plan.perturb = int(kind[-1])
-                plan.contexts = [lambda: reference.Disturb(plan.perturb)]
+                plan.contexts = [lambda: reference.Disturb(plan.perturb), reference.capturable]
             try:
                 return self._episode(request, plan)
             except Exception:  # the original itself, in a precision it was not written for
@@ -309,25 +333,31 @@ class Worker:
                 doubtful.append(suspect)
             else:
                 largest = max(largest, ratio)
+        undefined: int | None = None  # the step from which gradients have no meaning
         for suspect in doubtful:
-            if found and suspect.step > found[0].step:
+            if (found and suspect.step > found[0].step) or undefined is not None:
                 break
             result = measure(suspect, runs, FIRST_RUNS)
             if result.bad is not None:
                 result = measure(suspect, runs, MORE_RUNS)
-            if result.bad is not None and suspect.exact:
+            if result.bad is not None and (suspect.exact or result.largest < CLEARLY_WRONG):
                 result = measure(suspect, runs, TIE_RUNS)
-            if result.bad is not None:
+            if result.bad is not None and suspect.undefined and only_non_finite(suspect, result.bad):
+                notes.append(f"{suspect.path}: gradients differ after inputs that are not finite")
+                undefined = suspect.step
+            elif result.bad is not None:
                 found.append(
                     Difference(suspect.step, suspect.group, suspect.path, explain(suspect, result.bad))
                 )
-            elif _unsteady(suspect, runs.tensor("rerun", suspect)):
+            elif _unsteady(suspect, runs):
                 unsteady = f"{suspect.path}: the original gives other results when it is run again"
             elif runs.tensor("double", suspect) is None and suspect.before.is_floating_point():
                 unmeasured = f"{suspect.path} differs, and no float64 run of the original was possible"
             else:
                 largest = max(largest, result.largest)
         for difference in compared.certain:
+            if undefined is not None and difference.step >= undefined:
+                continue
             if runs.changed("rerun", difference, mine):
                 unsteady = f"{difference.path}: the original itself changes when it is run again"
             elif any(runs.changed(kind, difference, mine) for kind in ("perturbed1", "perturbed2")):
@@ -352,11 +382,25 @@ class Worker:
         return {"same": True}
 
 
-def _unsteady(suspect: Suspect, rerun: torch.Tensor | None) -> bool:
-    """Whether a rerun of the original differs by more than roundings."""
+def _unsteady(suspect: Suspect, runs: Reference) -> bool:
+    """Whether the original is another program each time: what differs in a rerun is no rounding made large.
+
+    An optimizer divides small numbers by small ones, and the last places of a matrix product may hang on
+    where its operands lie in memory. In float64 such a program repeats itself; one that asks the clock does
+    not.
+    """
+    rerun = runs.tensor("rerun", suspect)
     if rerun is None or rerun.dtype != suspect.before.dtype or same_bits(suspect.before, rerun):
         return False
-    return obvious(replace(suspect, after=rerun)) is None
+    if not _apart(suspect, suspect.before, rerun):
+        return False
+    first, second = (runs.tensor(kind, suspect) for kind in FREE_RUNS)
+    return first is None or second is None or _apart(suspect, first, second)
+
+
+def _apart(suspect: Suspect, a: torch.Tensor, b: torch.Tensor) -> bool:
+    pair = replace(suspect, before=a, after=b)
+    return obvious(pair) is None and not amplified(pair)
 
 
 class Sensitivity:

@@ -7,10 +7,13 @@ casts and factories are rewritten at dispatch, below the user's code.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -31,6 +34,14 @@ _SUMS = {
 _READS = (aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default)
 
 
+class _Mode(TorchDispatchMode):
+    """A dispatch mode that torch does not wrap for compilation, which would cost as much as the operation."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
 class Recording:
     """What a run read on the host, and what it drew, in order."""
 
@@ -45,7 +56,7 @@ def disturbed(t: Tensor, generator: torch.Generator) -> Tensor:
     return (t.double() * (1 + 2 * torch.finfo(t.dtype).eps * noise.to(t.device).double())).to(t.dtype)
 
 
-class Disturb(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Disturb(_Mode):
     """Moves what sums and products of matrices return by a few units in the last place.
 
     Disturbing the inputs alone shows nothing where they are zero or tiny: equal rows stay equal. Which of
@@ -81,6 +92,30 @@ class Disturb(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return disturbed(value, self.generator) if moves else value
 
 
+@contextlib.contextmanager
+def capturable() -> Iterator[None]:
+    """Optimizers step in torch's capturable form, as they must inside a graph.
+
+    Its bias corrections are float32 on the device, no doubles on the host: `1 - 0.999` differs by 3e-5.
+    """
+
+    def switch(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            if "capturable" not in group or not all(p.is_cuda for p in group["params"]):
+                continue
+            group["capturable"] = True
+            for p in group["params"]:
+                count = optimizer.state.get(p, {}).get("step")
+                if isinstance(count, Tensor) and count.device != p.device:
+                    optimizer.state[p]["step"] = count.to(p.device)
+
+    hook = register_optimizer_step_pre_hook(switch)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def _draws(func: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in func.tags
 
@@ -95,7 +130,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[A
     return out
 
 
-class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Record(_Mode):
     """Keeps host reads and random draws of a run."""
 
     def __init__(self, recording: Recording) -> None:
@@ -116,7 +151,7 @@ class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-class Promote(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Promote(_Mode):
     """Runs floating operations in float64; reads and draws come from the recording while it lasts."""
 
     def __init__(self, recording: Recording) -> None:
