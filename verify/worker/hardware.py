@@ -38,7 +38,7 @@ class Hardware:
         hardware = self
 
         def entered(context: Any) -> Any:
-            result = enter(context)
+            result = enter(context)  # type: ignore[no-untyped-call]
             hardware.delay()
             return result
 

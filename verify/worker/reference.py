@@ -34,7 +34,7 @@ _SUMS = {
 _READS = (aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default)
 
 
-class _Mode(TorchDispatchMode):
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A dispatch mode that torch does not wrap for compilation, which would cost as much as the operation."""
 
     @classmethod

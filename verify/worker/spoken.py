@@ -74,8 +74,8 @@ class Listener:
             kwargs["stacklevel"] = (args[0] if args else kwargs.get("stacklevel", 1)) + 1
             warn(message, category, *args[1:], **kwargs)
 
-        logging.Logger.callHandlers = heard  # type: ignore[method-assign]
-        warnings.warn = warned  # type: ignore[assignment]
+        logging.Logger.callHandlers = heard  # type: ignore[method-assign,assignment]
+        warnings.warn = warned
         logging.lastResort = logging.NullHandler()  # its output would count as printed text
         if logging.getLogger().level == logging.WARNING:
             logging.getLogger().setLevel(logging.INFO)
