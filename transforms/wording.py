@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable, Iterable
 
 from refactor.analysis.model import Event, EventKind, Facts
+from refactor.findings import Applicability, Severity
 from refactor.rule import Hit
 
 _WIDTH = 60
@@ -33,7 +34,13 @@ def hits(
         for event in facts.events:
             if event.kind in kinds:
                 text = message(facts, event)
-                if text is not None:
+                if text is None:
+                    continue
+                only = event.extra.get("only")
+                if isinstance(only, ast.expr):
+                    text += f", but only where {quote(facts, only)}: there it breaks a capture"
+                    yield Hit(event, text + via(event), Severity.COST, Applicability.MANUAL)
+                else:
                     yield Hit(event, text + via(event))
 
     return detect

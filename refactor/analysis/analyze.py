@@ -16,8 +16,9 @@ from refactor.analysis.instances import decorate
 from refactor.analysis.interpreter import Interpreter, Records
 from refactor.analysis.loops import batch_loops
 from refactor.analysis.model import Event, EventKind, Facts, Region
-from refactor.analysis.project import ModuleInfo, Project
-from refactor.analysis.regions import classes, forwards
+from refactor.analysis.project import FunctionInfo, ModuleInfo, Project
+from refactor.analysis.regions import classes, entrances, forwards
+from refactor.analysis.remarks import remark
 from refactor.analysis.repeats import repeated_calls
 from refactor.analysis.steps import training_steps
 from refactor.analysis.temporaries import temporaries
@@ -26,6 +27,7 @@ from refactor.source import Source, SourceError, parse
 
 _WORDS = re.compile(
     rb"def forward\b|no_grad|inference_mode|\.eval\(\)|\.backward\(|cuda\.graph|\bCUDAGraph\b"
+    rb"|Module\):|refactor:\s*region"
 )
 _LITERALS = (
     b"def forward",
@@ -35,6 +37,8 @@ _LITERALS = (
     b".backward(",
     b"cuda.graph",
     b"CUDAGraph",
+    b"Module):",
+    b"refactor:",
 )
 """What the pattern above contains, found much faster than by the pattern itself."""
 
@@ -108,19 +112,32 @@ def interpret(
     for cls in classes(module):
         decorate(interpreter, cls)
     for cls, info in found:
+        if info.remark == "host":
+            continue
         region = Region("forward", f"{cls.qualname}.forward", module.name, info.node)
         inherited = info.cls is not cls
         if not inherited:
             regions.append(region)
         if inherited or info not in interpreter.recorded(module).reached:
+            called = cls.find("__call__")
+            if called is not None and isinstance(called[1], FunctionInfo):
+                interpreter.run_region(region, called[1], Obj((cls,)))
+            if inherited or info not in interpreter.recorded(module).reached:
+                interpreter.run_region(region, info, Obj((cls,)))
+    for cls, info in entrances(module):
+        if info.remark != "host" and info not in interpreter.recorded(module).reached:
+            region = Region("method", info.qualname, module.name, info.node)
+            regions.append(region)
             interpreter.run_region(region, info, Obj((cls,)))
-    for info, owner in functions(module) if widened else ():
-        if any(fnmatchcase(f"{module.name}:{info.qualname}", pattern) for pattern in widened):
+    for info, owner in functions(module) if widened or module.remarks else ():
+        named = any(fnmatchcase(f"{module.name}:{info.qualname}", pattern) for pattern in widened)
+        if named or info.remark == "region":
             region = Region("named", info.qualname, module.name, info.node)
             regions.append(region)
             interpreter.run_region(region, info, Obj((owner,)) if owner is not None else None)
     for driver in drivers(module):
-        interpreter.run_driver(module, driver)
+        if driver.info is None or driver.info.remark != "host":
+            interpreter.run_driver(module, driver)
     return tuple(sorted(regions, key=lambda r: (r.node.lineno, r.qualname)))  # type: ignore[attr-defined]
 
 
@@ -128,6 +145,8 @@ def _loop_events(module: ModuleInfo) -> tuple[Event, ...]:
     events: list[Event] = []
     parents = module.parents
     for found in batch_loops(module):
+        if _on_host(module, found.function):
+            continue
         call = found.calls[0]
         name = qualified(parents, found.function) if found.function is not None else "<module>"
         region = Region("loop", name, module.name, found.loop)
@@ -147,7 +166,7 @@ def _repeat_events(module: ModuleInfo, batches: tuple[Event, ...]) -> Iterator[E
     taken = {id(call) for event in batches for call in event.extra["calls"]}  # type: ignore[attr-defined]
     for found in repeated_calls(module):
         call = found.calls[0]
-        if id(call) in taken:
+        if id(call) in taken or _on_host(module, found.function):
             continue
         name = qualified(parents, found.function) if found.function is not None else "<module>"
         region = Region("loop", name, module.name, found.loop)
@@ -161,6 +180,8 @@ def _repeat_events(module: ModuleInfo, batches: tuple[Event, ...]) -> Iterator[E
 def _step_events(module: ModuleInfo) -> Iterator[Event]:
     parents = module.parents
     for found in training_steps(module):
+        if _on_host(module, found.function):
+            continue
         name = qualified(parents, found.function) if found.function is not None else "<module>"
         region = Region("step", name, module.name, found.owner)
         extra = {"owner": found.owner, "block": found.block, "index": found.index}
@@ -168,6 +189,11 @@ def _step_events(module: ModuleInfo) -> Iterator[Event]:
             EventKind.TRAINING_STEP, found.call, found.block[found.index], found.function, region, (name,),
             "backward", found.call, extra,
         )  # fmt: skip
+
+
+def _on_host(module: ModuleInfo, function: ast.AST | None) -> bool:
+    """Whether a comment keeps a function out of every region."""
+    return function is not None and remark(module.remarks, function) == "host"
 
 
 def _temporaries(records: Records) -> Iterator[Event]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from refactor.analysis.annotations import from_annotation
@@ -22,6 +23,7 @@ from refactor.analysis.domain import (
     element,
     is_tainted,
     join,
+    settled,
 )
 from refactor.analysis.model import Device
 from refactor.analysis.project import FunctionInfo, last_name
@@ -63,9 +65,12 @@ def bind_call(
         elif arg.arg in left:
             value = left.pop(arg.arg)
         elif spread and index < len(positional):
-            value = rest or OPAQUE
+            value = _one_of_many(it, target, arg, rest)
         if value is None:
             value = _missing(it, target, arg, default, open_keywords)
+        literal = default.value if isinstance(default, ast.Constant) else None
+        if isinstance(value, Tensor) and isinstance(literal, bool | str):
+            value = Host(type(literal).__name__)  # another method than the one that is called
         env[arg.arg] = _refine(it, target, arg, value)
     if spec.vararg is not None:
         extra = tuple(given[len(positional) :])
@@ -73,6 +78,14 @@ def bind_call(
     if spec.kwarg is not None:
         env[spec.kwarg.arg] = Dict(tuple(left.items()), None, open_keywords)
     return env
+
+
+def _one_of_many(it: Interpreter, target: FunctionInfo, arg: ast.arg, rest: Val | None) -> Val:
+    """An argument out of ``*args`` of which only what all have in common is known."""
+    known = from_annotation(it, target.module, arg.annotation)
+    if known is not None and not isinstance(known, Opaque):
+        return known
+    return replace(rest, maybe=True) if isinstance(rest, Tensor) else rest or OPAQUE
 
 
 def _missing(
@@ -95,6 +108,9 @@ def _refine(it: Interpreter, target: FunctionInfo, arg: ast.arg, value: Val) -> 
         known = from_annotation(it, target.module, arg.annotation)
         if isinstance(known, Seq | Dict) and isinstance(value, Seq | Dict) and type(known) is type(value):
             return known
+    if arg.annotation is not None and (not settled(value) if isinstance(value, Tensor) else True):
+        known = from_annotation(it, target.module, arg.annotation)
+        value = promised(value, known)
     if (
         isinstance(value, Tensor)
         and isinstance(arg.annotation, ast.Name)
@@ -103,11 +119,40 @@ def _refine(it: Interpreter, target: FunctionInfo, arg: ast.arg, value: Val) -> 
         return Host(arg.annotation.id)  # another method than the one that is really called
     if isinstance(value, Opaque):
         known = from_annotation(it, target.module, arg.annotation)
+        if isinstance(known, Tensor) and not value.tainted and arg.arg in target.unpacked:
+            return value  # rows of numbers, whatever the annotation says
         if known is not None and not (isinstance(known, Opaque)):
             return known
         if value.tainted and arg.annotation is None and used_as_tensor(it, target, arg.arg, None):
             return Tensor(Device.DEVICE)
     return value
+
+
+def promised(value: Val, known: Val | None) -> Val:
+    """The value, where it is uncertain, as its annotation promises: what may be a number is one."""
+    if isinstance(known, Host) and known.type in ("int", "float", "bool", "str"):
+        doubtful = isinstance(value, Tensor) and value.maybe
+        return known if doubtful else value
+    if not (isinstance(known, Seq) and isinstance(value, Seq) and known.items and value.items is not None):
+        return value
+    if len(known.items) != len(value.items):
+        return value
+    items = tuple(
+        wanted if isinstance(item, Opaque) and isinstance(wanted, Host) else promised(item, wanted)
+        for item, wanted in zip(value.items, known.items, strict=True)
+    )
+    return replace(value, items=items)
+
+
+def as_annotated(it: Interpreter, target: FunctionInfo, value: Val, returns: ast.expr) -> Val:
+    """What a function returns, where its body does not say: numbers and lists of numbers by annotation."""
+    if not (value == OPAQUE or (isinstance(value, Seq) and _vague(value))):
+        return value
+    known = from_annotation(it, target.module, returns)
+    numbers = element(known) if isinstance(known, Seq) else known
+    if not isinstance(numbers, Host) or isinstance(value, Seq) != isinstance(known, Seq):
+        return value
+    return known if known is not None else value
 
 
 def _vague(value: Val) -> bool:

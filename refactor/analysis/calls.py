@@ -195,6 +195,10 @@ def _super(it: Interpreter, frame: Frame, node: ast.Call) -> Val | None:
     found = owner.classes[0].find(func.attr, after=cls)
     if found is not None and isinstance(found[1], FunctionInfo):
         return it.call_function(frame, found[1], [owner, *args.values], args.keywords, args.open)
+    if func.attr == "__call__" and owner.classes[0].is_module:
+        called = owner.classes[0].find("forward")
+        if called is not None and isinstance(called[1], FunctionInfo):
+            return it.call_function(frame, called[1], [owner, *args.values], args.keywords, args.open)
     if func.attr == "__init__" and args.values:
         bases = [base for base in owner.classes[0].mro if isinstance(base, str)]
         if "torch.nn.Sequential" in bases or "torch.nn.ModuleList" in bases:

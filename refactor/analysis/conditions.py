@@ -27,6 +27,7 @@ from refactor.analysis.domain import (
     may_be_none,
     not_none,
     on_device,
+    read_back,
     truth,
 )
 from refactor.analysis.model import Device, EventKind
@@ -51,6 +52,7 @@ class Decision:
 
     truth: bool | None
     tensors: tuple[ast.expr, ...] = ()
+    only: ast.expr | None = None  # a test of the precision without which no tensor is read
 
 
 def decide(it: Interpreter, frame: Frame, test: ast.expr) -> Decision:
@@ -61,7 +63,7 @@ def decide(it: Interpreter, frame: Frame, test: ast.expr) -> Decision:
         inner = decide(it, frame, test.operand)
         if frame.emit:
             it.recorded(frame.module).values[test] = Readback("bool") if inner.tensors else BOOL
-        return Decision(None if inner.truth is None else not inner.truth, inner.tensors)
+        return Decision(None if inner.truth is None else not inner.truth, inner.tensors, inner.only)
     frame.header += 1
     outer, frame.leaves = frame.leaves, []
     value = it.evaluate(frame, test)
@@ -69,9 +71,8 @@ def decide(it: Interpreter, frame: Frame, test: ast.expr) -> Decision:
     frame.header -= 1
     if frame.header:
         frame.leaves.extend(leaves)
-    if on_device(value) and isinstance(value, Tensor):
-        known = True if value.optional else None
-        return Decision(None if known else truth(value), (*leaves, test) if not leaves else (test,))
+    if read_back(value):
+        return Decision(None, (test,))
     return Decision(truth(value), tuple(leaves))
 
 
@@ -79,10 +80,16 @@ def _decide_boolop(it: Interpreter, frame: Frame, test: ast.BoolOp) -> Decision:
     conjunction = isinstance(test.op, ast.And)
     tensors: list[ast.expr] = []
     known: bool | None = conjunction
+    half: ast.expr | None = None
+    only: ast.expr | None = None
     with frame.env.tried() as changes:
         for operand in test.values:
             result = decide(it, frame, operand)
+            if result.tensors and not tensors:
+                only = result.only or half
             tensors.extend(result.tensors)
+            if conjunction and tests_half(operand):
+                half = operand
             if result.truth is (not conjunction):
                 known = not conjunction
                 break
@@ -92,13 +99,31 @@ def _decide_boolop(it: Interpreter, frame: Frame, test: ast.BoolOp) -> Decision:
     if changes:
         walrus = {n.target.id for n in walk(test) if isinstance(n, ast.NamedExpr)}
         frame.env.assign({k: v for k, v in changes.items() if k in walrus and v is not None})
-    return Decision(known, tuple(tensors))
+    return Decision(known, tuple(tensors), only)
+
+
+def tests_half(test: ast.expr) -> bool:
+    """``x.dtype == torch.float16``: what follows runs in that precision alone."""
+    if not (
+        isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq | ast.Is)
+    ):
+        return False
+    sides = (test.left, test.comparators[0])
+    return any(
+        isinstance(side, ast.Attribute)
+        and side.attr in ("float16", "half")
+        and isinstance(side.value, ast.Name)
+        and side.value.id == "torch"
+        for side in sides
+    )
 
 
 def boolop_value(it: Interpreter, frame: Frame, node: ast.BoolOp) -> Val:
     """The value of ``a and b`` outside a test: all operands but the last are asked for their truth."""
     with frame.env.tried():
-        return _boolop_value(it, frame, node)
+        value = _boolop_value(it, frame, node)
+    # A tensor that decides is itself the value where it decides: the next test waits for it once more.
+    return replace(value, maybe=False) if isinstance(value, Tensor) and value.maybe else value
 
 
 def _boolop_value(it: Interpreter, frame: Frame, node: ast.BoolOp) -> Val:
@@ -115,7 +140,7 @@ def _boolop_value(it: Interpreter, frame: Frame, node: ast.BoolOp) -> Val:
         else:
             value = it.evaluate(frame, operand)
             known = truth(value)
-            if on_device(value):
+            if read_back(value):
                 it.readback(frame, EventKind.BOOL_OP, operand, operand, _word(node))
         if known is (not conjunction):
             return value if result is None else join(result, value)
@@ -195,7 +220,7 @@ def _membership(
         values = [item.value if isinstance(item, Host) else NO_VALUE for item in right.items or ()]
         if right.items is not None and NO_VALUE not in values:
             return Host("bool", (left.value in values) == isinstance(op, ast.In))
-    if on_device(right) or (on_device(left) and isinstance(right, Seq) and right.type != "set"):
+    if read_back(right) or (read_back(left) and isinstance(right, Seq) and right.type != "set"):
         it.readback(
             frame, EventKind.BOOL_OP, node, node.left if on_device(left) else node.comparators[0], "in"
         )

@@ -16,7 +16,10 @@ _MANY = 16
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor; ``dtype`` is a family ("bool", "int", "float"), ``optional`` says it may be None instead."""
+    """A tensor; ``optional`` says it may be None instead.
+
+    ``dtype`` is a family: "bool", "int", "float", or "number" for one of the last two.
+    """
 
     device: Device = Device.UNKNOWN
     dtype: str | None = None
@@ -24,6 +27,7 @@ class Tensor:
     optional: bool = False
     maybe: bool = False  # on some path it is a host value instead
     shape: tuple[int | str | None, ...] | None = None
+    hosted: bool = False  # of unknown device: on some path the code made it on the host
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,15 @@ class Readback:
 
 @dataclass(frozen=True, slots=True)
 class Seq:
-    """A list, tuple, set or module list: ``items`` where each is known, else what all have in common."""
+    """A list, tuple, set or module list: ``items`` where each is known, else what all have in common.
+
+    ``prefix`` are the first items of a sequence whose length is not known.
+    """
 
     type: str = "list"
     items: tuple[Val, ...] | None = None
     element: Val | None = None
+    prefix: tuple[Val, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +187,7 @@ def _join_tensor(a: Tensor, b: Val) -> Val:
             a.optional or b.optional,
             a.maybe or b.maybe,
             a.shape if a.shape == b.shape else None,
+            a.device is not b.device and (is_hosted(a) or is_hosted(b)),
         )
     if b == NONE:
         return a if a.optional else replace(a, optional=True)
@@ -187,6 +196,11 @@ def _join_tensor(a: Tensor, b: Val) -> Val:
     if isinstance(b, Opaque):
         return replace(a, maybe=True, rank=None, dtype=None)
     return TAINTED
+
+
+def is_hosted(value: Tensor) -> bool:
+    """Whether on some path the tensor was made on the host."""
+    return value.device is Device.HOST or value.hosted
 
 
 def _join_host(a: Host, b: Host) -> Host:
@@ -208,7 +222,13 @@ def _join_seq(a: Seq, b: Seq) -> Val:
     kind = a.type if a.type == b.type else "list"
     if a.items is not None and b.items is not None and len(a.items) == len(b.items):
         return Seq(kind, tuple(join(x, y) for x, y in zip(a.items, b.items, strict=True)))
-    return Seq(kind, None, join(element(a), element(b)) if element(a) or element(b) else None)
+    prefix = tuple(join(x, y) for x, y in zip(known_items(a), known_items(b), strict=False))
+    return Seq(kind, None, join(element(a), element(b)) if element(a) or element(b) else None, prefix)
+
+
+def known_items(value: Seq) -> tuple[Val, ...]:
+    """The items of a sequence from its start on, as far as they are known."""
+    return value.items if value.items is not None else value.prefix
 
 
 def _join_objects(a: Val, b: Val) -> Val:
@@ -258,7 +278,7 @@ def element(value: Val | None) -> Val | None:
     if not isinstance(value, Seq):
         return None
     found = value.element
-    for item in value.items or ():
+    for item in known_items(value):
         found = item if found is None else join(found, item)
     return found
 
@@ -278,9 +298,29 @@ def is_tainted(value: Val | None) -> bool:
     return isinstance(value, Readback)
 
 
+def spread(value: Val | None) -> tuple[Val, ...]:
+    """The items of a sequence, or what they have in common where they are not known; else the value."""
+    if not isinstance(value, Seq):
+        return (value,) if value is not None else ()
+    if value.items is not None:
+        return value.items
+    common = element(value)
+    return (common,) if common is not None else ()
+
+
 def on_device(value: Val | None) -> bool:
     """A tensor that may live on the device: reading it makes the host wait."""
     return isinstance(value, Tensor) and value.device is not Device.HOST
+
+
+def settled(value: Val | None) -> bool:
+    """A tensor on every path."""
+    return isinstance(value, Tensor) and not value.maybe
+
+
+def read_back(value: Val | None) -> bool:
+    """A tensor on every path, and one that may live on the device: asking for its value waits for it."""
+    return on_device(value) and settled(value)
 
 
 def truth(value: Val) -> bool | None:
@@ -316,7 +356,8 @@ def may_be_none(value: Val) -> bool | None:
 def public(value: Val) -> Value:
     """The value as rules and rewrites see it."""
     if isinstance(value, Tensor):
-        return Value(Kind.TENSOR, value.device, value.dtype, value.rank, value.shape)
+        dtype = value.dtype if value.dtype != "number" else None
+        return Value(Kind.TENSOR, value.device, dtype, value.rank, value.shape)
     if isinstance(value, Host):
         return Value(Kind.HOST, value.device, constant=value.literal, dtype=value.type)
     if isinstance(value, Readback):

@@ -27,7 +27,9 @@ from refactor.analysis.domain import (
     element,
     is_tainted,
     join,
-    on_device,
+    known_items,
+    read_back,
+    settled,
 )
 from refactor.analysis.model import Device, EventKind
 from refactor.analysis.project import FunctionInfo
@@ -149,7 +151,8 @@ def binary(left: Val, right: Val, op: ast.operator) -> Val:
     if isinstance(left, Seq) and isinstance(right, Seq) and isinstance(op, ast.Add):
         if left.items is not None and right.items is not None:
             return Seq(left.type, (*left.items, *right.items))
-        return Seq(left.type, None, join(element(left), element(right)))
+        prefix = (*left.items, *known_items(right)) if left.items is not None else left.prefix
+        return Seq(left.type, None, join(element(left), element(right)), prefix)
     if isinstance(left, Seq) and isinstance(op, ast.Mult):
         return Seq(left.type, None, element(left))
     if isinstance(right, Seq) and isinstance(op, ast.Mult):
@@ -198,12 +201,16 @@ def tensor_binary(left: Val, right: Val, op: ast.operator | None, boolean: bool 
         dtype = (
             "bool" if all(isinstance(v, Tensor) or _host_type(v) == "bool" for v in (left, right)) else None
         )
-    elif families <= {"int", "bool"} and "int" in families:
+    elif families <= {"int", "bool", "number", None} and (
+        families & {"int", "number"} or isinstance(op, ast.Sub)
+    ):
         other = [v for v in (left, right) if not isinstance(v, Tensor)]
-        dtype = "int" if all(_host_type(v) in ("int", "bool") for v in other) else None
+        exact = families <= {"int", "bool"} and "int" in families
+        dtype = "int" if exact and all(_host_type(v) in ("int", "bool") for v in other) else "number"
     else:
         dtype = None
-    return Tensor(device, dtype, rank)
+    maybe = not any(settled(tensor) for tensor in tensors)
+    return Tensor(device, dtype, rank, maybe=maybe)
 
 
 def _host_type(value: Val) -> str | None:
@@ -251,7 +258,7 @@ def _compare(it: Interpreter, frame: Frame, node: ast.Compare) -> Val:
     for op, child in zip(node.ops, node.comparators, strict=True):
         right = it.evaluate(frame, child)
         one = conditions.compare(it, frame, node, left, op, right, child)
-        if result is not None and on_device(result):
+        if result is not None and read_back(result):
             it.readback(frame, EventKind.BOOL_OP, node, node, "chained comparison")
         result = one if result is None or isinstance(one, Tensor) else result
         left = right
@@ -336,7 +343,7 @@ def _fstring(it: Interpreter, frame: Frame, node: ast.JoinedStr) -> Val:
     for part in node.values:
         if isinstance(part, ast.FormattedValue):
             value = it.evaluate(frame, part.value)
-            if on_device(value) and not (isinstance(value, Tensor) and value.maybe):
+            if read_back(value):
                 it.emit(frame, EventKind.SHOW, node, part.value, "f-string")
     return Host("str")
 

@@ -15,8 +15,11 @@ from refactor.analysis.domain import (
     Tensor,
     Val,
     element,
+    is_hosted,
     is_tainted,
     on_device,
+    read_back,
+    spread,
 )
 from refactor.analysis.model import Device, EventKind
 from refactor.analysis.project import last_name
@@ -73,11 +76,7 @@ def on_device_sizes(args: Arguments, name: str) -> bool:
         *values,
         *(v for k, v in args.keywords.items() if k in ("size", "start", "end", "step", "fill_value")),
     )
-    for value in sized:
-        inner = element(value) if isinstance(value, Seq) else value
-        if isinstance(inner, Tensor) and on_device(inner) and not inner.maybe:
-            return True
-    return False
+    return any(read_back(item) for value in sized for item in spread(value))
 
 
 def constant_hazard(
@@ -127,6 +126,11 @@ def _data_dtype(args: Arguments, data: Val | None) -> str | None:
     if isinstance(inner, Tensor):
         return inner.dtype
     return inner.type if isinstance(inner, Host | Readback) and inner.type in _SCALARS else None
+
+
+def rank_of(data: Val | None) -> int | None:
+    """The rank of a tensor class called with data; numbers there are sizes."""
+    return _data_rank(data) if isinstance(data, Seq) else None
 
 
 def _data_rank(data: Val | None) -> int | None:
@@ -214,11 +218,13 @@ def convert(
 ) -> Val:
     """``.to(...)``, ``.type_as(...)``, ``.cuda()``: the tensor there, and the copy between the devices."""
     device, dtype = _target(owner, name, args)
-    if owner.device is Device.HOST and device is not None and device is not Device.HOST:
+    if is_hosted(owner) and device is not None and device is not Device.HOST:
         it.readback(frame, EventKind.HOST_TO_DEVICE, args.node, subject, name)
     elif device is Device.HOST and owner.device is Device.DEVICE:
         it.readback(frame, EventKind.TO_HOST, args.node, subject, name)
-    return replace(owner, device=owner.device if device is None else device, dtype=dtype)
+    if device is None:
+        return replace(owner, dtype=dtype)
+    return replace(owner, device=device, dtype=dtype, hosted=False)
 
 
 def _target(owner: Tensor, name: str, args: Arguments) -> tuple[Device | None, str | None]:

@@ -29,8 +29,11 @@ from refactor.analysis.domain import (
     is_tainted,
     join,
     on_device,
+    read_back,
+    settled,
 )
 from refactor.analysis.model import Device, EventKind
+from refactor.analysis.project import last_name
 
 if TYPE_CHECKING:
     from refactor.analysis.interpreter import Frame, Interpreter
@@ -81,7 +84,7 @@ def _index_host(it: Interpreter, frame: Frame, node: ast.Subscript, owner: Host,
 
 def _index_sequence(it: Interpreter, frame: Frame, node: ast.Subscript, owner: Seq, index: Val) -> Val:
     if on_device(index) and not isinstance(node.slice, ast.Slice):
-        if isinstance(index, Tensor) and not index.maybe:
+        if settled(index):
             it.readback(frame, EventKind.DEVICE_SIZE, node, node.slice, "index of a host sequence")
         return element(owner) or OPAQUE
     if isinstance(node.slice, ast.Slice):
@@ -90,11 +93,13 @@ def _index_sequence(it: Interpreter, frame: Frame, node: ast.Subscript, owner: S
         if -len(owner.items) <= index.value < len(owner.items):
             return owner.items[index.value]
         return OPAQUE
+    if isinstance(index, Host) and isinstance(index.value, int) and 0 <= index.value < len(owner.prefix):
+        return owner.prefix[index.value]
     return element(owner) or OPAQUE
 
 
 def _slice_sequence(node: ast.Slice, owner: Seq) -> Val:
-    if owner.items is None:
+    if owner.items is None and not owner.prefix:
         return owner
     bounds: list[int | None] = []
     for part in (node.lower, node.upper, node.step):
@@ -105,6 +110,12 @@ def _slice_sequence(node: ast.Slice, owner: Seq) -> Val:
             bounds.append(-value.value if value is not part else value.value)
         else:
             return Seq(owner.type, None, element(owner))
+    if owner.items is None:
+        start, stop, step = bounds
+        counted = step in (None, 1) and (start or 0) >= 0
+        if counted and stop is not None and 0 <= stop <= len(owner.prefix):
+            return Seq(owner.type, owner.prefix[start:stop])
+        return Seq(owner.type, None, element(owner), owner.prefix[start:] if counted and stop is None else ())
     return Seq(owner.type, owner.items[slice(*bounds)] if bounds[2] != 0 else ())
 
 
@@ -143,6 +154,8 @@ def index_tensor(
             _bounds(it, frame, node, part, owner)
             continue
         value = it.evaluate(frame, part)
+        if isinstance(value, Opaque) and value.tainted and _called_mask(part):
+            value = Tensor(Device.DEVICE)
         if isinstance(value, Host) and value.type == "none":
             rank = rank + 1 if rank is not None else None
         elif isinstance(value, Host) and (value.type in ("int", "bool") or isinstance(part, ast.Constant)):
@@ -165,6 +178,9 @@ def index_tensor(
             _list_index(it, frame, node, owner, part, value)
         elif not (isinstance(part, ast.Constant) and part.value is ...):
             rank = None
+    if rank == 0 and advanced == 0 and owner.device is Device.DEVICE and _from_host(stored):
+        # A selection of more than one element is filled by a kernel; one element is copied from the host.
+        it.emit(frame, EventKind.INDEX_FILL, node, node.slice, "assignment of a Python number")
     return Tensor(owner.device, owner.dtype, rank if rank is None or rank >= 0 else None)
 
 
@@ -173,7 +189,7 @@ def _bounds(it: Interpreter, frame: Frame, node: ast.Subscript, part: ast.Slice,
         if bound is None:
             continue
         value = it.evaluate(frame, bound)
-        if on_device(value) and isinstance(value, Tensor) and not value.maybe:
+        if read_back(value):
             it.readback(frame, EventKind.DEVICE_SIZE, node, bound, "slice bound")
 
 
@@ -187,7 +203,8 @@ def _tensor_index(
     stored: Val | None,
 ) -> str:
     """Report an index that is a tensor; "mask", "scalar" or "gather"."""
-    if value.dtype == "bool":
+    named = value.dtype is None and _called_mask(part)
+    if value.dtype == "bool" or named:
         if owner.device is Device.HOST:
             return "mask"
         scalar = isinstance(stored, Host | Readback) or (
@@ -200,7 +217,7 @@ def _tensor_index(
         return "mask"
     if owner.device is Device.HOST:
         return "scalar" if value.rank == 0 else "gather"
-    if value.rank == 0 and value.dtype == "int":
+    if value.rank == 0 and value.dtype in ("int", "number"):
         if value.device is not Device.HOST:
             it.readback(frame, EventKind.DEVICE_SIZE, node, part, "index of rank 0")
         return "scalar"
@@ -212,10 +229,34 @@ def _tensor_index(
     return "gather"
 
 
+_SAME_ELEMENTS = frozenset(
+    {"view", "reshape", "flatten", "squeeze", "unsqueeze", "expand", "contiguous", "to"}
+)
+
+
+def _called_mask(node: ast.expr) -> bool:
+    """Whether an index of unknown dtype is named a mask, through changes of its shape."""
+    while isinstance(node, ast.Call | ast.Subscript | ast.UnaryOp):
+        if isinstance(node, ast.Call):
+            if not (isinstance(node.func, ast.Attribute) and node.func.attr in _SAME_ELEMENTS):
+                return False
+            node = node.func.value
+        else:
+            node = node.value if isinstance(node, ast.Subscript) else node.operand
+    return "mask" in last_name(node).lower().split("_")
+
+
+def _from_host(stored: Val | None) -> bool:
+    """A number, or a tensor of one element on the host."""
+    if isinstance(stored, Tensor):
+        return stored.device is Device.HOST and stored.rank == 0
+    return isinstance(stored, Host | Readback) and stored.type in ("int", "float", "bool")
+
+
 def _scatters_number(owner: Tensor, index: Tensor, stored: Val | None) -> bool:
     """``x[index] = 0`` with integers on the device: the number becomes a CPU tensor that is copied."""
     number = isinstance(stored, Host) and stored.type in ("int", "float", "bool")
-    known = index.dtype == "int" and index.rank != 0
+    known = index.dtype in ("int", "number") and index.rank != 0
     return number and known and index.device is owner.device is Device.DEVICE
 
 
@@ -329,6 +370,8 @@ def _unpack(it: Interpreter, frame: Frame, targets: list[ast.expr], value: Val) 
         for target, item in zip(targets, spread, strict=False):
             bind(it, frame, target, item)
         return
+    if items is None and star is None and isinstance(value, Seq) and len(value.prefix) >= len(targets):
+        items = value.prefix[: len(targets)]
     if items is not None and len(items) == len(targets):
         for target, item in zip(targets, items, strict=True):
             bind(it, frame, target, item)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from refactor.analysis.annotations import from_annotation
@@ -253,6 +254,8 @@ def set_attribute(it: Interpreter, frame: Frame, owner: Obj, name: str, value: V
     if owner.fields and name in dict(owner.fields):
         return
     for cls in owner.classes:
+        if cls in it.building and frame.init_of is not cls:
+            continue
         if isinstance(value, Method):
             value = OPAQUE
         if cls.is_module and isinstance(value, Tensor) and name in cls.buffers:
@@ -304,7 +307,22 @@ def construct(it: Interpreter, frame: Frame, cls: Cls, args: list[Val], keywords
         fields = {**dict(zip(ordered, args, strict=False)), **keywords}
         kept = tuple((k, v) for k, v in fields.items() if k in ordered or not ordered)
         return Obj(cls.classes, kept)
+    if frame.emit and not info.is_module and len(cls.classes) == 1:
+        _built_inside(it, frame, info, args, keywords)
     return Obj(cls.classes)
+
+
+def _built_inside(
+    it: Interpreter, frame: Frame, cls: ClassInfo, args: list[Val], keywords: dict[str, Val]
+) -> None:
+    """A region that makes an object runs its constructor: what happens there counts, attributes stay."""
+    found = cls.find("__init__")
+    if found is None or not isinstance(found[1], FunctionInfo) or cls in it.building:
+        return
+    initialise(it, frame, cls)
+    it.building.add(cls)
+    it.call_function(frame, found[1], [Obj((cls,)), *args], keywords)
+    it.building.discard(cls)
 
 
 def invoke(
@@ -324,6 +342,8 @@ def invoke(
             values.insert(0, _narrowed(function.bound, target))
         value = it.call_function(frame, target, values, full, open_keywords)
         result = value if result is None else join(result, value)
+    if isinstance(result, Tensor) and result.hosted and len(function.targets) > 1:
+        return replace(result, hosted=False)  # which function is called need not be a matter of paths
     return result if result is not None else OPAQUE
 
 
@@ -383,7 +403,7 @@ def call_object(
     """Call an instance: ``forward`` of a module, else ``__call__``."""
     result: Val | None = None
     for cls in owner.classes[:4]:
-        found = cls.find("forward" if cls.is_module else "__call__") or cls.find("__call__")
+        found = cls.find("__call__") or (cls.find("forward") if cls.is_module else None)
         if found is None or not isinstance(found[1], FunctionInfo):
             value: Val = TAINTED if any(map(is_tainted, (*args, *keywords.values()))) else OPAQUE
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refactor.analysis import calls, expressions, instances, statements
-from refactor.analysis.binding import bind_call, bind_region
+from refactor.analysis.binding import as_annotated, bind_call, bind_region
 from refactor.analysis.domain import (
     NONE,
     OPAQUE,
@@ -57,6 +57,7 @@ class Frame:
     header: int = 0  # inside the test of a branch or loop, which reports its own readbacks
     leaves: list[ast.expr] = field(default_factory=list)  # tensors that the test at hand reads back
     init_of: ClassInfo | None = None
+    only: ast.expr | None = None  # a test of the precision around the statement at hand
     values: dict[ast.expr, Val] | None = None  # where the values of its expressions are recorded
 
     @property
@@ -95,6 +96,7 @@ class Interpreter:
         self.root: ModuleInfo | None = None
         self.windows: dict[ast.stmt, Region] = {}
         self.drivers: dict[int, bool] = {}
+        self.building: set[ClassInfo] = set()
         self.visible: dict[ModuleInfo, tuple[ClassInfo, ...]] = {}
 
     def start(self, root: ModuleInfo) -> None:
@@ -130,6 +132,8 @@ class Interpreter:
             return
         if frame.region.kind == "step" and frame.depth == 0 and kind in _LOGGED:
             return
+        if frame.only is not None:
+            extra.setdefault("only", frame.only)
         events = self.recorded(frame.module).events
         key = (id(node), kind)
         if key not in events:
@@ -227,7 +231,7 @@ class Interpreter:
             target,
             Env(env),
             frame.region,
-            (*frame.chain, display(target, env)),
+            frame.chain if is_wrapper(target) else (*frame.chain, display(target, env)),
             frame.depth + 1,
             emit,
             target.closure,
@@ -235,6 +239,9 @@ class Interpreter:
             init_of=frame.init_of if target.node.__class__ is ast.Lambda or target.cls else None,
         )
         result = self.run(inner)
+        returns = getattr(target.node, "returns", None)
+        if returns is not None:
+            result = as_annotated(self, target, result, returns)
         self.memo[key] = result
         return result
 
@@ -247,7 +254,7 @@ class Interpreter:
         """Whether a function is a loop around regions, never part of one."""
         key = id(target.node)
         if key not in self.drivers:
-            self.drivers[key] = drives_batches(target.module, target.node)
+            self.drivers[key] = target.remark == "host" or drives_batches(target.module, target.node)
         return self.drivers[key]
 
     def run(self, frame: Frame) -> Val:
@@ -296,6 +303,11 @@ class Interpreter:
         return calls.call(self, frame, node)
 
 
+def is_wrapper(target: FunctionInfo) -> bool:
+    """``__call__`` of a module: what the reader sees called is its ``forward``."""
+    return target.cls is not None and target.cls.is_module and target.qualname.endswith(".__call__")
+
+
 def display(target: FunctionInfo, env: dict[str, Val]) -> str:
     """The name of a function in a chain: with the class of the instance it is called on."""
     node = target.node
@@ -311,7 +323,7 @@ def widen(value: Val) -> Val:
     if isinstance(value, Host) and value.type != "none":
         return Host(value.type, device=value.device, owner=value.owner, optional=value.optional)
     if isinstance(value, Tensor):
-        return Tensor(value.device, value.dtype, None, value.optional, value.maybe)
+        return Tensor(value.device, value.dtype, None, value.optional, value.maybe, hosted=value.hosted)
     if isinstance(value, Seq):
         inner = element(value)
         return Seq(value.type, None, widen(inner) if inner is not None else None)

@@ -32,6 +32,7 @@ from refactor.analysis.domain import (
     is_tainted,
     join,
     on_device,
+    read_back,
 )
 from refactor.analysis.model import EventKind
 from refactor.analysis.torchops import ALWAYS, names
@@ -47,10 +48,14 @@ LOGGING = names(
 )
 
 
+_HOST_LIBRARIES = frozenset({"numpy", "scipy", "sklearn", "pandas", "cv2", "PIL", "skimage", "networkx"})
+"""They compute on the host, from arrays and numbers."""
+
+
 def show(it: Interpreter, frame: Frame, args: Arguments, detail: str) -> Val:
     """Tensors that are printed or logged."""
     for index, value in enumerate(args.values):
-        if on_device(value) and isinstance(value, Tensor) and not value.maybe:
+        if read_back(value):
             it.emit(frame, EventKind.SHOW, args.node, args.expr(index, ""), detail)
     return NONE
 
@@ -68,7 +73,7 @@ def call_external(it: Interpreter, frame: Frame, name: str, args: Arguments) -> 
         return tensors.torch_function(it, frame, name, args)
     if scope in ("math", "cmath"):
         return _math(it, frame, args)
-    if scope.split(".")[0] == "numpy":
+    if scope.split(".")[0] in _HOST_LIBRARIES:
         return _numpy(it, frame, leaf, args)
     if leaf == "partial" and args.values and isinstance(args.values[0], Fn | Cls):
         first = args.values[0]
@@ -168,7 +173,7 @@ def _len(it: Interpreter, frame: Frame, args: Arguments) -> Val:
 
 def _range(it: Interpreter, frame: Frame, args: Arguments) -> Val:
     for index, value in enumerate(args.values):
-        if on_device(value) and index < len(args.node.args):
+        if read_back(value) and index < len(args.node.args):
             it.readback(frame, EventKind.DEVICE_SIZE, args.node, args.node.args[index], "range")
     return Seq("range", None, INT)
 
@@ -180,14 +185,14 @@ def _extreme(it: Interpreter, frame: Frame, args: Arguments) -> Val:
         several = not (
             isinstance(values[0], Seq) and values[0].items is not None and len(values[0].items) < 2
         )
-        if on_device(found) and several:
+        if read_back(found) and several:
             it.readback(frame, EventKind.BOOL_OP, args.node, args.node.args[0], "max()/min()")
         return found or OPAQUE
     result = indexing.join_all(tuple(values)) if values else OPAQUE
-    if any(on_device(value) for value in values):
-        index = next(i for i, value in enumerate(values) if on_device(value))
+    if any(read_back(value) for value in values):
+        index = next(i for i, value in enumerate(values) if read_back(value))
         it.readback(frame, EventKind.BOOL_OP, args.node, args.expr(index, "") or args.node, "max()/min()")
-        return next(value for value in values if on_device(value))
+        return next(value for value in values if read_back(value))
     if any(isinstance(value, Readback) for value in values):
         return Readback("int")
     if all(isinstance(v, Host) and v.type == "int" for v in values):
@@ -197,7 +202,7 @@ def _extreme(it: Interpreter, frame: Frame, args: Arguments) -> Val:
 
 def _truth_of_all(it: Interpreter, frame: Frame, args: Arguments) -> Val:
     found = indexing.element_of(args.get(0, "iterable"))
-    if on_device(found) and args.node.args:
+    if read_back(found) and args.node.args:
         it.readback(frame, EventKind.BOOL_OP, args.node, args.node.args[0], "any()/all()")
         return Readback("bool")
     return BOOL
@@ -205,7 +210,7 @@ def _truth_of_all(it: Interpreter, frame: Frame, args: Arguments) -> Val:
 
 def _sorted(it: Interpreter, frame: Frame, args: Arguments) -> Val:
     found = indexing.element_of(args.get(0, "iterable"))
-    if on_device(found) and "key" not in args.keywords:
+    if read_back(found) and "key" not in args.keywords:
         it.readback(frame, EventKind.BOOL_OP, args.node, args.node.args[0], "sorted()")
     return Seq("list", None, found)
 

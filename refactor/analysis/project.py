@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from refactor.analysis.remarks import remark, remarks
 from refactor.analysis.trees import Lazy, parents, walk
 from refactor.source import Source, SourceError, load, parse
 
@@ -42,6 +43,11 @@ class FunctionInfo:
         """Last names of its decorators: ``{"staticmethod"}``."""
         return frozenset(last_name(d) for d in getattr(self.node, "decorator_list", ()))
 
+    @property
+    def remark(self) -> str | None:
+        """What a comment on its header says: ``"region"`` or ``"host"``."""
+        return remark(self.module.remarks, self.node)
+
     @cached_property
     def nodes(self) -> list[Any]:
         """The function and all nodes below it, breadth first."""
@@ -51,6 +57,21 @@ class FunctionInfo:
     def uses(self) -> list[ast.expr]:
         """The expressions below it that tell how a name is used, breadth first."""
         return [node for node in self.nodes if isinstance(node, _USES)]
+
+    @cached_property
+    def unpacked(self) -> frozenset[str]:
+        """Names that it iterates over, taking each item apart: ``for height, width in shapes``."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if isinstance(node, ast.For | ast.comprehension):
+                source, target = node.iter, node.target
+                counted = isinstance(source, ast.Call) and last_name(source.func) == "enumerate"
+                if counted and isinstance(source, ast.Call) and source.args:
+                    source = source.args[0]
+                    target = target.elts[-1] if isinstance(target, ast.Tuple) else target
+                if isinstance(source, ast.Name) and isinstance(target, ast.Tuple):
+                    found.add(source.id)
+        return frozenset(found)
 
     @cached_property
     def assigned(self) -> frozenset[str]:
@@ -199,6 +220,11 @@ class ModuleInfo:
     def parents(self) -> Mapping[ast.AST, ast.AST]:
         """The node around each node, made when first looked into."""
         return Lazy(lambda: parents(self.tree))
+
+    @cached_property
+    def remarks(self) -> Mapping[int, tuple[str, bool]]:
+        """Comments that widen and narrow regions, by line."""
+        return remarks(self.source)
 
     @cached_property
     def is_package(self) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo
+from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
+from refactor.analysis.torchops import TENSOR_CLASSES
 from refactor.analysis.trees import walk
 
 
@@ -25,7 +26,44 @@ def forwards(module: ModuleInfo) -> list[tuple[ClassInfo, FunctionInfo]]:
         if defined is not None and isinstance(defined[1], FunctionInfo):
             found.append((cls, defined[1]))
     used = _constructed(module)
-    return sorted(found, key=lambda pair: (pair[0].name in used, pair[1].cls is not pair[0]))
+    # What others use comes after them: files define a class before the ones that are built from it.
+    place = {id(cls): -index for index, (cls, _) in enumerate(found)}
+    return sorted(
+        found,
+        key=lambda pair: (
+            pair[0].name in used,
+            pair[1].cls is not pair[0],
+            place[id(pair[0])] if pair[0].name in used else 0,
+        ),
+    )
+
+
+def entrances(module: ModuleInfo) -> Iterator[tuple[ClassInfo, FunctionInfo]]:
+    """Public methods that take tensors, of module classes without a ``forward``: they are called instead."""
+    every = list(classes(module))
+    bases = {base for cls in every for base in cls.mro[1:] if isinstance(base, ClassInfo)}
+    for cls in every:
+        if not cls.is_module or cls in bases or cls.find("forward") is not None or cls.find("__call__"):
+            continue
+        if any(base.startswith("torch.nn.") and base != "torch.nn.Module" for base in _outside(cls)):
+            continue
+        for name, item in cls.own.items():
+            if isinstance(item, FunctionInfo) and not name.startswith("_") and _takes_tensor(item):
+                yield cls, item
+
+
+def _outside(cls: ClassInfo) -> list[str]:
+    return [base for base in cls.mro if isinstance(base, str)]
+
+
+def _takes_tensor(info: FunctionInfo) -> bool:
+    if info.decorators & {"staticmethod", "classmethod", "property"}:
+        return False
+    args = info.node.args
+    return any(
+        arg.annotation is not None and last_name(arg.annotation) in TENSOR_CLASSES
+        for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)
+    )
 
 
 def _constructed(module: ModuleInfo) -> frozenset[str]:
@@ -33,5 +71,13 @@ def _constructed(module: ModuleInfo) -> frozenset[str]:
     names: set[str] = set()
     for cls in classes(module):
         for stmt in cls.node.body:
-            names.update(n.id for n in walk(stmt) if n.__class__ is ast.Name and n.id != cls.name)
+            nodes = walk(stmt)
+            tested = {id(n) for call in nodes if _tests_class(call) for n in walk(call)}
+            names.update(
+                n.id for n in nodes if n.__class__ is ast.Name and n.id != cls.name and id(n) not in tested
+            )
     return frozenset(names)
+
+
+def _tests_class(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance"

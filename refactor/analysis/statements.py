@@ -81,7 +81,7 @@ def _augassign(it: Interpreter, frame: Frame, stmt: ast.AugAssign) -> bool:
     if isinstance(stmt.target, ast.Subscript):
         owner = it.evaluate(frame, stmt.target.value)
         if isinstance(owner, Tensor):
-            indexing.index_tensor(it, frame, stmt.target, owner, OPAQUE)
+            indexing.index_tensor(it, frame, stmt.target, owner)  # read, changed and written back
         return True
     load = ast.copy_location(
         ast.Name(stmt.target.id, ast.Load())
@@ -122,7 +122,10 @@ def _if(it: Interpreter, frame: Frame, stmt: ast.If) -> bool:
     if decision.tensors:
         raises = all(isinstance(child, ast.Raise) for child in stmt.body) and not stmt.orelse
         kind = EventKind.ASSERT if raises else EventKind.BRANCH
-        it.emit(frame, kind, stmt, decision.tensors[0], "raise" if raises else "if", tensors=decision.tensors)
+        more: dict[str, object] = {"tensors": decision.tensors}
+        if decision.only is not None:
+            more["only"] = decision.only
+        it.emit(frame, kind, stmt, decision.tensors[0], "raise" if raises else "if", **more)
     outcomes: list[Changes] = []
     quiet = frame.emit and hoststate.made_once(it, frame, stmt)
     for outcome, body in ((True, stmt.body), (False, stmt.orelse)):
@@ -130,8 +133,11 @@ def _if(it: Interpreter, frame: Frame, stmt: ast.If) -> bool:
             with frame.env.tried() as changes:
                 conditions.refine(it, frame, stmt.test, outcome)
                 emit, frame.emit = frame.emit, frame.emit and not (quiet and outcome)
+                only = frame.only
+                if outcome and conditions.tests_half(stmt.test):
+                    frame.only = stmt.test
                 through = block(it, frame, body)
-                frame.emit = emit
+                frame.emit, frame.only = emit, only
             if through:
                 outcomes.append(changes)
     if not outcomes:

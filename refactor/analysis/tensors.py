@@ -6,7 +6,7 @@ import ast
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from refactor.analysis import factories
+from refactor.analysis import factories, hostargs
 from refactor.analysis.domain import (
     BOOL,
     DEVICE_TENSOR,
@@ -30,6 +30,7 @@ from refactor.analysis.domain import (
 )
 from refactor.analysis.expressions import combined_device, tensor_binary
 from refactor.analysis.model import Device, EventKind
+from refactor.analysis.tensornames import TENSOR_NAMES
 from refactor.analysis.torchops import (
     BOOL_RESULTS,
     BROADCAST,
@@ -54,6 +55,7 @@ from refactor.analysis.torchops import (
     SYNC_METHODS,
     SYNC_OPS,
     SYNCHRONIZE,
+    TENSOR_CLASSES,
     TO_HOST,
     TORCH_SCOPES,
 )
@@ -61,8 +63,6 @@ from refactor.analysis.torchops import (
 if TYPE_CHECKING:
     from refactor.analysis.calls import Arguments
     from refactor.analysis.interpreter import Frame, Interpreter
-
-_SHAPING = frozenset(["view", "reshape", "expand", "repeat", "narrow", "unflatten", "tile"])
 
 
 def torch_function(it: Interpreter, frame: Frame, name: str, args: Arguments) -> Val:
@@ -78,6 +78,8 @@ def torch_function(it: Interpreter, frame: Frame, name: str, args: Arguments) ->
     if leaf in GROUPED:
         it.emit(frame, EventKind.LAUNCH, args.node, args.expr(0, "input"), name)
         return Tensor(combined_device(args.every), "float")
+    if scope == "torch" and leaf in TENSOR_CLASSES:
+        return Tensor(Device.HOST, TENSOR_CLASSES[leaf] or "float", factories.rank_of(args.get(0, "data")))
     if scope == "torch" and leaf in FACTORIES:
         return factories.factory(it, frame, leaf, args)
     if scope == "torch" and leaf in ("is_tensor",):
@@ -202,6 +204,8 @@ def method(it: Interpreter, frame: Frame, owner: Tensor, name: str, args: Argume
     """The value of ``tensor.name(...)``."""
     func = args.node.func
     subject = func.value if isinstance(func, ast.Attribute) else args.node
+    if name not in TENSOR_NAMES and not name.startswith("_"):
+        return OPAQUE  # no tensor after all
     if name in READBACKS:
         if owner.device is Device.HOST:
             return HOST if name != "tolist" else Seq("list", None, HOST)
@@ -306,7 +310,9 @@ def _hazards(
         it.readback(frame, EventKind.DYNAMIC_OP, node, subject, "where")
     elif name == "repeat_interleave":
         repeats = _given(args, values, 0, "repeats")
-        if on_device(repeats) and "output_size" not in args.keywords:
+        if len(values) == 1 and "repeats" not in args.keywords:
+            repeats = values[0]  # torch.repeat_interleave(repeats)
+        if on_device(repeats) and args.keywords.get("output_size", NONE) == NONE:
             it.readback(frame, EventKind.DYNAMIC_OP, node, subject, name)
     elif name == "one_hot":
         classes = _given(args, values, 0, "num_classes")
@@ -319,20 +325,9 @@ def _hazards(
         it.readback(frame, EventKind.SYNC_OP, node, subject, name)
     elif name == "_assert" and values and on_device(values[0]):
         it.emit(frame, EventKind.ASSERT, node, subject, "torch._assert")
-    elif name in _SHAPING:
-        _device_sizes(it, frame, node, values[1:], args)
-    elif name in ("split", "tensor_split", "split_with_sizes", "chunk"):
-        sizes = _given(args, values, 0, "split_size_or_sections")
-        if on_device(sizes) or on_device(element(sizes)):
-            it.readback(frame, EventKind.DEVICE_SIZE, node, args.expr(0, "") or node, name)
-
-
-def _device_sizes(it: Interpreter, frame: Frame, node: ast.Call, values: list[Val], args: Arguments) -> None:
-    for value in (*values, *args.keywords.values()):
-        sized = value if isinstance(value, Tensor) else element(value) if isinstance(value, Seq) else None
-        if isinstance(sized, Tensor) and on_device(sized) and not sized.maybe and sized.rank in (0, None):
-            it.readback(frame, EventKind.DEVICE_SIZE, node, node, "size")
-            return
+    offset = len(values) - len(args.values)
+    hostargs.host_arguments(it, frame, name, values, args, offset)
+    hostargs.copied_sides(it, frame, name, values, args)
 
 
 def _result(

@@ -154,6 +154,7 @@ DYNAMIC = {
     "bincount": "the largest value",
     "masked_scatter_backward": "the number of selected elements",
     "combinations": "the number of combinations",
+    "to_sparse": "the number of non-zero elements",
 }
 """Operations whose result has a shape that depends on the data, and what the host has to learn for it."""
 

@@ -101,6 +101,45 @@ CASES = {
         "if isinstance(scale, float) and scale > 0.5:\n    x = x * scale\nreturn x",
         "self, x: torch.Tensor, scale: float = 1.0",
     ),
+    "a tuple that grows on one path keeps its first items": forward(
+        """
+        out = (x, (x.shape[0], x.shape[1]))
+        if self.training:
+            out = (*out, x)
+        size = out[1]
+        return x if size[0] > 3 else -x
+        """,
+    ),
+    "a number by annotation is one, whatever it was computed from": forward(
+        "return x if wide(sizes(x)) else -x",
+        before="""
+        import somewhere
+
+        def sizes(x):
+            return somewhere.measure(x), 3
+
+        def wide(size: tuple[int, int]):
+            return size[0] > size[1]
+        """,
+    ),
+    "what has a method that no tensor has is no tensor": forward(
+        "if x.get_seq_length() > 0:\n    x = -x\nreturn x"
+    ),
+    "rows of numbers that are taken apart are no tensor": forward(
+        "return attend(x, shapes)",
+        "self, x: torch.Tensor, shapes=None",
+        before="""
+        def attend(x, shapes: torch.Tensor):
+            return x.split([height * width for height, width in shapes])
+        """,
+    ),
+    "a switch that is given a tensor by mistake is a switch": forward(
+        "return scaled(x, x)",
+        before="def scaled(x, double=False):\n    return x * 2 if double else x\n",
+    ),
+    "a number stored into a row is filled in by a kernel": forward(
+        "y = torch.zeros(3, 4, device=x.device)\ny[0] = 1.0\ny[:, 2] = 3\nreturn y"
+    ),
     "a compared tensor is read by the `if`": forward("if x.mean() > 0:  # !CG301\n    x = -x\nreturn x"),
     "a readback in a condition is one finding": forward(
         "if x.max().item() > 3:  # !CG301\n    x = -x\nreturn x"
@@ -181,6 +220,83 @@ class Base(nn.Module):
 class Child(Base):
     def finish(self, x):
         return x[x > 0]  # !CG203
+""",
+    "a number stored into one element is copied there": forward(
+        """
+        sizes = torch.empty(2, 2, device=x.device)
+        for level, scale in enumerate((1, 2)):
+            sizes[level, 0] = x.shape[0] // scale  # !CG406
+        return sizes
+        """
+    ),
+    "a mask that is added to is read and written": forward(
+        "x[x < 0] += 1  # !CG203\nx[mask] -= 1  # !CG203\nreturn x", "self, x: torch.Tensor, mask"
+    ),
+    "an object that a region makes runs its constructor": HEAD
+    + """
+class Index:
+    def __init__(self, rows):
+        self.rows = torch.as_tensor(rows)
+        self.count = torch.tensor([0], device=rows.device)  # !CG401
+
+class Model(nn.Module):
+    def forward(self, x: torch.Tensor):
+        return x + Index(x).count
+""",
+    "a module's own `__call__` is part of its region": HEAD
+    + """
+class Pool(nn.Module):
+    def __call__(self, x: torch.Tensor, index: torch.Tensor):
+        size = int(index.max()) + 1  # !CG101
+        return super().__call__(x, index, size)
+
+    def forward(self, x, index, size):
+        return x.new_zeros(size).index_add(0, index, x)
+""",
+    "a module without `forward` is entered by its methods": HEAD
+    + """
+class Smooth(nn.Module):
+    def smooth(self, y: torch.Tensor, mask: torch.Tensor):
+        return y[mask]  # !CG203
+
+    def report(self, text):
+        print(text)
+""",
+    "a tensor made on the host where none was given": forward(
+        """
+        if mask is None:
+            mask = torch.ones(x.shape[:2])
+        return x * mask.to(x.device)  # !CG402
+        """,
+        "self, x: torch.Tensor, mask: torch.Tensor | None = None",
+    ),
+    "a CPU scalar as a side of `where` is copied": forward(
+        "return torch.where(x > 0, x, torch.tensor(0.5))  # !CG402"
+    ),
+    "a comment makes a function a region": HEAD
+    + """
+def sample(logits: torch.Tensor):  # refactor: region
+    return logits.argmax().item()  # !CG101
+
+def shown(logits: torch.Tensor):
+    return logits.argmax().item()
+""",
+    "a comment keeps a function out of every region": HEAD
+    + """
+class Model(nn.Module):
+    def forward(self, x: torch.Tensor):
+        self.log(x)
+        return x
+
+    # refactor: host
+    def log(self, x):
+        print(x.mean())
+
+class Reader(nn.Module):
+    def forward(  # refactor: host
+        self, x: torch.Tensor
+    ):
+        return x.tolist()
 """,
     "logging beside a training step is outside it": HEAD
     + """
