@@ -46,6 +46,9 @@ HAZARDS = BREAKING | {EventKind.BRANCH, EventKind.BOOL_OP}
 Loop = ast.For | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
+_WIDTH = 70  # of the arguments of a call on one line
+
+
 @dataclass(frozen=True)
 class Place:
     """A call of a model in a loop."""
@@ -195,7 +198,7 @@ def bind(facts: Facts, bindings: Sequence[Binding], note: str) -> Proposal:
         last = callee.rpartition(".")[2].strip("_") or "model"
         name = fresh(f"graphed_{last}", taken)
         taken.add(name)
-        statements.append(f"{name} = {placeholder('graphed')}({callee}{binding.arguments})")
+        statements.append(_wrapped(name, f"{callee}{binding.arguments}"))
         calls = dict.fromkeys(call for place in binding.places for call in calls_of(place))
         changes += [Change(node, _renamed(name)) for node in calls]
 
@@ -208,6 +211,15 @@ def bind(facts: Facts, bindings: Sequence[Binding], note: str) -> Proposal:
 
     anchor = Change(first.anchor, insert, line=not hasattr(first.anchor, "body"))
     return Proposal((anchor, *changes), note, frozenset({"graphed"}))
+
+
+def _wrapped(name: str, arguments: str) -> str:
+    """``name = graphed(…)``, an argument a line where it is long."""
+    start = f"{name} = {placeholder('graphed')}("
+    if len(arguments) <= _WIDTH:
+        return f"{start}{arguments})"
+    lines = arguments.replace(", pad=", ",\n    pad=").replace(", buckets=", ",\n    buckets=")
+    return f"{start}\n    {lines},\n)"
 
 
 def _renamed(name: str) -> Callable[[cst.Call], cst.Call]:

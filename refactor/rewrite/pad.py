@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from refactor.analysis.model import Facts
 from refactor.rewrite.bind import Binding, Place, bind, by_callee, calls_of, place_of, unfit
 from refactor.rewrite.model import Joint, Proposal, Refusal
-from refactor.rewrite.rows import pads_invisibly
+from refactor.rewrite.rows import padding_of
 from refactor.rule import Hit
 
-_PADDED = "padded to buckets of the batch size and cut back; verify that the rows do not depend on each other"
+_PADDED = "padded to buckets and cut back; verify that rows, and padded places, do not depend on each other"
 _EXACT = "one graph for each shape of batch; add `pad=` if shapes vary widely and rows are independent"
 
 
@@ -56,6 +56,6 @@ def _batch_names(hits: Sequence[Hit]) -> frozenset[str]:
 def _padding(facts: Facts, places: Sequence[Place], batch: frozenset[str]) -> str:
     """The arguments of ``graphed`` that make padding right, or none: a graph for each exact shape."""
     calls = list(dict.fromkeys(call for place in places for call in calls_of(place)))
-    patterns = {pads_invisibly(facts, call, batch) for call in calls}
-    pattern = patterns.pop() if len(patterns) == 1 else None
-    return f', pad="{pattern}"' if pattern else ""
+    found = [padding_of(facts, call, batch) for call in calls]
+    texts = {padding.arguments() if padding is not None else "" for padding in found}
+    return texts.pop() if len(texts) == 1 else ""

@@ -1,275 +1,209 @@
-"""Whether padding the batch is invisible: every row of every output comes from the same row of the inputs.
+"""Whether padding the batch, and the sequence, is invisible in what a model computes.
 
-The bodies of the model and of what it calls are read. Only operations that cannot mix rows are known; one
-that is not known, or reduces over the batch or over a dimension that may be the batch, means: no padding.
-What this leaves open (a transposed batch) the runtime notices when it compares a padded run with an exact
-one; what a comparison of values could miss (a maximum over the batch) is excluded here.
+The forward of the model and of what it calls is interpreted with named dimensions (`refactor.rewrite.axes`).
+Only operations known not to mix padded places with real ones are followed; anything else means: no padding.
+What is left open (a tensor with fewer dimensions than the code suggests) the runtime notices when it compares
+a padded run with an exact one.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from refactor.analysis.model import Facts
-from refactor.analysis.project import ClassInfo, FunctionInfo, Project
-from refactor.rewrite.ops import METADATA, UNARY_FLOAT, UNARY_SAME, names_in, torch_function
-from refactor.rewrite.syntax import ancestors, enclosing_function, keyword
-
-_MODULES = names_in(
-    """Linear LayerNorm RMSNorm Embedding GELU ReLU ReLU6 LeakyReLU ELU SiLU Mish Softplus Sigmoid Tanh
-    Hardswish Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d GroupNorm
-    Identity Flatten MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d
-    AdaptiveAvgPool2d AdaptiveMaxPool2d Upsample PixelShuffle Sequential ModuleList ModuleDict
-    Parameter Module"""
-)
-_EVAL_MODULES = names_in("Dropout Dropout1d Dropout2d Dropout3d BatchNorm1d BatchNorm2d BatchNorm3d DropPath")
-_BATCH_FIRST = names_in("MultiheadAttention TransformerEncoderLayer LSTM GRU RNN")
-_ELEMENTWISE = (
-    UNARY_FLOAT
-    | UNARY_SAME
-    | METADATA
-    | names_in(
-        """add sub mul div pow maximum minimum where masked_fill clamp clip relu gelu silu elu
-        leaky_relu softplus mish hardswish hardtanh logsigmoid to float half double bfloat16 int
-        long bool type_as contiguous clone detach view reshape permute transpose unsqueeze squeeze
-        expand expand_as chunk split unbind size dim ndim linear layer_norm embedding conv1d conv2d
-        conv3d interpolate scaled_dot_product_attention matmul bmm zeros ones full arange zeros_like
-        ones_like full_like empty_like isnan isinf isfinite logical_and logical_or logical_not eq ne
-        lt le gt ge stack numel masked_fill_ relu_ requires_grad_"""
-    )
-)
-_REDUCING = names_in("softmax log_softmax mean sum norm std var logsumexp normalize flatten cat cumsum glu")
-"""Their result changes visibly when padding takes part, so a dimension counted from the end is trusted."""
-_PICKING = names_in("amax amin max min argmax argmin any all topk sort argsort prod")
-"""They may ignore padding in one batch and not in the next."""
-_BUILTINS = names_in(
-    "len range zip enumerate isinstance tuple list dict int float bool getattr hasattr print super"
-)
-_PATTERN = "B ..."
+from refactor.analysis.project import ClassInfo, FunctionInfo
+from refactor.rewrite.axes import Arr
+from refactor.rewrite.reader import Reader
+from refactor.rewrite.receiver import class_of
+from refactor.rewrite.syntax import ancestors, enclosing_function
 
 
-def pads_invisibly(facts: Facts, call: ast.Call, derived: frozenset[str]) -> str | None:
-    """The ``pad`` pattern that is right for the model called here, or None: a graph for each exact shape.
+@dataclass(frozen=True)
+class Padding:
+    """The arguments of ``graphed`` for one model."""
+
+    pad: str | Mapping[str, str]
+    limits: tuple[str, ...] = field(default=())  # expressions: the longest sequence the model takes
+
+    @property
+    def sequence(self) -> bool:
+        """Whether the sequence is padded as well."""
+        return not isinstance(self.pad, str)
+
+    def arguments(self) -> str:
+        """As source text, to follow the model."""
+        if isinstance(self.pad, str):
+            return f', pad="{self.pad}"'
+        names = ", ".join(f'"{name}": "{pattern}"' for name, pattern in self.pad.items())
+        text = f", pad={{{names}}}"
+        if self.limits:
+            sizes = f"sorted({{min(2**i, {', '.join(self.limits)}) for i in range(20)}})"
+            text += f', buckets={{"S": {sizes}}}'
+        return text
+
+
+def padding_of(facts: Facts, call: ast.Call, derived: frozenset[str]) -> Padding | None:
+    """How the inputs of the model called here can be padded, or None: a graph for each exact shape.
 
     ``derived`` are the names that hold parts of the batch.
     """
-    if not call.args or call.keywords:
+    cls = class_of(facts, call.func)
+    if cls is None or not _no_hooks(cls):
         return None
-    if not all(isinstance(arg, ast.Name) and arg.id in derived for arg in call.args):
+    names = _parameters(cls)
+    spread = [k for k in call.keywords if k.arg is None]
+    if names is None or (spread and len(spread) + len(call.args) < len(call.args) + len(call.keywords)):
         return None
-    found = _class_of(facts, call)
-    if found is None or not _no_hooks(found):
+    given = names if spread else [*names[: len(call.args)], *(k.arg for k in call.keywords if k.arg)]
+    values = [*call.args, *(k.value for k in call.keywords)]
+    if len(call.args) > len(names) or not set(given) <= set(names):
         return None
-    return _PATTERN if _Reader(_evaluated(facts, call)).model(found) else None
+    if not values or not all(_of_batch(value, derived) for value in values):
+        return None
+    evaluated = _evaluated(facts, call)
+    path = ast.unparse(call.func)
+    optional = _optional(cls) if spread else frozenset[str]()
+    fewer = [n for n in given if n not in optional]
+    found = _sequence(cls, evaluated, given, path)
+    if found is not None and (
+        fewer == given or not fewer or _sequence(cls, evaluated, fewer, path, alone=False)
+    ):
+        return found
+    if fewer != given and fewer and _batch(cls, evaluated, fewer, path) is False:
+        return None
+    return Padding("B ...") if _batch(cls, evaluated, given, path) else None
 
 
-def _class_of(facts: Facts, call: ast.Call) -> ClassInfo | None:
-    """The class of the model, by the annotation or the only assignment of its name."""
-    origin = Project(facts.root).add(facts.source, facts.tree)
-    function = enclosing_function(facts, call)
-    if not isinstance(call.func, ast.Name):
-        return None
-    name = call.func.id
-    scopes: list[ast.AST] = [*([function] if function is not None else []), facts.tree]
-    for scope in scopes:
-        arguments = [n for n in ast.walk(scope) if isinstance(n, ast.arg) and n.arg == name]
-        stores = [n for n in ast.walk(scope) if isinstance(n, ast.Name) and n.id == name and not _loaded(n)]
-        if len(arguments) + len(stores) > 1:
+def _batch(cls: ClassInfo, evaluated: bool, given: Sequence[str], path: str) -> bool | None:
+    """Whether padding the batch is invisible; None: no reading of the ranks makes sense."""
+    readings: list[list[Arr]] = [[Arr(("B",), f"r{i}") for i in range(len(given))]]
+    readings += [[Arr(axes) for axes in ranks] for ranks in _ranks(len(given), ("B", "_"))]
+    seen: list[bool] = []
+    for arrays in readings:
+        result = Reader(evaluated).keeps(cls, dict(zip(given, arrays, strict=True)), path)
+        if result and arrays[0].open:
+            return True  # whatever the ranks are
+        if result is not None and not arrays[0].open:
+            seen.append(result)
+    return all(seen) if seen else None
+
+
+def _optional(cls: ClassInfo) -> frozenset[str]:
+    """Parameters of ``forward`` with a default: ``**batch`` may leave them out."""
+    found = cls.find("forward")
+    spec = getattr(found[1].node, "args", None) if found is not None else None
+    if spec is None:
+        return frozenset()
+    names = [a.arg for a in spec.args]
+    return frozenset(names[len(names) - len(spec.defaults) :]) | {a.arg for a in spec.kwonlyargs}
+
+
+def _ranks(count: int, lead: tuple[str, ...]) -> list[list[tuple[str, ...]]]:
+    """Likely numbers of dimensions of several inputs: all alike, or the first larger than the others."""
+    shapes = [lead + ("_",) * n for n in range(4)]
+    same = [[shape] * count for shape in shapes]
+    mixed = [[one, *[two] * (count - 1)] for one in shapes for two in shapes if one != two]
+    return [*same, *(mixed if count > 1 else [])]
+
+
+def _sequence(
+    cls: ClassInfo, evaluated: bool, given: Sequence[str], path: str, *, alone: bool = True
+) -> Padding | None:
+    """Padding of batch and sequence, if exactly one reading of the ranks makes sense.
+
+    ``alone`` False: with fewer inputs it is enough that no reading is wrong.
+    """
+    found: list[tuple[list[tuple[str, ...]], Reader]] = []
+    for axes in _ranks(len(given), ("B", "S")):
+        reader = Reader(evaluated)
+        # the runtime fills padding with zeros
+        values = {n: Arr(a, "", ((1 - len(a), "zero"),)) for n, a in zip(given, axes, strict=True)}
+        result = reader.keeps(cls, values, path)
+        if result is False:
             return None
-        if arguments and arguments[0].annotation is not None:
-            return _as_class(origin.resolve(arguments[0].annotation))
-        made = facts.parents.get(stores[0]) if stores else None
-        if isinstance(made, ast.Assign) and isinstance(made.value, ast.Call):
-            return _as_class(origin.resolve(made.value.func))
-        if arguments or stores:
-            return None
-    return None
+        if result:
+            found.append((axes, reader))
+    if not alone:
+        return Padding("B ...")
+    if len(found) != 1 or not found[0][1].meets:
+        return None
+    axes, reader = found[0]
+    if any(not limit for limit in reader.limits):
+        return None
+    pad = {name: " ".join(a) for name, a in zip(given, axes, strict=True)}
+    return Padding(pad, tuple(dict.fromkeys(reader.limits)))
 
 
-def _loaded(node: ast.Name) -> bool:
-    return isinstance(node.ctx, ast.Load)
+def _parameters(cls: ClassInfo) -> list[str] | None:
+    found = cls.find("forward")
+    if found is None or not isinstance(found[1], FunctionInfo):
+        return None
+    spec = getattr(found[1].node, "args", None)
+    if spec is None or spec.vararg is not None or spec.kwarg is not None or spec.posonlyargs:
+        return None
+    return [a.arg for a in (*spec.args[1:], *spec.kwonlyargs)]
 
 
-def _as_class(found: object) -> ClassInfo | None:
-    return found if isinstance(found, ClassInfo) else None
+def _of_batch(node: ast.expr, derived: frozenset[str]) -> bool:
+    """A part of the batch, moved or cast, but with its first dimension as it came."""
+    while True:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr not in (
+                "to",
+                "cuda",
+                "float",
+                "half",
+                "long",
+                "bool",
+                "contiguous",
+                "bfloat16",
+                "int",
+            ):
+                return False
+            node = node.func.value
+        elif isinstance(node, ast.Subscript):
+            if not isinstance(node.slice, ast.Constant):
+                return False
+            node = node.value
+        elif isinstance(node, ast.Attribute):
+            node = node.value
+        else:
+            return isinstance(node, ast.Name) and node.id in derived
 
 
 def _evaluated(facts: Facts, call: ast.Call) -> bool:
-    """Whether the model is put into evaluation mode in the function around the loop."""
+    """Whether the model, or what it is an attribute of, is put into evaluation mode around the loop."""
     function = enclosing_function(facts, call)
-    wanted = ast.unparse(call.func) + ".eval"
-    loops = {n for n in ancestors(facts, call) if isinstance(n, ast.For)}
     scope = function if function is not None else facts.tree
+    parts = ast.unparse(call.func).split(".")
+    wanted = {".".join([*parts[:i], "eval"]) for i in range(1, len(parts) + 1)}
+    wanted |= {f"{name}.eval" for name in _origins(scope, parts[0])}
+    loops = {n for n in ancestors(facts, call) if isinstance(n, ast.For)}
     return any(
-        isinstance(node, ast.Call) and ast.unparse(node.func) == wanted
+        isinstance(node, ast.Call) and ast.unparse(node.func) in wanted
         for node in ast.walk(scope)
         if not loops & set(ancestors(facts, node))
     )
 
 
+def _origins(scope: ast.AST, name: str) -> set[str]:
+    """Objects of which ``name`` is an attribute: ``service`` for ``encoder = service.encoder``."""
+    found: set[str] = set()
+    for node in ast.walk(scope):
+        if not isinstance(node, ast.Assign):
+            continue
+        for target in node.targets:
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=False))
+            for one, value in pairs:
+                if isinstance(one, ast.Name) and one.id == name and isinstance(value, ast.Attribute):
+                    parts = ast.unparse(value).split(".")
+                    found |= {".".join(parts[:i]) for i in range(1, len(parts) + 1)}
+    return found
+
+
 def _no_hooks(cls: ClassInfo) -> bool:
     return "hook" not in "".join(n.attr for n in ast.walk(cls.node) if isinstance(n, ast.Attribute))
-
-
-class _Reader:
-    """Reads what a model is made of; every class and function once."""
-
-    def __init__(self, evaluated: bool) -> None:
-        self.evaluated = evaluated
-        self.seen: set[object] = set()
-
-    def model(self, cls: ClassInfo) -> bool:
-        """Whether the forward of a class keeps rows apart."""
-        if cls in self.seen:
-            return True
-        self.seen.add(cls)
-        bases = [base for base in cls.mro if base is not cls]
-        if any(base != "torch.nn.Module" for base in bases):
-            return False
-        forward, init = cls.own.get("forward"), cls.own.get("__init__")
-        if not isinstance(forward, FunctionInfo):
-            return False
-        made = self.parts(init, cls) if isinstance(init, FunctionInfo) else True
-        return made and self.function(forward, cls)
-
-    def parts(self, init: FunctionInfo, cls: ClassInfo) -> bool:
-        """Whether everything built in ``__init__`` keeps rows apart."""
-        for node in ast.walk(init.node):
-            if not isinstance(node, ast.Call):
-                continue
-            target = init.module.resolve(node.func)
-            if isinstance(target, ClassInfo):
-                if target.is_module and not self.model(target):
-                    return False
-            elif (
-                isinstance(target, str) and target.startswith("torch.nn.") and not self.layer(target, node)
-            ) or (target is None and _may_be_module(node)):
-                return False
-        return True
-
-    def layer(self, name: str, node: ast.Call) -> bool:
-        last = name.rpartition(".")[2]
-        if last in _BATCH_FIRST:
-            first = keyword(node, "batch_first")
-            return self.evaluated and isinstance(first, ast.Constant) and first.value is True
-        return (
-            last in _MODULES
-            or (last in _EVAL_MODULES and self.evaluated)
-            or name.startswith("torch.nn.init.")
-        )
-
-    def function(self, info: FunctionInfo, cls: ClassInfo | None) -> bool:
-        """Whether the calls and subscripts of a body keep rows apart."""
-        if info in self.seen:
-            return True
-        self.seen.add(info)
-        for node in ast.walk(info.node):
-            if isinstance(node, ast.Call) and not self.call(node, info, cls):
-                return False
-            if isinstance(node, ast.Subscript) and not _keeps_rows(node):
-                return False
-            if isinstance(node, ast.Attribute) and node.attr in ("T", "mT", "H", "training", "data"):
-                return False
-        return True
-
-    def call(self, node: ast.Call, info: FunctionInfo, cls: ClassInfo | None) -> bool:
-        """Whether one call keeps rows apart."""
-        func = node.func
-        if isinstance(func, ast.Name) and func.id in _BUILTINS:
-            return True
-        target = info.module.resolve(func)
-        if isinstance(target, FunctionInfo):
-            return self.function(target, None)
-        name = torch_function(target) if isinstance(target, str) else None
-        if isinstance(target, str) and name is None:
-            return target.startswith("math.")
-        if name is None and isinstance(func, ast.Attribute) and cls is not None and _is_self(func.value):
-            own = cls.own.get(func.attr)
-            return self.function(own, cls) if isinstance(own, FunctionInfo) else True
-        if name is None and isinstance(func, ast.Attribute) and _is_self(func.value):
-            return False
-        if name is None and _is_submodule(func):
-            return True
-        last = name or (func.attr if isinstance(func, ast.Attribute) else "")
-        if not last:
-            return isinstance(func, ast.Name) and _iterates_modules(info, func.id)
-        if last in _ELEMENTWISE:
-            return not any(word.arg == "inplace" for word in node.keywords)
-        return last in _REDUCING | _PICKING and _dims_spare_rows(node, last, function=name is not None)
-
-
-def _may_be_module(node: ast.Call) -> bool:
-    """A call in ``__init__`` of something unknown whose name looks like a class or a factory of modules."""
-    func = node.func
-    if isinstance(func, ast.Name):
-        return func.id not in _BUILTINS
-    return isinstance(func, ast.Attribute) and func.attr[:1].isupper()
-
-
-def _is_self(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id == "self"
-
-
-def _is_submodule(func: ast.expr) -> bool:
-    """``self.block(x)``, ``self.layers[i](x)``."""
-    if isinstance(func, ast.Subscript):
-        func = func.value
-        return isinstance(func, ast.Attribute) and _is_self(func.value)
-    return False
-
-
-def _iterates_modules(info: FunctionInfo, name: str) -> bool:
-    """A loop variable over attributes of the module: ``for layer in self.layers``."""
-    for node in ast.walk(info.node):
-        if isinstance(node, ast.For) and name in {
-            n.id for n in ast.walk(node.target) if isinstance(n, ast.Name)
-        }:
-            attributes = [
-                n for n in ast.walk(node.iter) if isinstance(n, ast.Attribute) and _is_self(n.value)
-            ]
-            return bool(attributes)
-    return False
-
-
-def _keeps_rows(node: ast.Subscript) -> bool:
-    """Indexing that takes all rows: ``x[:, 0]``, ``x[..., -1]``, ``x[:, None]``; also of containers."""
-    if isinstance(node.value, ast.Attribute) and (node.value.attr == "shape" or _is_self(node.value.value)):
-        return True
-    first = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) and node.slice.elts else node.slice
-    if isinstance(first, ast.Slice):
-        return first.lower is None and first.upper is None and first.step is None
-    if isinstance(first, ast.Constant):
-        return first.value is ... or isinstance(first.value, str)
-    return False
-
-
-def _dims(node: ast.Call, function: bool) -> Iterator[ast.expr]:
-    position = 1 if function else 0
-    dim = keyword(node, "dim") or keyword(node, "axis")
-    if dim is None and len(node.args) > position:
-        dim = node.args[position]
-    if isinstance(dim, ast.Tuple | ast.List):
-        yield from dim.elts
-    elif dim is not None:
-        yield dim
-
-
-def _dims_spare_rows(node: ast.Call, name: str, *, function: bool) -> bool:
-    """Whether a reduction names its dimensions, and none of them can be the batch."""
-    if name == "norm" and not keyword(node, "dim"):
-        return False
-    if name in ("topk", "sort", "argsort") and not keyword(node, "dim"):
-        return False
-    dims = list(_dims(node, function))
-    if name == "normalize" and not dims:
-        return True  # over dimension 1
-    for dim in dims:
-        try:
-            value = ast.literal_eval(dim)
-        except (ValueError, TypeError, SyntaxError):
-            return False
-        negative = isinstance(value, int) and value < 0 and name not in _PICKING
-        if not (type(value) is int and (value > 0 or negative)):
-            return False
-    return bool(dims)

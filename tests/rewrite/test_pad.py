@@ -85,7 +85,7 @@ def test_comments_stay_with_the_loop_and_a_taken_name_is_avoided(tmp_path: Path)
         ("LayerNorm", "h.flip(0)", False),
         ("LayerNorm", "torch.cat([h, x])", False),
         ("LayerNorm", "h.cumsum(0)", False),
-        ("LayerNorm", "h.amax(-1)", False),
+        ("LayerNorm", "h.amax(-1)", True),
         ("LayerNorm", "unknown(h)", False),
         ("LayerNorm", "h.T @ h", False),
     ],
