@@ -257,20 +257,26 @@ def _is_model(
     return bool(words & _MODEL_WORDS)
 
 
-_WRAPPERS = frozenset({"graphed", "make_graphed_callables"})
+_WRAPPERS = frozenset({"graphed", "make_graphed_callables", "segment"})
 
 
 def _graphed(module: ModuleInfo) -> frozenset[str]:
     """Sources of the names that hold a callable which replays graphs already."""
     if not any(word.encode() in module.source.data for word in _WRAPPERS):
         return frozenset()
-    return frozenset(
+    assigned = frozenset(
         ast.unparse(target)
         for node in walk(module.tree)
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
         if last_name(node.value.func) in _WRAPPERS
         for target in node.targets
     )
+    segments = (
+        f"self.{node.name}"
+        for node in walk(module.tree)
+        if isinstance(node, ast.FunctionDef) and any(last_name(d) == "segment" for d in node.decorator_list)
+    )
+    return assigned.union(segments)
 
 
 def _is_local(function: FunctionNode | None, name: str) -> bool:

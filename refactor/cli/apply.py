@@ -150,7 +150,27 @@ def _unwritten(result: Result, reason: str) -> Result:
     return replace(result, made=replace(result.made, patch=patch, drafts=()))
 
 
+_PLANS = 12
+"""Plans that are shown; the diff shows all."""
+
+
+def _show_plans(session: Session) -> None:
+    """What becomes of each function that is cut: which lines become graphs, and what splits them."""
+    plans = [(r.job.file, plan) for r in edited(session) if r.patch for plan in r.patch.plans]
+    if not plans:
+        return
+    graphs = sum(": graph " in step for _, plan in plans for step in plan.steps)
+    say(f"plan: {count(len(plans), 'function')} cut into {count(graphs, 'segment')}")
+    for file, plan in plans[:_PLANS]:
+        say(f"  {file}:{plan.line}: {plan.function}")
+        for step in plan.steps:
+            say(f"    {step}")
+    if len(plans) > _PLANS:
+        say(f"  and {len(plans) - _PLANS} more: the diff shows them")
+
+
 def _sum_up(session: Session, *, written: bool) -> None:
+    _show_plans(session)
     outcomes = [row for result in session.results for row in result.outcomes]
     applied = [row for row in outcomes if row.status == "applied"]
     refused = [row for row in outcomes if row.status == "refused"]
@@ -168,8 +188,13 @@ def _sum_up(session: Session, *, written: bool) -> None:
         say(f"nothing to rewrite in {count(len(session.results), 'file')}")
     if refused:
         say(f"left alone: {count(len(refused), 'finding')}")
-        for reason, number in Counter(row.reason for row in refused).most_common():
-            say(f"  {number} × {reason}")
+        by_reason: dict[str, list[str]] = {}
+        for row in refused:
+            place = f"{row.finding.code} {row.finding.file}:{row.finding.line}"
+            by_reason.setdefault(row.reason, []).append(place)
+        for reason, found in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+            more = ", …" if len(found) > 2 else ""
+            say(f"  {len(found)} × {reason} ({', '.join(found[:2])}{more})")
     quiet = sum(row.status == "suppressed" for row in outcomes)
     if quiet:
         say(f"suppressed: {count(quiet, 'finding')}")

@@ -88,6 +88,9 @@ def _review(examiner: Examiner, full: Rewritten, patch: Patch) -> tuple[Rewritte
     while waiting and answer not in ("d", "q"):
         bundle, made = _bundle(file, waiting)
         waiting = waiting[len(bundle) :]
+        if made.patch is not None and made.patch.new == file.text():
+            file.accepted += bundle  # what was accepted does it already
+            continue
         answer = answer if answer == "a" else _ask(file, made, {row[2] for row in bundle})
         if answer in ("y", "a"):
             file.accepted += bundle

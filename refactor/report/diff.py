@@ -187,9 +187,12 @@ def to_diff(
 
 
 def _heading(hunk: Hunk, outcomes: Sequence[Outcome]) -> str:
-    applied = [row.finding for row in outcomes if row.status == "applied"]
-    inside = [f for f in applied if f.line <= hunk.end and f.end_line >= hunk.start]
-    return ", ".join(dict.fromkeys(f"{f.code} {f.name}" for f in inside))
+    """The rules a hunk follows, each with its reason; then what is done and has to be verified."""
+    applied = [row for row in outcomes if row.status == "applied"]
+    inside = [row for row in applied if row.finding.line <= hunk.end and row.finding.end_line >= hunk.start]
+    why = (f"{row.finding.code} {row.finding.name}: {row.finding.message}" for row in inside)
+    done = (row.note for row in inside if row.note)
+    return "; ".join([*dict.fromkeys(why), *dict.fromkeys(done)])
 
 
 def _name(path: str) -> bytes:

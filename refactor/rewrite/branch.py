@@ -11,10 +11,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Mapping, Sequence
 
-from refactor.analysis.model import Facts
+from refactor.analysis.model import EventKind, Facts
+from refactor.analysis.project import FunctionInfo, Project
+from refactor.rewrite.choice import propose_choice
 from refactor.rewrite.model import Joint, Proposal, Refusal
 from refactor.rewrite.outline import Outliner
 from refactor.rewrite.planner import Planner
+from refactor.rewrite.refusals import described, nothing_to_cut
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, same_scope, self_name
 from refactor.rewrite.work import only_trains
 from refactor.rule import Hit
@@ -25,15 +28,23 @@ _DECORATORS = (
     "torch.enable_grad",
     "torch.autocast",
     "typing.override",
+    "property",
+    "functools.cached_property",
+    "typing.final",
+)
+_READS_CODE = frozenset(
+    {"getsource", "compile", "exec", "eval", "script", "jit", "trace", "ast", "dis", "__code__"}
 )
 _FRAME_BUILTINS = ("locals", "vars", "globals", "eval", "exec", "dir")
-_TOO_LITTLE = Refusal(
-    "the device work around it is too little, or too mixed with host work, to gain from graphs"
-)
+_NOT_REACHED = Refusal("no method of this file leads to it; apply to the file whose region does")
 
 
 def propose_branch(facts: Facts, hit: Hit) -> Proposal | Refusal:
     """A statement that makes the host wait for the device, in a method or in what a method calls."""
+    if hit.event.kind is EventKind.BRANCH:
+        choice = propose_choice(facts, hit.event.node)
+        if choice is not None:
+            return choice
     functions = _functions(facts, hit)
     reasons = [_unfit(facts, function) for function in functions]
     if not any(reason == "" for reason in reasons):
@@ -96,7 +107,7 @@ def _first_refusal(
     made: Mapping[FunctionNode, Proposal | Refusal], functions: Sequence[FunctionNode]
 ) -> Refusal:
     refusals = [r for r in (made[f] for f in functions) if isinstance(r, Refusal)]
-    return refusals[0] if refusals else _TOO_LITTLE
+    return refusals[0] if refusals else _NOT_REACHED
 
 
 def _merged(parts: Sequence[Proposal | Refusal]) -> Proposal:
@@ -104,7 +115,8 @@ def _merged(parts: Sequence[Proposal | Refusal]) -> Proposal:
     if len(proposals) == 1:
         return proposals[0]
     changes = tuple(change for part in proposals for change in part.changes)
-    return Proposal(changes, "; ".join(part.note for part in proposals), frozenset({"segment"}))
+    plans = tuple(plan for part in proposals for plan in part.plans)
+    return Proposal(changes, "; ".join(part.note for part in proposals), frozenset({"segment"}), plans=plans)
 
 
 def _unfit(facts: Facts, function: FunctionNode) -> str:
@@ -115,29 +127,62 @@ def _unfit(facts: Facts, function: FunctionNode) -> str:
         return (
             "segments are methods, and this is a plain function; make it a method of the module that calls it"
         )
+    if not _holds_graphs(facts, cls):
+        return f"`{cls.name}` has __slots__, so its instances cannot keep graphs; add `__dict__` to them"
     if only_trains(facts, function):
         return "it runs only in training, where autograd records and no graph is replayed"
     for decorator in function.decorator_list:
         name = dotted(facts, decorator.func if isinstance(decorator, ast.Call) else decorator)
         if name is not None and name.rpartition(".")[2] == "segment":
             return "this method is a segment already; move the decision into the method that calls it"
-        if name not in _DECORATORS:
+        if name not in _DECORATORS and not _leaves_body_alone(facts, decorator):
             return (
-                f"the decorator in line {decorator.lineno} may depend on the body; outline the branch by hand"
+                f"nothing is known of the decorator in line {decorator.lineno}, which may read or compile "
+                "the body; move the body into an undecorated method"
             )
     for node in same_scope(function):
         line: int = getattr(node, "lineno", function.lineno)
         if isinstance(node, ast.Yield | ast.YieldFrom | ast.Await):
-            return "the method is a generator; outline the branch by hand"
+            text = f"line {line} makes the method a generator or coroutine"
+            return f"{text}; move the device work into methods of its own"
         if isinstance(node, ast.Global | ast.Nonlocal):
             return f"line {line} declares outer variables, which segments could not assign; use attributes"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FRAME_BUILTINS:
-            return f"`{node.func.id}()` in line {line} depends on local variables; outline the branch by hand"
+            return (
+                f"`{node.func.id}()` in line {line} depends on local variables; pass what it needs explicitly"
+            )
         if isinstance(node, ast.Name) and node.id == owner and not isinstance(node.ctx, ast.Load):
             return f"`{owner}` is assigned in line {line}; use another name for that"
         if isinstance(node, ast.Call) and _is_segment_call(cls, owner, node):
             return "the work around this decision is in segments already"
     return ""
+
+
+def _holds_graphs(facts: Facts, cls: ast.ClassDef) -> bool:
+    """Whether instances have a ``__dict__``, where segments keep their graphs."""
+    for stmt in cls.body:
+        targets = stmt.targets if isinstance(stmt, ast.Assign) else []
+        if any(isinstance(target, ast.Name) and target.id == "__slots__" for target in targets):
+            return bool(cls.bases) or "__dict__" in ast.unparse(stmt)
+    slotted = [d for d in cls.decorator_list if isinstance(d, ast.Call)]
+    return not any(word.arg == "slots" for decorator in slotted for word in decorator.keywords)
+
+
+def _leaves_body_alone(facts: Facts, decorator: ast.expr) -> bool:
+    """Whether a decorator is a function of the code base that only wraps calls, as far as its names tell."""
+    target = decorator.func if isinstance(decorator, ast.Call) else decorator
+    if isinstance(target, ast.Name) and target.id in ("property", "cached_property"):
+        return True
+    found = Project(facts.root).add(facts.source, facts.tree).resolve(target)
+    if not isinstance(found, FunctionInfo) or isinstance(found.node, ast.Lambda):
+        return False
+    names = {
+        n.id if isinstance(n, ast.Name) else n.attr
+        for n in found.nodes
+        if isinstance(n, ast.Name | ast.Attribute)
+    }
+    wraps = any(isinstance(n, ast.FunctionDef) and n is not found.node for n in found.nodes)
+    return wraps and not names & _READS_CODE
 
 
 def _is_segment_call(cls: ast.ClassDef, owner: str, call: ast.Call) -> bool:
@@ -156,9 +201,10 @@ def _outline(facts: Facts, function: FunctionNode, settled: Collection[ast.AST])
     blocks = planner.settle()
     pieces = list(blocks.pieces())
     if not pieces:
-        return _TOO_LITTLE
+        return Refusal(nothing_to_cut(planner))
     names = planner.name(blocks)
     outliner = Outliner(facts, function, blocks, names)
     count = "one segment" if len(pieces) == 1 else f"{len(pieces)} segments"
     note = f"{function.name} cut into {count} with the decisions between them; verify both sides of each"
-    return Proposal(tuple(outliner.changes()), note, frozenset({"segment"}))
+    plan = described(planner, blocks, names)
+    return Proposal(tuple(outliner.changes()), note, frozenset({"segment"}), plans=(plan,))

@@ -99,7 +99,7 @@ class Cutter:
                 around = Guard(stmt, guard)
             blocks.append(self.block(suite, self.bound(stmt, number, sure), around) if suite else Block())
         if not any(True for block in blocks for _ in block.pieces()):
-            return Keep(index)
+            return Keep(index, stmt)
         return Nest(index, stmt, tuple(blocks))
 
     def bound(self, stmt: ast.stmt, number: int, sure: frozenset[str]) -> frozenset[str]:
@@ -272,7 +272,7 @@ class _Cut:
         else:
             self.flush(hoist)
         if len(unit) > 1:
-            self.block.entries.append(Keep(index))
+            self.block.entries.append(Keep(index, stmt))
         elif loop:
             assert hoist is not None
             assert isinstance(stmt, ast.While)
@@ -285,7 +285,11 @@ class _Cut:
     def hoist(self, unit: Sequence[ast.stmt]) -> Hoist | None:
         """What can be computed before a statement."""
         stmt, planner = unit[0], self.planner
-        if stmt in planner.unhoisted or (stmt in planner.forced and stmt not in planner.host):
+        if (
+            stmt in planner.unhoisted
+            or stmt in planner.settled
+            or (stmt in planner.forced and stmt not in planner.host)
+        ):
             return None
         parts = parts_of(planner.facts, planner.function, stmt, planner.barred, planner.settled)
         if isinstance(stmt, ast.While):
@@ -322,7 +326,7 @@ class _Cut:
             end -= 1
         if hoist is not None and hoist.rotated:
             start = self.needed(units, start, end, read)
-        self.block.entries += [Keep(index) for index in (*run.early, *units[:start])]
+        self.block.entries += [Keep(i, self.units[i][0]) for i in (*run.early, *units[:start])]
         statements = [stmt for index in units[start:end] for stmt in self.units[index]]
         if statements or hoist is not None:
             first = self.sure[units[start]] if statements else self.sure[-1]
@@ -330,7 +334,7 @@ class _Cut:
             self.block.entries.append(
                 Piece(tuple(units[start:end]), statements, first, hoist, returns, self.guard)
             )
-        self.block.entries += [Keep(index) for index in (*units[end:], *run.late)]
+        self.block.entries += [Keep(i, self.units[i][0]) for i in (*units[end:], *run.late)]
 
     def needed(self, units: Sequence[int], start: int, end: int, read: set[str]) -> int:
         """The start of a piece at the end of a loop: renames that its test reads belong to it."""

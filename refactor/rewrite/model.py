@@ -38,6 +38,16 @@ class Proposal:
     imports: frozenset[str] = frozenset()  # modules that must be imported: {"torch"}
     group: str = ""  # rewrites with the same non-empty group stand or fall together
     joint: Joint | None = None  # not None: the changes depend on which hits are accepted together
+    plans: tuple[CutPlan, ...] = ()  # of the functions it cuts
+
+
+@dataclass(frozen=True)
+class CutPlan:
+    """What becomes of one function that is cut: one line for each graph and for what splits them."""
+
+    function: str  # "Router.forward"
+    line: int
+    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +86,7 @@ class Patch:
     outcomes: tuple[Outcome, ...]
     runtime: frozenset[str] = frozenset()  # not empty: the file needs the vendored runtime
     regions: tuple[str, ...] = field(default=())  # qualnames that were edited
+    plans: tuple[CutPlan, ...] = field(default=())  # of the functions that were cut
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from refactor.analysis.model import Facts
+from refactor.analysis.model import EventKind, Facts
 from refactor.findings import Finding, Outcome
 from refactor.rewrite.chunk import Chunk, chunk_of, parse_chunk
 from refactor.rewrite.imports import Imports, settle
@@ -27,6 +27,7 @@ from refactor.rule import Hit, Rule
 from refactor.source import Source
 
 Accepted = tuple[Rule, Hit, Finding]
+_KEPT = "nothing to do: it stays on the host, between the segments that its method is cut into"
 _NO_SCRIPT = "; torch.jit.script cannot compile the result"
 
 
@@ -44,18 +45,21 @@ def make_patch(facts: Facts, accepted: Sequence[Accepted], runtime: RuntimeImpor
         dropped.update(_fallen_with(proposals, dropped))
     outcomes: list[Outcome] = []
     regions: dict[str, None] = {}
+    cut = {change.node for p in active if p.plans for change in p.changes}
     for _, hit, finding in accepted:
         answer = answers[finding]
         if isinstance(answer, Proposal) and answer in dropped:
             answer = dropped[answer]
         if isinstance(answer, Refusal):
-            outcomes.append(Outcome(finding, "refused", answer.reason))
+            kept = hit.event.kind is EventKind.HOST_STATE and hit.event.function in cut
+            outcomes.append(Outcome(finding, "refused", _KEPT if kept else answer.reason))
         else:
             regions.setdefault(hit.event.region.qualname)
             script = answer.runtime and "torch.jit." in facts.source.text
             outcomes.append(Outcome(finding, "applied", note=answer.note + (_NO_SCRIPT if script else "")))
     needed = frozenset(name for p in active for name in p.runtime)
-    return Patch(facts.source, result.edits, result.new, tuple(outcomes), needed, tuple(regions))
+    plans = tuple(sorted((plan for p in active for plan in p.plans), key=lambda plan: plan.line))
+    return Patch(facts.source, result.edits, result.new, tuple(outcomes), needed, tuple(regions), plans)
 
 
 # -- proposals -----------------------------------------------------------------------------------------------

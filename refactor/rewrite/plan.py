@@ -58,6 +58,7 @@ class Keep:
     """A line that stays as it is, apart from parts that were computed before."""
 
     unit: int
+    statement: ast.stmt
 
 
 @dataclass(eq=False)

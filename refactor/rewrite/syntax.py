@@ -96,6 +96,11 @@ def expression(text: str) -> cst.BaseExpression:
     return cst.parse_expression(text)
 
 
+def code_of(facts: Facts, node: ast.expr) -> str:
+    """The source text of an expression, as it was written."""
+    return facts.source.snippet(node)
+
+
 def code(node: cst.CSTNode) -> str:
     """The source text of a libcst node."""
     return cst.Module(body=[]).code_for_node(node)

@@ -252,7 +252,7 @@ def host_nodes(facts: Facts, function: FunctionNode, settled: Iterable[ast.AST])
     done = set(settled)
     found: set[ast.AST] = set()
     callees: set[str] = set()
-    name = _qualname(facts, function)
+    name = qualname(facts, function)
     for event in (*facts.events, *(e for other in facts.foreign for e in other.events)):
         if event.kind not in BREAKING or event.node in done:
             continue
@@ -285,7 +285,8 @@ def _all_properties(facts: Facts) -> frozenset[str]:
     )
 
 
-def _qualname(facts: Facts, function: FunctionNode) -> str:
+def qualname(facts: Facts, function: FunctionNode) -> str:
+    """The name of a function with the classes and functions around it."""
     parts = [function.name]
     node = facts.parents.get(function)
     while node is not None:

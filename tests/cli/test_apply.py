@@ -143,7 +143,7 @@ def test_the_summary_counts_rewrites_by_rule_and_names_reasons_and_the_next_comm
         "rewrote 1 region of 1 file: 2 findings",
         "  CG101 plain-call: 2",
         "left alone: 1 finding",
-        "  1 × keywords are not understood: pass the value by position",
+        "  1 × keywords are not understood: pass the value by position (CG101 a.py:4)",
         "next: `refactor verify` proves that the results are the same; `refactor undo` takes this back",
     ]
 
@@ -192,7 +192,9 @@ class TestDiff:
         result = command("apply", "--diff")
         assert result.exit_code == 2
         assert result.stdout.startswith(
-            "--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@ CG101 plain-call\n-hazard(1)\n+safe(1)\n"
+            "--- a/a.py\n+++ b/a.py\n"
+            "@@ -1 +1 @@ CG101 plain-call: `hazard` is called here; calls `safe` instead\n"
+            "-hazard(1)\n+safe(1)\n"
         )
 
     @pytest.mark.parametrize(
