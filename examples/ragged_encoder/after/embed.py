@@ -38,7 +38,11 @@ def embed(
     """Unit vectors, (len(documents), dim), in the order of the documents."""
     model.eval()
     vectors, order = [], []
-    graphed_model = graphed(model, pad="B ...")
+    graphed_model = graphed(
+        model,
+        pad={"tokens": "B S", "mask": "B S"},
+        buckets={"S": sorted({min(2**i, model.positions.num_embeddings) for i in range(20)})},
+    )
     for chosen, tokens, mask in ragged_batches(documents, token_budget):
         tokens = tokens.to(device, non_blocking=True)
         mask = mask.to(device, non_blocking=True)

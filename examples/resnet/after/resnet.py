@@ -60,7 +60,7 @@ def classify(model: ResNet, batches: Iterable[torch.Tensor]) -> torch.Tensor:
     model.eval()
     classes = []
     with torch.inference_mode():
-        graphed_model = graphed(model)
+        graphed_model = graphed(model, pad="B ...")
         for images in batches:
             logits = graphed_model(images)
             classes.append(logits.argmax(-1))

@@ -37,8 +37,8 @@ def answer(
     encoder, metadata, decision = service.encoder, service.metadata, service.decision
     answers, sure = [], 0
     with torch.no_grad():
-        graphed_encoder = graphed(encoder)
-        graphed_metadata = graphed(metadata)
+        graphed_encoder = graphed(encoder, pad="B ...")
+        graphed_metadata = graphed(metadata, pad="B ...")
         for tokens, mask, columns in batches(tickets, batch_size):
             tokens, mask, columns = tokens.to(device), mask.to(device), columns.to(device)
             text = graphed_encoder(tokens, mask)
