@@ -12,12 +12,11 @@ from typing import Any
 from refactor.analysis.discipline import discipline
 from refactor.analysis.domain import Obj, public
 from refactor.analysis.drivers import drivers, functions
-from refactor.analysis.instances import decorate
 from refactor.analysis.interpreter import Interpreter, Records
 from refactor.analysis.loops import batch_loops
 from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.analysis.project import FunctionInfo, ModuleInfo, Project
-from refactor.analysis.regions import classes, entrances, forwards
+from refactor.analysis.regions import entrances, forwards
 from refactor.analysis.remarks import remark
 from refactor.analysis.repeats import repeated_calls
 from refactor.analysis.steps import training_steps
@@ -65,13 +64,12 @@ def analyze(
     tree = parse(source)
     try:
         module = project.add(source, tree)
-        interpreter = Interpreter(project) if entries else shared(project)
+        interpreter = shared(project)
+        reaching = [*_reaching(interpreter, module, entries, regions)]
         interpreter.start(module)
-        for name in entries:
-            other = project.module(name, module)
-            if other is not None and other is not module:
-                interpret(interpreter, other)
         found = interpret(interpreter, module, regions)
+        for other in reaching:
+            interpreter.recorded(module).add(other)
         batches = _loop_events(module)
         loops = (*batches, *_repeat_events(module, batches), *_step_events(module), *discipline(module))
     except RecursionError:
@@ -82,6 +80,19 @@ def analyze(
     others = [r for m, r in interpreter.records.items() if m is not module and r.events]
     foreign = tuple(_facts(r, (), ()) for r in sorted(others, key=lambda r: str(r.module.source.path)))
     return replace(own, foreign=foreign)
+
+
+def _reaching(
+    interpreter: Interpreter, module: ModuleInfo, entries: Sequence[str], regions: Sequence[str]
+) -> Iterator[Records]:
+    """What the regions of other modules lead to in a module."""
+    for name in entries:
+        other = interpreter.project.module(name, module)
+        if other is not None and other is not module:
+            interpreter.start(other)
+            interpret(interpreter, other, regions)
+            if module in interpreter.records:
+                yield interpreter.records[module]
 
 
 def _named(source: Source, project: Project, regions: Sequence[str]) -> bool:
@@ -109,8 +120,6 @@ def interpret(
     """
     regions: list[Region] = []
     found = forwards(module)  # as they are written, before decorators replace them
-    for cls in classes(module):
-        decorate(interpreter, cls)
     for cls, info in found:
         if info.remark == "host":
             continue

@@ -206,9 +206,12 @@ def region_argument(
 def used_as_tensor(it: Interpreter, target: FunctionInfo, name: str, bound: Val | None) -> bool:
     """Whether the function uses a parameter as only a tensor can be used."""
     key = (name, bound.classes if isinstance(bound, Obj) else None)
-    if key not in target.tensor_uses:
-        target.tensor_uses[key] = _uses(it, target, name, bound)
-    return target.tensor_uses[key]
+    if bound is None or not isinstance(bound, Obj):
+        if key not in target.tensor_uses:
+            target.tensor_uses[key] = _uses(it, target, name, None)
+        return target.tensor_uses[key]
+    found = it.ask(("uses", target, key), target.module, lambda: _uses(it, target, name, bound))
+    return bool(found)
 
 
 def _uses(it: Interpreter, target: FunctionInfo, name: str, bound: Val | None) -> bool:

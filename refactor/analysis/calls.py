@@ -132,7 +132,7 @@ def apply(it: Interpreter, frame: Frame, func: Val, args: Arguments) -> Val:
     if isinstance(func, Cls):
         return _construct(it, frame, func, args)
     if isinstance(func, Obj):
-        items = func.classes[0].attrs.get("*items")
+        items = instances.items_of(it, func.classes[0])
         if items is not None and func.classes[0].find("forward") is None:
             return tensors.sequential(it, frame, items, args)
         return instances.call_object(it, frame, func, args.values, args.keywords, args.open)
@@ -145,8 +145,6 @@ def apply(it: Interpreter, frame: Frame, func: Val, args: Arguments) -> Val:
 
 
 def _construct(it: Interpreter, frame: Frame, func: Cls, args: Arguments) -> Val:
-    if any(base in ("torch.nn.Sequential", "torch.nn.ModuleList") for base in func.classes[0].mro):
-        instances.initialise(it, frame, func.classes[0])
     if any(isinstance(base, str) and base.endswith("autograd.Function") for base in func.classes[0].mro):
         return args.unknown
     return instances.construct(it, frame, func, args.values, args.keywords)
@@ -202,9 +200,9 @@ def _super(it: Interpreter, frame: Frame, node: ast.Call) -> Val | None:
     if func.attr == "__init__" and args.values:
         bases = [base for base in owner.classes[0].mro if isinstance(base, str)]
         if "torch.nn.Sequential" in bases or "torch.nn.ModuleList" in bases:
-            owner.classes[0].attrs["*items"] = Seq("modules", tuple(args.values))
+            instances.set_items(it, frame, owner.classes[0], Seq("modules", tuple(args.values)))
     if func.attr == "forward" and any(b == "torch.nn.Sequential" for b in owner.classes[0].mro):
-        return tensors.sequential(it, frame, owner.classes[0].attrs.get("*items", OPAQUE), args)
+        return tensors.sequential(it, frame, instances.items_of(it, owner.classes[0]) or OPAQUE, args)
     if func.attr in ("get", "to_tuple", "values"):
         return _object_method(it, frame, owner, func.attr, args)
     known = cls.mro[-1] if isinstance(cls.mro[-1], str) else ""
@@ -273,7 +271,7 @@ def _object_method(it: Interpreter, frame: Frame, owner: Obj, name: str, args: A
         if isinstance(key, Host) and isinstance(key.value, str):
             given = args.get(1, "tensor") or args.get(1, "param") or NONE
             if name == "register_buffer":
-                instances.register_buffer(it, owner, key.value, given)
+                instances.register_buffer(it, frame, owner, key.value, given)
             else:
                 instances.set_attribute(it, frame, owner, key.value, given)
         return NONE

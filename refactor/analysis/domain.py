@@ -308,6 +308,31 @@ def spread(value: Val | None) -> tuple[Val, ...]:
     return (common,) if common is not None else ()
 
 
+def mentions(value: Val | None, what: ModuleInfo | ClassInfo | None) -> bool:
+    """Whether a value holds a class, or a class or function of a module, or a function inside another."""
+    if isinstance(value, Tensor | Host | Opaque | Ext | Readback):
+        return False
+    if isinstance(value, Obj | Cls):
+        if any(cls is what or cls.module is what for cls in value.classes):
+            return True
+        return isinstance(value, Obj) and any(mentions(v, what) for _, v in value.fields)
+    if isinstance(value, Seq):
+        return mentions(value.element, what) or any(mentions(v, what) for v in value.items or ())
+    if isinstance(value, Dict):
+        return mentions(value.element, what) or any(mentions(v, what) for _, v in value.entries)
+    if isinstance(value, Fn):
+        return (
+            any(t.module is what or t.closure is not None for t in value.targets)
+            or mentions(value.bound, what)
+            or any(mentions(v, what) for _, v in value.keywords)
+        )
+    if isinstance(value, Method):
+        return mentions(value.bound, what)
+    if isinstance(value, ExtObj):
+        return any(mentions(v, what) for v in value.items or ())
+    return isinstance(value, PyModule) and value.info is what
+
+
 def on_device(value: Val | None) -> bool:
     """A tensor that may live on the device: reading it makes the host wait."""
     return isinstance(value, Tensor) and value.device is not Device.HOST

@@ -357,7 +357,7 @@ def bind(it: Interpreter, frame: Frame, target: ast.expr, value: Val) -> None:
         if isinstance(owner, Obj):
             instances.set_attribute(it, frame, owner, target.attr, value)
         elif isinstance(owner, Cls) and isinstance(value, Fn):
-            owner.classes[0].own[target.attr] = value.targets[0]
+            instances.replace_method(it, owner.classes[0], target.attr, value)
 
 
 def _unpack(it: Interpreter, frame: Frame, targets: list[ast.expr], value: Val) -> None:

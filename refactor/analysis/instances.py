@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import builtins
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from refactor.analysis.annotations import from_annotation
@@ -44,8 +45,17 @@ if TYPE_CHECKING:
 _BUILTINS = frozenset(dir(builtins))
 INIT_DEPTH = 16
 """Depth at which constructors start, wherever they are needed first: what they give must not depend on it."""
-MAX_STACK = 60
-"""Functions interpreted inside one another, constructors included."""
+
+
+@dataclass(eq=False)
+class Attributes:
+    """What interpreting the constructor of a class leaves on its instances."""
+
+    values: dict[str, Val] = field(default_factory=dict)
+    buffers: set[str] = field(default_factory=set)
+
+
+_NO_ATTRIBUTES = Attributes()
 
 
 def builtin(name: str) -> Val:
@@ -60,7 +70,6 @@ def as_value(it: Interpreter, found: Any) -> Val | None:
     if isinstance(found, FunctionInfo):
         return Fn((found,))
     if isinstance(found, ClassInfo):
-        decorate(it, found)
         return Cls((found,))
     if isinstance(found, ModuleInfo):
         return PyModule(found)
@@ -172,10 +181,10 @@ def _instance_attribute(it: Interpreter, frame: Frame, owner: Obj, cls: ClassInf
         if known is not None and not found[1].decorators & {"property", "staticmethod", "classmethod"}:
             return _object_attribute(it, frame, Obj(known.classes), name)
         return _method(it, frame, found[1], bound)
-    initialise(it, frame, cls)
-    if name in cls.attrs or (cls, name) in it.overlay:
+    known_values = attributes(it, cls).values
+    if name in known_values or (cls, name) in it.overlay:
         later = it.overlay.get((cls, name))
-        first: Val | None = cls.attrs.get(name)
+        first: Val | None = known_values.get(name)
         if isinstance(first, Host) and first.value is not NO_VALUE and name in cls.reassigned:
             # Another call may have left another value.
             first = Host(first.type) if first.type != "none" else OPAQUE
@@ -218,20 +227,40 @@ def _method(it: Interpreter, frame: Frame, info: FunctionInfo, bound: Val) -> Va
     return Fn((info,), bound)
 
 
-def initialise(it: Interpreter, frame: Frame, cls: ClassInfo) -> None:
-    """Fill ``cls.attrs`` by interpreting its ``__init__`` with arguments as their annotations say."""
-    if cls.initialised or len(it.stack) > MAX_STACK:
-        return
-    cls.initialised = True
+def attributes(it: Interpreter, cls: ClassInfo) -> Attributes:
+    """What its ``__init__`` leaves on an instance, with arguments as their annotations say."""
     found = cls.find("__init__")
     if found is None or not isinstance(found[1], FunctionInfo):
-        return
+        return _NO_ATTRIBUTES
+    known: Attributes | None = it.ask(("class", cls), cls.module, lambda: _initialised(it, cls, found[1]))
+    return known if known is not None else it.partial.get(cls, _NO_ATTRIBUTES)
+
+
+def _initialised(it: Interpreter, cls: ClassInfo, info: FunctionInfo) -> Attributes:
     from refactor.analysis.interpreter import Frame as NewFrame
 
-    info = found[1]
+    outer = it.partial.get(cls)
+    made = it.partial[cls] = Attributes()
     env = _constructor_environment(it, info, Obj((cls,)))
-    inner = NewFrame(info.module, info, Env(env), depth=INIT_DEPTH, init_of=cls, parent=info.closure)
-    it.run(inner)
+    it.run(NewFrame(info.module, info, Env(env), depth=INIT_DEPTH, init_of=cls, parent=info.closure))
+    if outer is None:
+        del it.partial[cls]
+    else:
+        it.partial[cls] = outer
+    return made
+
+
+def items_of(it: Interpreter, cls: ClassInfo) -> Val | None:
+    """The modules that a subclass of ``nn.Sequential`` or ``nn.ModuleList`` hands to its base class."""
+    if not any(base in ("torch.nn.Sequential", "torch.nn.ModuleList") for base in cls.mro):
+        return None
+    return attributes(it, cls).values.get("*items")
+
+
+def set_items(it: Interpreter, frame: Frame, cls: ClassInfo, items: Val) -> None:
+    """``super().__init__(*modules)`` in the constructor of such a class."""
+    if frame.init_of is cls and cls in it.partial:
+        it.partial[cls].values["*items"] = items
 
 
 def _constructor_environment(it: Interpreter, info: FunctionInfo, bound: Val) -> dict[str, Val]:
@@ -258,28 +287,30 @@ def set_attribute(it: Interpreter, frame: Frame, owner: Obj, name: str, value: V
             continue
         if isinstance(value, Method):
             value = OPAQUE
-        if cls.is_module and isinstance(value, Tensor) and name in cls.buffers:
+        own = it.partial.get(cls) if frame.init_of is cls else None
+        known = own or attributes(it, cls)
+        if cls.is_module and isinstance(value, Tensor) and name in known.buffers:
             value = Tensor(Device.DEVICE, value.dtype, value.rank)
-        table: dict[Any, Val] = cls.attrs
-        key: Any = name
-        if frame.init_of is not cls:
-            # What methods assign holds for the analysis of one file only: results must not depend on others.
-            initialise(it, frame, cls)
-            table, key = it.overlay, (cls, name)
+        # What methods assign holds for the analysis of one file only: results must not depend on others.
+        table: dict[Any, Val] = it.overlay if own is None else own.values
+        key: Any = (cls, name) if own is None else name
         old = table.get(key)
         table[key] = value if old is None else join(old, value)
 
 
-def register_buffer(it: Interpreter, owner: Obj, name: str, value: Val) -> None:
+def register_buffer(it: Interpreter, frame: Frame, owner: Obj, name: str, value: Val) -> None:
     """``self.register_buffer(name, value)``: it moves with the module."""
+    if isinstance(value, Tensor):
+        made: Val = Tensor(Device.DEVICE, value.dtype, value.rank, value.optional)
+    else:
+        made = join(DEVICE_TENSOR, NONE) if value == NONE else DEVICE_TENSOR
     for cls in owner.classes:
-        cls.buffers.add(name)
-        if isinstance(value, Tensor):
-            cls.attrs[name] = Tensor(Device.DEVICE, value.dtype, value.rank, value.optional)
-        elif value == NONE:
-            cls.attrs[name] = join(DEVICE_TENSOR, NONE)
+        own = it.partial.get(cls) if frame.init_of is cls else None
+        if own is None:
+            it.overlay[cls, name] = made
         else:
-            cls.attrs[name] = DEVICE_TENSOR
+            own.buffers.add(name)
+            own.values[name] = made
 
 
 def takes_tensor(it: Interpreter, owner: Obj, name: str) -> bool:
@@ -319,7 +350,6 @@ def _built_inside(
     found = cls.find("__init__")
     if found is None or not isinstance(found[1], FunctionInfo) or cls in it.building:
         return
-    initialise(it, frame, cls)
     it.building.add(cls)
     it.call_function(frame, found[1], [Obj((cls,)), *args], keywords)
     it.building.discard(cls)
@@ -356,18 +386,35 @@ def _narrowed(bound: Val, target: FunctionInfo) -> Val:
     return Obj(kept, bound.fields) if kept else bound
 
 
-def decorate(it: Interpreter, cls: ClassInfo) -> None:
-    """Interpret decorators that replace methods of a class: ``cls.forward = wrapped``."""
-    if cls.decorated:
-        return
-    cls.decorated = True
+def decorated(it: Interpreter, cls: ClassInfo) -> Mapping[str, FunctionInfo]:
+    """Methods of a class that its decorators replace: ``cls.forward = wrapped``."""
+    nodes = []
     for node in reversed(cls.node.decorator_list):
         info = cls.module.resolve(node.func if isinstance(node, ast.Call) else node)
         if isinstance(info, FunctionInfo) and info.assigned & {"forward", "__call__", *cls.own}:
-            frame = it.module_frame(cls.module)
-            decorator = it.evaluate(frame, node)
-            if isinstance(decorator, Fn):
-                invoke(it, frame, decorator, [Cls((cls,))], {})
+            nodes.append(node)
+    if not nodes:
+        return {}
+    found: Mapping[str, FunctionInfo] | None = it.ask(
+        ("decorators", cls), cls.module, lambda: _decorated(it, cls, nodes)
+    )
+    return found if found is not None else it.replaced.get(cls, {})
+
+
+def _decorated(it: Interpreter, cls: ClassInfo, nodes: Sequence[ast.expr]) -> Mapping[str, FunctionInfo]:
+    made = it.replaced[cls] = {}
+    for node in nodes:
+        frame = it.module_frame(cls.module)
+        decorator = it.evaluate(frame, node)
+        if isinstance(decorator, Fn):
+            invoke(it, frame, decorator, [Cls((cls,))], {})
+    return made
+
+
+def replace_method(it: Interpreter, cls: ClassInfo, name: str, function: Fn) -> None:
+    """``cls.name = function`` in a decorator of the class; elsewhere it may never run."""
+    if ("decorators", cls) in it.answers:
+        it.replaced[cls][name] = function.targets[0]
 
 
 def overrides(cls: ClassInfo, name: str) -> Cls | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refactor.analysis import calls, expressions, instances, statements
@@ -20,17 +21,19 @@ from refactor.analysis.domain import (
     element,
     is_tainted,
     join,
+    mentions,
 )
 from refactor.analysis.drivers import Driver
 from refactor.analysis.environment import Env
+from refactor.analysis.isolation import Answers
 from refactor.analysis.loops import drives_batches
 from refactor.analysis.model import Event, EventKind, Region
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, Project
 
 MAX_DEPTH = 28
 """Calls followed below a region."""
-MAX_SUMMARIES = 100_000
-"""Summaries kept before all are dropped."""
+SUMMARY_DEPTH = 10
+"""Depth at which a function of another file starts, wherever it is called from: its summary serves all."""
 _LOGGED = frozenset(
     {EventKind.READBACK, EventKind.TO_HOST, EventKind.SHOW, EventKind.HOST_STATE, EventKind.SYNCHRONIZE}
 )
@@ -80,35 +83,76 @@ class Records:
     reached: dict[FunctionInfo, tuple[Region, tuple[str, ...]]] = field(default_factory=dict)
     """Functions interpreted as part of a region, with the first region and chain."""
 
+    def add(self, other: Records) -> None:
+        """Take over events and values that are recorded elsewhere for the same module."""
+        for key, event in other.events.items():
+            self.events.setdefault(key, event)
+        for node, value in other.values.items():
+            old = self.values.get(node)
+            self.values[node] = value if old is None or old is value else join(old, value)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Summary:
+    """What calling a function comes to, whoever calls it; chains of its events start with the function."""
+
+    result: Val
+    records: dict[ModuleInfo, Records]
+    overlay: dict[tuple[ClassInfo, str], Val]
+
+
+_ANY_REGION = Region("summary", "", "", ast.Pass())
+"""Stands for the caller's region in the events of a `Summary`."""
+
 
 class Interpreter:
     """Interprets regions and all they reach; results are in ``records``, by module."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
+        self.answers = Answers()
+        self.partial: dict[ClassInfo, instances.Attributes] = {}
+        self.replaced: dict[ClassInfo, dict[str, FunctionInfo]] = {}
+        project.decorated = lambda cls: instances.decorated(self, cls)
+        self.drivers: dict[int, bool] = {}
+        self.visible: dict[ModuleInfo, tuple[ClassInfo, ...]] = {}
+        self.below = 0  # functions being interpreted outside the state at hand
+        self.stack: list[FunctionInfo] = []
+        self._begin(None)
+
+    def _begin(self, home: ModuleInfo | None) -> None:
+        """The state of an interpretation that starts in a module."""
+        self.home = home
         self.records: dict[ModuleInfo, Records] = {}
         self.memo: dict[tuple[Any, ...], Val] = {}
         self.contexts: dict[tuple[int, bool], int] = {}
-        self.stack: list[FunctionInfo] = []
-        self.pending: set[Any] = set()
+        self.stack = []
         self.nested: dict[tuple[int, int], FunctionInfo] = {}
         self.overlay: dict[tuple[ClassInfo, str], Val] = {}
-        self.root: ModuleInfo | None = None
         self.windows: dict[ast.stmt, Region] = {}
-        self.drivers: dict[int, bool] = {}
         self.building: set[ClassInfo] = set()
-        self.visible: dict[ModuleInfo, tuple[ClassInfo, ...]] = {}
 
     def start(self, root: ModuleInfo) -> None:
-        """Begin with another file: summaries stay, what was recorded and bounded for the last one goes.
+        """Begin with a file. What is kept from files before are answers that depend on the code alone."""
+        self._begin(root)
+        self.answers.trim()
 
-        Functions of the file itself are interpreted anew, so that its facts do not depend on which files
-        came before; hazards in other modules are recorded for the first file that reaches them.
-        """
-        self.root = root
-        self.records, self.contexts, self.nested, self.overlay = {}, {}, {}, {}
-        if len(self.memo) > MAX_SUMMARIES:
-            self.memo.clear()
+    def isolated(self, home: ModuleInfo, below: int, find: Callable[[], Any]) -> Any:
+        """What ``find`` returns, run in a state of its own that starts in a module."""
+        state = (self.home, self.records, self.memo, self.contexts, self.stack)
+        more = (self.nested, self.overlay, self.windows, self.below, self.building)
+        self.below = below
+        self._begin(home)
+        try:
+            return find()
+        finally:
+            self.home, self.records, self.memo, self.contexts, self.stack = state
+            self.nested, self.overlay, self.windows, self.below, self.building = more
+
+    def ask(self, question: Hashable, home: ModuleInfo, find: Callable[[], Any]) -> Any:
+        """The answer to a question, found in a state of its own; None while it is open (see `isolation`)."""
+        depth = self.below + len(self.stack) if self.answers.busy else 0
+        return self.answers.ask(question, depth, lambda: self.isolated(home, depth, find))
 
     # -- recording -------------------------------------------------------------------------------------------
 
@@ -175,15 +219,15 @@ class Interpreter:
         if name in module.values:
             value: Val = module.values[name]
             return value
-        key = (id(module), name)
-        if key in self.pending:
-            return OPAQUE
-        self.pending.add(key)
-        found = instances.as_value(self, module.lookup(name))
-        self.pending.discard(key)
-        if found is not None:
-            module.values[name] = found
-        return found
+        found = module.lookup(name)
+        if not isinstance(found, tuple):
+            plain = instances.as_value(self, found)
+            if plain is not None:
+                module.values[name] = plain
+            return plain
+        scope, expr = found
+        known = self.ask(("value", expr), scope, lambda: instances.as_value(self, found))
+        return known if known is not None else OPAQUE
 
     def known_classes(self, module: ModuleInfo) -> tuple[ClassInfo, ...]:
         """Classes that a module defines or imports by name from the code base."""
@@ -207,12 +251,13 @@ class Interpreter:
         unknown: Val = TAINTED if tainted else OPAQUE
         if frame.depth >= MAX_DEPTH or self.stack.count(target) >= 2:
             return unknown
-        if len(self.stack) > instances.MAX_STACK + 20:
+        if not self.answers.reached(self.below + len(self.stack)):
             return unknown
         emit = frame.emit and not self.drives(target)
         env = bind_call(self, frame, target, args, keywords, open_keywords)
         try:
-            known = self.memo.get(self.summary_key(target, env, emit))
+            key = (target.node, target.closure, emit, tuple(env.items()))
+            known = self.memo.get(key)
         except TypeError:  # an unhashable literal among the arguments
             return unknown
         if known is not None:
@@ -221,11 +266,15 @@ class Interpreter:
         self.contexts[id(target.node), emit] = count + 1
         if count >= MAX_CONTEXTS:
             env = {name: widen(value) for name, value in env.items()}
-            known = self.memo.get(self.summary_key(target, env, emit))
+            key = (target.node, target.closure, emit, tuple(env.items()))
+            known = self.memo.get(key)
             if known is not None or count >= 4 * MAX_CONTEXTS:
                 return known if known is not None else unknown
-        key = self.summary_key(target, env, emit)
         self.memo[key] = unknown
+        if target.closure is None and self.independent(frame, target, env):
+            result = self.summarised(frame, target, env, emit, unknown)
+            self.memo[key] = result
+            return result
         inner = Frame(
             target.module,
             target,
@@ -245,10 +294,60 @@ class Interpreter:
         self.memo[key] = result
         return result
 
-    def summary_key(self, target: FunctionInfo, env: dict[str, Val], emit: bool) -> tuple[Any, ...]:
-        """What the result of a call depends on; functions of the file at hand are kept apart."""
-        root = self.root if target.module is self.root else None
-        return target.node, target.closure, emit, root, tuple(env.items())
+    def independent(self, frame: Frame, target: FunctionInfo, env: dict[str, Val]) -> bool:
+        """Whether a call takes nothing along whose state only the interpretation at hand knows.
+
+        That is an instance of a class of the file it started in: its methods may have assigned attributes. A
+        constructor knows more than others of its own class alone.
+        """
+        if self.building:
+            return False
+        if not self.answers.busy:
+            if target.module is self.home:
+                return False  # what regions of a file reach in that file
+        elif not frame.emit:
+            return not any(mentions(value, frame.init_of) for value in env.values())
+        return not any(mentions(value, self.home) for value in env.values())
+
+    def summarised(
+        self, frame: Frame, target: FunctionInfo, env: dict[str, Val], emit: bool, unknown: Val
+    ) -> Val:
+        """The result of a call that depends on nothing but its arguments; what happens in it is recorded."""
+
+        def find() -> Summary:
+            region = _ANY_REGION if emit else None
+            chain = (display(target, env),)
+            result = self.run(
+                Frame(
+                    target.module, target, Env(env), region, chain, SUMMARY_DEPTH, emit,
+                    statement=target.statement,
+                )
+            )  # fmt: skip
+            return Summary(result, self.records, self.overlay)
+
+        question = ("call", target.node, emit, tuple(env.items()))
+        found: Summary | None = self.ask(question, target.module, find)
+        if found is None:
+            return unknown
+        for place, value in found.overlay.items():
+            old = self.overlay.get(place)
+            self.overlay[place] = value if old is None else join(old, value)
+        if frame.region is not None:
+            for records in found.records.values():
+                self.merge(records, frame.region, frame.chain)
+        return found.result
+
+    def merge(self, found: Records, region: Region, chain: tuple[str, ...]) -> None:
+        """Take over what was recorded in a module by a `Summary`."""
+        if not found.events and found.module is not self.home:
+            return
+        records = self.recorded(found.module)
+        for key, event in found.events.items():
+            if key not in records.events:
+                records.events[key] = replace(event, region=region, chain=(*chain, *event.chain))
+        records.add(found)
+        for info, (_, inner) in found.reached.items():
+            records.reached.setdefault(info, (region, (*chain, *inner)))
 
     def drives(self, target: FunctionInfo) -> bool:
         """Whether a function is a loop around regions, never part of one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -95,15 +95,11 @@ class FunctionInfo:
 
 @dataclass(eq=False)
 class ClassInfo:
-    """A class of the code base; ``attrs`` is filled by interpreting its ``__init__``."""
+    """A class of the code base."""
 
     node: ast.ClassDef
     module: ModuleInfo
     qualname: str
-    attrs: dict[str, Any] = field(default_factory=dict)
-    initialised: bool = False
-    decorated: bool = False
-    buffers: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -187,8 +183,17 @@ class ClassInfo:
             chain = chain[chain.index(after) + 1 :]
         for base in chain:
             if isinstance(base, ClassInfo) and name in base.own:
-                return base, base.own[name]
+                return base, base.replaced().get(name) or base.own[name]
         return None
+
+    def replaced(self) -> Mapping[str, FunctionInfo]:
+        """Methods that decorators of the class put in place of its own."""
+        return self.module.project.decorated(self) if self.node.decorator_list else {}
+
+    def written(self, name: str) -> FunctionInfo | None:
+        """The first method of that name along the bases, before decorators replace it."""
+        found = next((b.own[name] for b in self.mro if isinstance(b, ClassInfo) and name in b.own), None)
+        return found if isinstance(found, FunctionInfo) else None
 
     def __repr__(self) -> str:
         return f"<class {self.qualname}>"
@@ -341,7 +346,8 @@ class Project:
         self.root = root.resolve()
         places = [self.root / entry for entry in src] if src else [self.root / "src", self.root]
         self.roots = tuple(dict.fromkeys([*(p.resolve() for p in places if p.is_dir()), self.root]))
-        self.interpreter: Any = None  # set by the analysis: summaries shared by all files
+        self.interpreter: Any = None  # set by the analysis: what it knows serves all files
+        self.decorated: Callable[[ClassInfo], Mapping[str, FunctionInfo]] = lambda cls: {}  # likewise
         self._by_path: dict[Path, ModuleInfo | None] = {}
         self._resolved: dict[Path, Path] = {}
         self._found: dict[tuple[Path, str], Path | None] = {}

@@ -22,9 +22,9 @@ def forwards(module: ModuleInfo) -> list[tuple[ClassInfo, FunctionInfo]]:
     """``forward`` of every module class of a file, inherited ones too; classes that others make come last."""
     found: list[tuple[ClassInfo, FunctionInfo]] = []
     for cls in classes(module):
-        defined = cls.find("forward") if cls.is_module else None
-        if defined is not None and isinstance(defined[1], FunctionInfo):
-            found.append((cls, defined[1]))
+        defined = cls.written("forward") if cls.is_module else None
+        if defined is not None:
+            found.append((cls, defined))
     used = _constructed(module)
     # What others use comes after them: files define a class before the ones that are built from it.
     place = {id(cls): -index for index, (cls, _) in enumerate(found)}
