@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from .evidence import bound
-from .explore import Explored, explore, reduced, samples
+from .explore import Explored, explore, reduced
 from .process import interpreter
-from .recipes import Hints, Json, Scenario, cycle, probes
+from .recipes import Json, Scenario, cycle
 from .replay import Failing
 from .report import Capture, Check, Counterexample, Report, TargetReport
 from .scenarios import scenarios
 from .script import script
 from .session import Outcome, Pair, SetupError
+from .sides import sides
 from .targets import Target, Unfinished
 from .timing import Timed, measure
 from .trees import Trees
@@ -129,12 +130,10 @@ class _Verification:
             if number == 0 and self.pair.tally.refused:
                 text = f"the original refuses every input that was tried: {self.pair.tally.refused}"
                 return self._report("error", text)
-            if number == 0 and self.pair.tally.one_sided:
-                hints = self._hints()
-                again = scenarios(self.target, hints)
-                plans[1:] = again[1:]
-                if (hints.fills or hints.calls) and again[0].name == "values":
-                    plans.insert(1, replace(again[0], name="branches", weight=1.0, always=()))
+            if number == 0 and self.pair.tally.branches:
+                tally, seed = self.pair.tally, self.options.seed
+                hints = sides(self.target, hints, tally.one_sided, self.pair.probe, seed)
+                plans[1:] = scenarios(self.target, hints)[1:]
         return self._after_scenarios(plans)
 
     def _noted(self, plan: Scenario, count: int, seed: int, deadline: float) -> None:
@@ -146,29 +145,6 @@ class _Verification:
         if found.outcome is not None and found.failing is not None:
             tally.notes.append(f'{plan.name} (fails where vary lists "{plan.name}"): {found.outcome.text}')
         self.checks.append(Check(plan.name, "skipped" if found.failing else "pass", found.examples))
-
-    def _hints(self) -> Hints:
-        wanted = dict(self.pair.tally.one_sided)
-
-        def turned(outcomes: dict[str, list[bool]]) -> list[str]:
-            return [site for site, only in wanted.items() if (not only) in outcomes.get(site, [])]
-
-        known = self.pair.clues
-        grid = probes(self.target, known.edges)
-        fills: list[Json] = []
-        sites: set[str] = set()
-        for (fill, _), outcomes in zip(grid, self.pair.probe([s for _, s in grid]), strict=False):
-            if turned(outcomes) and fill not in fills:
-                fills.append(fill)
-                sites |= set(turned(outcomes))
-        wanted = {site: only for site, only in wanted.items() if site not in sites}
-        calls: list[Json] = []
-        if wanted:
-            drawn = samples(scenarios(self.target, known)[0], 60, self.options.seed)
-            steps = [s for steps in drawn for s in steps if s["op"] == "call"][:300]
-            taken = self.pair.probe(steps)
-            calls = [s for s, outcomes in zip(steps, taken, strict=False) if turned(outcomes)]
-        return replace(known, fills=tuple(fills[:8]), calls=tuple(calls[:12]))
 
     def _after_scenarios(self, plans: list[Scenario]) -> TargetReport:
         """Checks that need the whole picture: graphs stop growing, and capture by the verifier."""

@@ -57,7 +57,7 @@ def scenarios(target: Target, hints: Hints) -> list[Scenario]:
 
     if "values" in wanted:
         add("values", make.values(), sure.values(), 2.0)
-        if hints.sides:
+        if hints.sides or hints.fills or hints.calls:
             add("branches", make.values(), sure.branches())
     if "shapes" in wanted and has_sizes:
         add("shapes", make.shapes(), sure.shapes(), 2.0)

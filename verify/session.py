@@ -40,6 +40,14 @@ class Outcome:
     largest: float = 0.0
 
 
+@dataclass(frozen=True)
+class Probed:
+    """One call of the original: outcomes at every branch, and by how much comparisons in it hold."""
+
+    taken: dict[str, list[bool]]
+    margins: dict[str, float]
+
+
 @dataclass
 class Tally:
     """What the runs of one target have shown so far."""
@@ -243,15 +251,14 @@ class Pair:
             self.start()
         return judged, after
 
-    def probe(self, steps: list[Json]) -> list[dict[str, list[bool]]]:
-        """Outcomes at every branch of the original, for each of some single calls; empty if it died."""
+    def probe(self, steps: list[Json]) -> list[Probed]:
+        """What the original did at every branch, for each of some single calls; empty if it died."""
         try:
             answer = self.workers["before"].ask({**self.request(steps, 0), "op": "probe"}, self.timeout)
         except WorkerDied:
             self.start()
             return []
-        taken: list[dict[str, list[bool]]] = answer.get("taken", [])
-        return taken
+        return list(map(Probed, answer.get("taken", []), answer.get("margins", [])))
 
     def _judge(self, request: Json, written: Path) -> Outcome:
         try:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from . import reference, wire
+from .branches import Branches
 from .clues import buffers_of, class_files, clues, held_by
 from .episode import Episode, Plan, watch_optimizers
 from .graphs import CaptureBlocked, Capturing, Counter
@@ -55,6 +56,7 @@ class Worker:
         self.counter = Counter()
         self.hardware = Hardware()
         self.sites: Sites | None = None
+        self.branches: Branches | None = None
         self.target: Target | None = None
         self.tree: Tree | None = None
         self.adopted: dict[int, dict[str, torch.Tensor]] = {}
@@ -109,6 +111,8 @@ class Worker:
         if request["side"] == "before":
             self.sites = Sites(self.tree.root, set(request["differing"]))
             self.sites.install()
+            self.branches = Branches(self.sites)
+            self.branches.install()
         try:
             self.target.first_import()
             subjects = [self.target.build(i) for i in range(self.instances)]
@@ -241,18 +245,22 @@ class Worker:
         return answer
 
     def do_probe(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Call the original alone, once for each step: with the outcomes each takes at every branch."""
+        """Call the original alone, once for each step: outcomes at every branch, and how far they are off."""
         assert self.sites is not None
+        assert self.branches is not None
         taken: list[dict[str, list[bool]]] = []
-        seen, answer = self.sites.seen, {"taken": taken}
+        margins: list[dict[str, float]] = []
+        seen = self.sites.seen
+        self.branches.measuring = True
         for step in request["steps"]:
-            self.sites.seen = {}
+            self.sites.seen, self.branches.margins = {}, {}
             try:
                 self._episode({**request, "steps": [step]}, self._plan(request))
             finally:
                 taken.append({site: sorted(outcomes) for site, outcomes in self.sites.seen.items()})
-        self.sites.seen = seen
-        return answer
+                margins.append(self.branches.margins)
+        self.sites.seen, self.branches.measuring = seen, False
+        return {"taken": taken, "margins": margins}
 
     def do_time(self, request: dict[str, Any]) -> dict[str, Any]:
         """Time one batch of calls; the first builds a fresh instance, the last hands over the results."""

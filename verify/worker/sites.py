@@ -68,7 +68,7 @@ class Sites:
         for site, outcomes in sorted(self.seen.items()):
             if len(outcomes) == 2:
                 continue
-            file, _, line = site.rpartition(":")
+            file, _, line = site.partition(" (")[0].rpartition(":")
             (only,) = outcomes
             if self._ends(file).get(int(line)) == (not only):
                 continue
