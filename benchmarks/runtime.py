@@ -1,95 +1,88 @@
-"""What the runtime costs and gains on one GPU: workloads eager, graphed, and as a bare graph, side by side.
+"""What the runtime costs and gains on one GPU, and whether that is enough.
 
-    python benchmarks/runtime.py [--compile] [--only NAME ...]
+    python benchmarks/runtime.py [--no-compile] [--only NAME ...]
 
-Times are milliseconds a call, the median over rounds in which the variants take turns, each round
-synchronised. "hand" is a hand-written graph: inputs copied in, replayed, outputs cloned; "bare" is
-`CUDAGraph.replay()` alone. On the ragged batches eager has run every shape before it is timed.
-"cold" is the time from the first graphed call to the first replay, warmups and capture included.
+The decode, ResNet, training and ragged workloads are the eager programs in `examples/*/before`, at the sizes
+of their `bench.toml`. Times are milliseconds a call, the median over rounds in which the variants take turns,
+each round synchronised. "hand" is a hand-written graph: inputs copied in, replayed, outputs cloned; "bare" is
+`CUDAGraph.replay()` alone: the floor for whatever launches the same kernels. "compiled" is
+`torch.compile(mode="reduce-overhead")`. "cold" is the time from the first graphed call to the end of the
+first replay, warmups and capture included; for the compiler the first three calls.
+
+Each workload prints its times, then one line for every target: the ratio, what it must reach, and whether it
+does. A target no graph of the same kernels can reach is marked with the floor that shows it. Under Nsight
+Systems every variant is an NVTX range.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import contextlib
+import importlib
 import random
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomllib
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from refactor.runtime import cuda_graphs
 from refactor.runtime.cuda_graphs import graphed
 
-
-class Decoder(nn.Module):
-    """One decode step of a 124 M parameter language model over a static cache."""
-
-    def __init__(
-        self, layers: int = 12, dim: int = 768, heads: int = 12, vocabulary: int = 50257, room: int = 1024
-    ):
-        super().__init__()
-        self.heads, self.room = heads, room
-        self.embed, self.place = nn.Embedding(vocabulary, dim), nn.Embedding(room, dim)
-        self.qkv = nn.ModuleList(nn.Linear(dim, 3 * dim) for _ in range(layers))
-        self.out = nn.ModuleList(nn.Linear(dim, dim) for _ in range(layers))
-        self.up = nn.ModuleList(nn.Linear(dim, 4 * dim) for _ in range(layers))
-        self.down = nn.ModuleList(nn.Linear(4 * dim, dim) for _ in range(layers))
-        self.first = nn.ModuleList(nn.LayerNorm(dim) for _ in range(layers))
-        self.second = nn.ModuleList(nn.LayerNorm(dim) for _ in range(layers))
-        self.last = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, vocabulary, bias=False)
-        self.head.weight = self.embed.weight
-        shape = (layers, 1, heads, room, dim // heads)
-        self.register_buffer("keys", torch.zeros(shape), persistent=False)
-        self.register_buffer("values", torch.zeros(shape), persistent=False)
-        self.register_buffer("slots", torch.arange(room), persistent=False)
-
-    def forward(self, token: Tensor, position: Tensor) -> Tensor:
-        x = self.embed(token) + self.place(position)
-        mask = (self.slots <= position).view(1, 1, 1, -1)
-        for i in range(len(self.qkv)):
-            q, k, v = (
-                self.qkv[i](self.first[i](x)).view(1, 1, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-            )
-            self.keys[i].index_copy_(2, position, k)
-            self.values[i].index_copy_(2, position, v)
-            a = F.scaled_dot_product_attention(q, self.keys[i], self.values[i], attn_mask=mask)
-            x = x + self.out[i](a.transpose(1, 2).reshape(1, 1, -1))
-            x = x + self.down[i](F.gelu(self.up[i](self.second[i](x))))
-        return self.head(self.last(x))
+ROOT = Path(__file__).parents[1]
+Variants = dict[str, Callable[[], Any]]
+Times = dict[str, float]
 
 
-class Encoder(nn.Module):
-    """A small transformer encoder over a batch of feature sequences."""
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a measured ratio or time against its target."""
 
-    def __init__(self, dim: int = 256, layers: int = 6) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(dim, 8, 4 * dim, dropout=0.0, batch_first=True, norm_first=True)
-        self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.head = nn.Linear(dim, 16)
+    work: str
+    measure: str
+    value: float
+    target: float
+    at_most: bool = False
+    unit: str = "x"
+    note: str = ""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x))
+    @property
+    def met(self) -> bool:
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+    def __str__(self) -> str:
+        sign = "<=" if self.at_most else ">="
+        verdict = "met" if self.met else "NOT MET"
+        value, target = (f"{n:.3g}{self.unit}" for n in (self.value, self.target))
+        return (
+            f"{self.work:26} {self.measure:46} {value:>9} {sign} {target:8} {verdict:8} {self.note}".rstrip()
+        )
 
 
-def timed(variants: dict[str, Callable[[], Any]], seconds: float = 1.5) -> dict[str, float]:
+def example(name: str, module: str) -> tuple[Any, dict[str, Any]]:
+    """The eager program of an example, and the sizes of its first benchmark target."""
+    folder = ROOT / "examples" / name
+    sys.path.insert(0, str(folder / "before"))
+    sizes = tomllib.loads((folder / "bench.toml").read_text())["target"][0]["init"]
+    return importlib.import_module(module), sizes
+
+
+def timed(variants: Variants, seconds: float = 1.0) -> Times:
     """Median milliseconds a call of each variant; the variants take turns in random order."""
     order, draw = list(variants), random.Random(0)
     each: dict[str, list[float]] = {name: [] for name in order}
-    for fn in variants.values():
-        fn()
-    torch.cuda.synchronize()
     count = {}
     for name, fn in variants.items():
+        fn()
+        torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(3):
             fn()
@@ -100,12 +93,31 @@ def timed(variants: dict[str, Callable[[], Any]], seconds: float = 1.5) -> dict[
         draw.shuffle(order)
         for name in order:
             torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(count[name]):
-                variants[name]()
-            torch.cuda.synchronize()
+            with torch.cuda.nvtx.range(name):
+                start = time.perf_counter()
+                for _ in range(count[name]):
+                    variants[name]()
+                torch.cuda.synchronize()
             each[name].append((time.perf_counter() - start) / count[name] * 1e3)
     return {name: statistics.median(values) for name, values in each.items()}
+
+
+def kernel_time(fn: Callable[[], Any], calls: int = 5) -> float:
+    """Milliseconds of kernels a call, summed: no launching of them can be faster on one stream."""
+    fn()
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(), torch.profiler.profile() as profile:
+        warnings.simplefilter("ignore")
+        for _ in range(calls):
+            fn()
+        torch.cuda.synchronize()
+    device = torch.autograd.DeviceType.CUDA
+    spans = [
+        e.time_range.elapsed_us()
+        for e in profile.events()
+        if e.device_type == device and not e.is_user_annotation
+    ]
+    return sum(spans) / calls / 1e3
 
 
 def hand_written(fn: Callable[..., Any], args: tuple[Tensor, ...]) -> tuple[Callable[..., Any], Any]:
@@ -122,8 +134,7 @@ def hand_written(fn: Callable[..., Any], args: tuple[Tensor, ...]) -> tuple[Call
         out = fn(*static)
 
     def call(*args: Tensor) -> Tensor:
-        for a, b in zip(static, args, strict=True):
-            a.copy_(b)
+        torch._foreach_copy_(static, args)
         graph.replay()
         return out.detach().clone()
 
@@ -135,155 +146,266 @@ def cold(wrapper: Any, args: tuple[Tensor, ...]) -> float:
     before = wrapper.stats()["replays"]
     torch.cuda.synchronize()
     start = time.perf_counter()
-    wrapper(*args)
-    wrapper(*args)
+    while wrapper.stats()["replays"] == before:
+        wrapper(*args)
     torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def compiled(fn: Any, args: tuple[Tensor, ...]) -> tuple[Callable[[], Any] | None, float]:
+    """The compiled callable and the seconds its first three calls take; None if it does not run."""
+    torch._dynamo.reset()
+    try:
+        fast = torch.compile(fn, mode="reduce-overhead")
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(3):
+            torch.compiler.cudagraph_mark_step_begin()
+            fast(*args)
+        torch.cuda.synchronize()
+    except Exception as error:
+        print("   torch.compile:", str(error).splitlines()[0][:100])
+        return None, 0.0
     seconds = time.perf_counter() - start
-    assert wrapper.stats()["replays"] > before, wrapper.stats()
-    return seconds
+    return lambda: (torch.compiler.cudagraph_mark_step_begin(), fast(*args)), seconds
 
 
 def compare(
-    name: str, fn: Any, args: tuple[Tensor, ...], compiled: bool, wrapper: Any = None
-) -> dict[str, Any]:
-    """One workload with fixed shapes."""
-    fn(*args)
+    work: str,
+    fn: Any,
+    args: tuple[Any, ...],
+    inputs: int | None = None,
+    wrapper: Any = None,
+    with_compile: bool = True,
+) -> Times:
+    """One workload with fixed shapes; the hand-written graph copies the first `inputs` arguments in."""
     wrapper = wrapper or graphed(fn)
+    fn(*args)
     seconds = cold(wrapper, args)
-    hand, replay = hand_written(fn, args)
-    variants = {"eager": lambda: fn(*args), "graphed": lambda: wrapper(*args), "hand": lambda: hand(*args)}
-    variants["bare"] = replay
-    row: dict[str, Any] = {"name": name, "cold": seconds}
-    if compiled:
-        torch._dynamo.reset()
-        try:
-            fast = torch.compile(fn, mode="reduce-overhead")
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(3):
-                fast(*args)
-            torch.cuda.synchronize()
-            row["compile_cold"] = time.perf_counter() - start
-            variants["compiled"] = lambda: (torch.compiler.cudagraph_mark_step_begin(), fast(*args))
-            variants["compiled"]()
-        except Exception as error:
-            row["compile_error"] = str(error).splitlines()[0][:80]
-            variants.pop("compiled", None)
-    row |= timed(variants)
-    return row
+    inputs = len(args) if inputs is None else inputs
+    hand, replay = hand_written(lambda *some: fn(*some, *args[inputs:]), args[:inputs])
+    variants: Variants = {"eager": lambda: fn(*args), "graphed": lambda: wrapper(*args)}
+    variants |= {"hand": lambda: hand(*args[:inputs]), "bare": replay}
+    compile_seconds = 0.0
+    if with_compile:
+        fast, compile_seconds = compiled(fn, args)
+        variants |= {"compiled": fast} if fast else {}
+    times = timed(variants)
+    times["kernels"] = kernel_time(replay)
+    if "compiled" in variants:
+        times["compiled kernels"] = kernel_time(variants["compiled"])
+    print(
+        f"{work}:",
+        ", ".join(f"{name} {ms:.4f}" for name, ms in times.items()),
+        "ms;",
+        f"cold {seconds:.3f} s",
+        end="",
+    )
+    print(f", compiler {compile_seconds:.1f} s" if compile_seconds else "", flush=True)
+    return times | {"cold": seconds, "compile cold": compile_seconds}
 
 
-def decode(compiled: bool) -> Iterator[dict[str, Any]]:
+def floor(times: Times) -> str:
+    """What even a bare replay reaches against the compiler, and why."""
+    ratio, ours, theirs = times["compiled"] / times["bare"], times["kernels"], times["compiled kernels"]
+    return (
+        f"a bare replay reaches {ratio:.2f}x; its kernels take {ours:.3f} ms, the compiler's {theirs:.3f} ms"
+    )
+
+
+def decode(with_compile: bool) -> Iterator[Row]:
+    program, sizes = example("decode", "decode")
+    sizes = {k: v for k, v in sizes.items() if k != "half"}
     with torch.inference_mode():
-        model = Decoder().cuda().half().eval()
-        args = (torch.tensor([[17]], device="cuda"), torch.tensor([5], device="cuda"))
-        yield compare("decode 124M fp16 batch 1", model, args, compiled)
+        model = program.Decoder(**sizes).cuda().half().eval()
+        cache = model.new_cache(1)
+        args = (torch.tensor([[17]], device="cuda"), torch.tensor([5], device="cuda"), cache)
+        t = compare("decode 124M fp16 b1", model, args, inputs=2, with_compile=with_compile)
+        yield Row("decode 124M b1", "speedup over eager", t["eager"] / t["graphed"], 5)
+        yield Row(
+            "decode 124M b1", "time over a hand-written graph", t["graphed"] / t["hand"], 1.1, at_most=True
+        )
+        over = (t["graphed"] - t["hand"]) / t["hand"]
+        yield Row("decode 124M b1", "overhead over replay and the same copies", 100 * over, 5, True, "%")
+        if "compiled" in t:
+            yield Row(
+                "decode 124M b1",
+                "speedup over reduce-overhead",
+                t["compiled"] / t["graphed"],
+                3,
+                note=floor(t),
+            )
+            yield Row(
+                "decode 124M b1", "cold start shorter than the compiler's", t["compile cold"] / t["cold"], 50
+            )
+            torch._dynamo.mark_static_address(cache)  # else the compiler makes no graph: it is written
+            fast, _ = compiled(model, args)
+            wrapper = graphed(model)
+            times = timed({"graphed": lambda: wrapper(*args), "compiled": fast}) if fast else {}
+            print("   with the cache marked as static for the compiler:", times)
 
 
-def resnet(compiled: bool) -> Iterator[dict[str, Any]]:
-    import torchvision
-
+def resnet(with_compile: bool) -> Iterator[Row]:
+    program, sizes = example("resnet", "resnet")
+    sizes = {k: v for k, v in sizes.items() if k != "batch_size"}
     with torch.inference_mode():
-        model = torchvision.models.resnet50().cuda().eval()
+        model = program.ResNet(**sizes).cuda().eval()
         wrapper = graphed(model)
         for batch in (1, 8):
             args = (torch.randn(batch, 3, 224, 224, device="cuda"),)
-            yield compare(f"ResNet-50 fp32 batch {batch}", model, args, compiled and batch == 1, wrapper)
+            t = compare(f"ResNet-50 fp32 b{batch}", model, args, wrapper=wrapper, with_compile=with_compile)
+            yield Row(f"ResNet-50 b{batch}", "speedup over eager", t["eager"] / t["graphed"], 1.5)
+            if "compiled" in t:
+                value = t["compiled"] / t["graphed"]
+                yield Row(f"ResNet-50 b{batch}", "speedup over reduce-overhead", value, 1, note=floor(t))
 
 
-def matmul(compiled: bool) -> Iterator[dict[str, Any]]:
+def training(with_compile: bool) -> Iterator[Row]:
+    program, sizes = example("training", "training")
+    torch.manual_seed(0)
+    steps = [program.Trainer(program.Tower(**sizes).cuda()).step for _ in range(3)]
+    args = (torch.randn(64, sizes["dim"], device="cuda"), torch.randn(64, device="cuda"))
+    wrapper = graphed(steps[0])
+    seconds = cold(wrapper, args)
+    steps[2](*args)
+    hand, replay = hand_written(steps[2], args)
+    t = timed(
+        {
+            "eager": lambda: steps[1](*args),
+            "graphed": lambda: wrapper(*args),
+            "hand": lambda: hand(*args),
+            "bare": replay,
+        }
+    )
+    print(
+        "training step AdamW:",
+        ", ".join(f"{name} {ms:.4f}" for name, ms in t.items()),
+        f"ms; cold {seconds:.3f} s",
+    )
+    yield Row("training step", "speedup over eager", t["eager"] / t["graphed"], 1.6)
+
+
+def ragged(with_compile: bool) -> Iterator[Row]:
+    program, sizes = example("ragged_encoder", "encoder")
+    sizes = {k: v for k, v in sizes.items() if k != "token_budget"}
+    draw = random.Random(0)
+    drawn = [draw.randint(1, 64) for _ in range(400)]
+    with torch.inference_mode():
+        model = program.Encoder(**sizes).cuda().eval()
+        inputs = {n: (torch.randint(1, sizes["vocabulary"], (n, 64), device="cuda"),
+                      torch.ones(n, 64, dtype=torch.long, device="cuda")) for n in set(drawn)}  # fmt: skip
+        for pair in inputs.values():
+            model(*pair)
+        wrapper = graphed(model, pad="B ...")
+        runs: dict[str, Any] = {"eager": model, "graphed": wrapper}
+        if with_compile:
+            torch._dynamo.reset()
+            runs["compiled"] = torch.compile(model, mode="reduce-overhead")
+        first, later, worst = {}, {}, {}
+        for name, fn in runs.items():
+            torch.cuda.synchronize()
+            middle = start = time.perf_counter()
+            calls = []
+            for i, n in enumerate(drawn):
+                if i == 200:
+                    torch.cuda.synchronize()
+                    middle = time.perf_counter()
+                torch.compiler.cudagraph_mark_step_begin()
+                before = time.perf_counter()
+                fn(*inputs[n])
+                calls.append(round((time.perf_counter() - before) * 1e3, 1))
+            torch.cuda.synchronize()
+            first[name], later[name] = (middle - start) * 5, (time.perf_counter() - middle) * 5
+            worst[name] = sorted(calls)[-8:]
+        print("ragged 1..64, ms a call, first 200:", first, "next 200:", later, "longest calls:", worst)
+        print("   ", wrapper.stats(), flush=True)
+        note = (
+            f"reduce-overhead, its recaptures included: {first['compiled']:.1f} ms a call"
+            if with_compile
+            else ""
+        )
+        yield Row(
+            "ragged batches 1..64",
+            "speedup over eager, first 200 calls",
+            first["eager"] / first["graphed"],
+            1,
+            note=note,
+        )
+        yield Row(
+            "ragged batches 1..64", "speedup over eager, next 200 calls", later["eager"] / later["graphed"], 1
+        )
+        yield memory(model, inputs, sizes)
+
+
+def memory(model: nn.Module, inputs: Any, sizes: Any) -> Row:
+    """Memory of the graphs of seven buckets against that of the largest alone, in pools of their own."""
+    used = {}
+    for name, batches in {"largest": [64], "seven": [64, 32, 16, 8, 4, 2, 1]}.items():
+        for pool in list(cuda_graphs._pools.values()):
+            pool.drop(list(pool.graphs))
+        graphed(model, pad="B ...").reset()
+        torch.cuda.empty_cache()
+        for n in batches:
+            ids = torch.randint(1, sizes["vocabulary"], (n, 64), device="cuda")
+            graphed(model, pad="B ...")(ids, torch.ones_like(ids))
+        stats = graphed(model, pad="B ...").stats()
+        assert stats["graphs"] == len(batches), stats
+        used[name] = stats["bytes"]
+    print("   bytes of graphs:", used)
+    return Row(
+        "memory of 7 buckets",
+        "over that of the largest alone",
+        used["seven"] / max(used["largest"], 1),
+        1.3,
+        at_most=True,
+    )
+
+
+def matmul(with_compile: bool) -> Iterator[Row]:
     with torch.inference_mode():
         args = (torch.randn(4096, 4096, device="cuda"), torch.randn(4096, 4096, device="cuda"))
-        yield compare("matmul 4096 fp32", _matmul, args, compiled)
-        yield compare("one kernel, 16 numbers", _add, (torch.zeros(16, device="cuda"),), compiled)
+        t = compare("matmul 4096 fp32", _matmul, args, with_compile=with_compile)
+        gain = t["eager"] / t["graphed"]
+        text = "reported as not worth it" if gain < 1.05 else "worth it?"
+        yield Row(
+            "4096 matmul",
+            "speedup over eager: below 1.05 is not worth it",
+            gain,
+            1.05,
+            at_most=True,
+            note=text,
+        )
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
-def _add(a: Tensor) -> Tensor:
-    return a + 1
+class Guarded(nn.Module):
+    """One small kernel more or less, and many parameters that the graph reads."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.held = nn.ParameterList(torch.zeros(4) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.stack(list(self.held)).sum() if len(self.held) else x + 1
 
 
-def training(compiled: bool) -> Iterator[dict[str, Any]]:
-    def make() -> Callable[[Tensor, Tensor], Tensor]:
-        torch.manual_seed(0)
-        layers = [layer for _ in range(12) for layer in (nn.Linear(512, 512), nn.LayerNorm(512), nn.GELU())]
-        model = nn.Sequential(*layers).cuda()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, capturable=True)
-
-        def step(x: Tensor, y: Tensor) -> Tensor:
-            optimizer.zero_grad(set_to_none=True)
-            loss = F.mse_loss(model(x), y)
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        return step
-
-    args = (torch.randn(64, 512, device="cuda"), torch.randn(64, 512, device="cuda"))
-    eager, other = make(), make()
-    wrapper = graphed(make())
-    seconds = cold(wrapper, args)
-    for _ in range(3):
-        other(*args)
-    hand, replay = hand_written(other, args)
-    variants = {"eager": lambda: eager(*args), "graphed": lambda: wrapper(*args), "hand": lambda: hand(*args)}
-    yield {"name": "training step AdamW", "cold": seconds, **timed({**variants, "bare": replay})}
+def host_time(fn: Callable[[], Any], calls: int = 50) -> float:
+    """Microseconds that the host spends on a call: the best of many short runs on an idle device."""
+    best = float("inf")
+    for _ in range(40):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            fn()
+        best = min(best, (time.perf_counter() - start) / calls * 1e6)
+    return best
 
 
-def ragged(compiled: bool) -> Iterator[dict[str, Any]]:
-    draw = random.Random(0)
-    sizes = [draw.randint(1, 64) for _ in range(400)]
-    with torch.inference_mode():
-        model = Encoder().cuda().eval()
-        inputs = {n: torch.randn(n, 64, 256, device="cuda") for n in set(sizes)}
-        for x in inputs.values():
-            model(x)
-        wrapper = graphed(model, pad="B ...")
-        runs: dict[str, Any] = {"eager": model, "graphed": wrapper}
-        if compiled:
-            torch._dynamo.reset()
-            runs["compiled"] = torch.compile(model, mode="reduce-overhead")
-        row: dict[str, Any] = {"name": "ragged encoder, first 200 calls"}
-        later: dict[str, Any] = {"name": "ragged encoder, next 200 calls"}
-        for name, fn in runs.items():
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for i, n in enumerate(sizes):
-                if i == 200:
-                    torch.cuda.synchronize()
-                    middle = time.perf_counter()
-                torch.compiler.cudagraph_mark_step_begin()
-                fn(inputs[n])
-            torch.cuda.synchronize()
-            row[name] = (middle - start) / 200 * 1e3
-            later[name] = (time.perf_counter() - middle) / 200 * 1e3
-        later["stats"] = wrapper.stats()
-        yield row
-        yield later
-        yield memory(model)
-
-
-def memory(model: nn.Module) -> dict[str, Any]:
-    """Memory of seven buckets against that of the largest alone."""
-    used = {}
-    for name, sizes in {"largest": [64], "seven": [64, 32, 16, 8, 4, 2, 1]}.items():
-        graphed(model, pad="B ...").reset()
-        torch.cuda.empty_cache()
-        start = torch.cuda.memory_reserved()
-        for n in sizes:
-            x = torch.randn(n, 64, 256, device="cuda")
-            graphed(model, pad="B ...")(x)
-        torch.cuda.empty_cache()
-        used[name] = torch.cuda.memory_reserved() - start
-    return {"name": "memory of 7 buckets / largest", "MiB": [round(b / 2**20, 1) for b in used.values()],
-            "ratio": round(used["seven"] / max(used["largest"], 1), 2)}  # fmt: skip
-
-
-def overhead(compiled: bool) -> Iterator[dict[str, Any]]:
-    """What one call costs on the host, piece by piece, in microseconds; no guarded tensor, one kernel."""
+def overhead(with_compile: bool) -> Iterator[Row]:
+    """What a call of a one-kernel graph costs on the host, piece by piece, and what a guarded tensor adds."""
     x = torch.zeros(16, device="cuda")
     with torch.inference_mode():
         wrapper = graphed(lambda a: a + 1)
@@ -292,30 +414,52 @@ def overhead(compiled: bool) -> Iterator[dict[str, Any]]:
         runner = wrapper._cg_runner
         graph = next(iter(runner.graphs.values()))
         call = runner._take_apart((x,), {})
-        pieces: dict[str, Callable[[], Any]] = {
-            "whole call": lambda: wrapper(x),
-            "replay and the same copies": lambda: (
-                torch._foreach_copy_(graph.targets, [x]),
-                graph.graph.replay(),
-                graph.outputs[0].clone(),
-            ),
-            "take apart": lambda: runner._take_apart((x,), {}),
-            "find": lambda: runner._find(call),
-            "check state": lambda: runner._state(call),
-            "modes": cuda_graphs._modes,
-            "copy in, replay, copy out": lambda: graph(call, True),
+        floor_of = {
+            "replay": graph.graph.replay,
+            "copy in": lambda: graph.inputs[0].copy_(x),
+            "copy out": lambda: graph.outputs[0].clone(),
         }
-        row: dict[str, Any] = {"name": "host time of a call, us"}
-        for name, fn in pieces.items():
-            best = math.inf
+        same = host_time(lambda: [piece() for piece in floor_of.values()])
+        whole = host_time(lambda: wrapper(x))
+        pieces = {
+            **floor_of,
+            "take arguments apart": lambda: runner._take_apart((x,), {}),
+            "modes": cuda_graphs._modes,
+            "state": lambda: runner._state(call),
+            "find the graph (modes, state included)": lambda: runner._find(call),
+            "is a capture under way": torch.cuda.is_current_stream_capturing,
+            "copies and replay in the runtime": lambda: graph(call, True),
+        }
+        print(
+            "one kernel, microseconds of the host:", {k: round(host_time(fn), 2) for k, fn in pieces.items()}
+        )
+        print(f"   whole call {whole:.2f}, replay and the same copies {same:.2f}")
+        with torch.autograd.profiler.emit_nvtx(record_shapes=False):
+            print(f"   whole call with NVTX ranges on {host_time(lambda: wrapper(x)):.2f}")
+        profiled(wrapper, x)
+        yield Row("one-kernel graph", "over replay and the same copies", whole - same, 10, True, " us")
+        cost = {}
+        for count in (50, 400):
+            model = Guarded(count).cuda()
+            guarded = graphed(model)
             for _ in range(20):
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-                for _ in range(100):
-                    fn()
-                best = min(best, (time.perf_counter() - start) / 100 * 1e6)
-            row[name] = round(best, 2)
-    yield row
+                guarded(x)
+            cost[count] = host_time(lambda guarded=guarded: guarded(x), calls=10)
+        yield Row(
+            "one-kernel graph", "for each guarded tensor", (cost[400] - cost[50]) / 350, 0.15, True, " us"
+        )
+
+
+def profiled(wrapper: Any, x: Tensor) -> None:
+    """The profiler's view of the same calls: where the driver and torch spend the time."""
+    with warnings.catch_warnings(), torch.profiler.profile() as profile:
+        warnings.simplefilter("ignore")
+        for _ in range(200):
+            wrapper(x)
+        torch.cuda.synchronize()
+    found = {e.key: round(e.self_cpu_time_total / 200, 2) for e in profile.key_averages() if e.count >= 200}
+    top = dict(sorted(found.items(), key=lambda item: -item[1])[:8])
+    print("   under torch.profiler, microseconds a call by itself:", top, flush=True)
 
 
 WORKLOADS = {
@@ -328,40 +472,25 @@ WORKLOADS = {
 }
 
 
-def show(row: dict[str, Any]) -> None:
-    """One line: times, then ratios."""
-    text = [f"{row['name']:32}"]
-    times = ("eager", "graphed", "hand", "bare", "compiled")
-    text += [f"{key} {row[key]:.4f}" for key in times if key in row]
-    if "graphed" in row:
-        text += [
-            f"| x{row[k] / row['graphed']:.2f} against {k}" for k in ("eager", "hand", "compiled") if k in row
-        ]
-    if "bare" in row:
-        extra = [f"{key} {(row[key] - row['bare']) * 1e3:.1f} us" for key in ("graphed", "hand")]
-        text.append(f"| over bare: {', '.join(extra)}")
-        text.append("| not worth it" if row["eager"] / row["graphed"] < 1.05 else "")
-    rest = {k: v for k, v in row.items() if k not in ("name", *times)}
-    print(
-        " ".join(text), {k: round(v, 4) if isinstance(v, float) else v for k, v in rest.items()}, flush=True
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--compile", action="store_true", help="also time torch.compile(mode='reduce-overhead')"
+        "--no-compile", action="store_true", help="leave out torch.compile, which takes minutes"
     )
     parser.add_argument("--only", nargs="*", choices=WORKLOADS, default=list(WORKLOADS))
     options = parser.parse_args()
-    print(torch.cuda.get_device_name(), torch.__version__)
-    assert math.isfinite(torch.cuda.mem_get_info()[0])
+    print(torch.cuda.get_device_name(), "torch", torch.__version__)
     warnings.simplefilter("default")
+    rows: list[Row] = []
     for name in options.only:
-        for row in WORKLOADS[name](options.compile):
-            show(row)
+        with contextlib.suppress(KeyboardInterrupt):
+            rows += WORKLOADS[name](not options.no_compile)
+    print()
+    for row in rows:
+        print(row)
+    print(f"{sum(row.met for row in rows)} of {len(rows)} targets met")
 
 
 if __name__ == "__main__":
