@@ -82,8 +82,8 @@ MUTANTS = [
         (
             (
                 RUNTIME,
-                "    def _results(self, call: _Call, clone: bool) -> list[Any]:\n",
-                "    def _results(self, call: _Call, clone: bool) -> list[Any]:\n        clone = False\n",
+                "    def results(self, call: _Call, clone: bool) -> list[Any]:\n",
+                "    def results(self, call: _Call, clone: bool) -> list[Any]:\n        clone = False\n",
             ),
         ),
     ),
@@ -115,8 +115,9 @@ MUTANTS = [
         (
             (
                 f"triage/{RUNTIME}",
-                "    def load(self, call: _Call) -> None:\n",
-                "    def load(self, call: _Call) -> None:\n        if self.replays:\n            return\n",
+                "    def load(self, call: _Call) -> list[Tensor]:\n",
+                "    def load(self, call: _Call) -> list[Tensor]:\n"
+                "        if self.replays:\n            return []\n",
             ),
         ),
     ),

@@ -8,6 +8,7 @@ import io
 import pickle
 import random
 import threading
+import types
 import warnings
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
@@ -433,6 +434,25 @@ def test_counters_in_globals_closures_and_classes_count_every_call_once() -> Non
             for i in range(1, 15):
                 same(wrapper(rnd(2, seed=i)), rnd(2, seed=i) * i)
     assert (calls, COUNT, Counted.total) == (14, 14, 14)
+
+
+def test_counters_in_other_modules_and_deep_helpers_count_every_call_once(monkeypatch: Any) -> None:
+    module: Any = types.ModuleType("bookkeeping_of_a_user")
+    exec("calls = 0\ndef note():\n    global calls\n    calls += 1\n    return calls", vars(module))
+    monkeypatch.setitem(globals(), "bookkeeping", module)
+
+    def attribute(x: torch.Tensor) -> torch.Tensor:
+        bookkeeping.calls += 1  # noqa: F821
+        return x * bookkeeping.calls  # noqa: F821
+
+    for fn in (attribute, lambda x: x * bookkeeping.note()):  # noqa: F821
+        module.calls = 0
+        wrapper = graphed(fn)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for i in range(1, 8):
+                same(wrapper(rnd(2, seed=i)), rnd(2, seed=i) * i)
+        assert module.calls == 7
 
 
 def test_a_cache_made_by_the_first_call_is_no_obstacle() -> None:

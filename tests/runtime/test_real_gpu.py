@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from refactor.runtime import cuda_graphs
 from refactor.runtime.cuda_graphs import graphed, segment
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -87,9 +91,10 @@ def test_a_hugging_face_decode_step_over_a_static_cache() -> None:
 
     wrapper = graphed(model)
     want = run(model)
-    assert run(wrapper) == want
-    assert run(wrapper) == want
-    print("hugging face:", wrapper.stats())
+    for _ in range(3):  # a cache for each request
+        assert run(wrapper) == want
+    assert wrapper.stats()["replays"] >= 24, wrapper.stats()
+    assert wrapper.stats()["graphs"] == 1
 
 
 @torch.inference_mode()
@@ -145,9 +150,9 @@ def test_graphs_that_are_dropped_give_their_memory_back() -> None:
         torch.cuda.empty_cache()
         return torch.cuda.memory_reserved()
 
-    # the first round also allocates what stays: a workspace of cuBLAS for each stream, 32 MiB on an H100
-    first = reserved_after(4096)
-    assert max(reserved_after(4097 + n) for n in range(4)) - first <= 16 << 20  # one tensor of a graph
+    # the first rounds also allocate what stays: workspaces of cuBLAS, 32 MiB a stream on an H100
+    reserved = [reserved_after(4096 + n) for n in range(6)]
+    assert max(reserved[2:]) - reserved[1] <= 4 << 20
 
 
 @torch.inference_mode()
@@ -157,8 +162,8 @@ def test_a_limit_on_memory_drops_the_pool_and_results_stay_right() -> None:
     for i in range(30):
         x = rnd(1000 + i % 5, 512, seed=i)
         torch.testing.assert_close(wrapper(x), model(x), rtol=1e-3, atol=1e-4)
-    assert wrapper.stats()["bytes"] <= 48 << 20
-    assert wrapper.stats()["replays"] > 0
+    assert wrapper.stats()["bytes"] <= 48 << 20  # one recording more than the limit
+    assert wrapper.stats()["replays"] > 0, wrapper.stats()
 
 
 @torch.inference_mode()
@@ -194,3 +199,75 @@ def test_convolutions_and_recurrent_layers_match_plain_calls(tuned: bool) -> Non
             torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
         assert wrapper.stats()["replays"] > 0
     torch.backends.cudnn.benchmark = False
+
+
+@torch.inference_mode()
+def test_convolutions_are_tuned_before_the_capture_and_the_setting_stays() -> None:
+    torch.manual_seed(0)
+    conv = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1)).cuda()
+    torch.backends.cudnn.benchmark = True
+    try:
+        wrapper = graphed(conv)
+        for i in range(4):
+            y = rnd(4, 16, 32, 32, seed=i)
+            assert torch.equal(wrapper(y), conv(y))  # the same algorithms, so the same bits
+        assert torch.backends.cudnn.benchmark
+        assert wrapper.stats()["replays"] == 3
+    finally:
+        torch.backends.cudnn.benchmark = False
+
+
+def test_a_scaled_step_with_the_scaler_and_a_fused_optimizer_inside_is_that_of_plain_steps() -> None:
+    def make() -> tuple[Any, Any]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)).cuda()
+        scaler = torch.amp.GradScaler("cuda", init_scale=1024.0, growth_interval=3)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True, capturable=True)
+
+        def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cuda", dtype=torch.float16):
+                loss = torch.nn.functional.mse_loss(model(x), y)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            return loss.detach()
+
+        return model, step
+
+    (plain, step), (model, inner) = make(), make()
+    wrapper = graphed(inner)
+    for i in range(12):
+        x = rnd(4, 8, seed=i) * (float("inf") if i == 6 else 1.0)
+        want, got = step(x, rnd(4, 1, seed=i)), wrapper(x.clone(), rnd(4, 1, seed=i))
+        torch.testing.assert_close(want, got, rtol=0, atol=0, equal_nan=True)
+        for p, q in zip(plain.parameters(), model.parameters(), strict=True):
+            assert torch.equal(p, q)
+    print("scaler inside:", wrapper.stats())
+
+
+def test_a_device_side_assert_is_the_error_of_the_code_and_nothing_hangs() -> None:
+    runtime = Path(cuda_graphs.__file__)
+    program = f"""
+import importlib.util, torch, warnings
+spec = importlib.util.spec_from_file_location("cuda_graphs", {str(runtime)!r})
+cuda_graphs = importlib.util.module_from_spec(spec); spec.loader.exec_module(cuda_graphs)
+table = torch.zeros(4, 4, device="cuda")
+wrapper = cuda_graphs.graphed(lambda i: table[i] + 1)
+with torch.inference_mode():
+    for value in (0, 1, 2, 9):
+        wrapper(torch.tensor([value], device="cuda"))
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        assert "device-side assert" in str(error), error
+        print("raised")
+    for _ in range(2):
+        try:
+            wrapper(torch.tensor([0]).cuda())
+        except RuntimeError as error:
+            assert "device-side assert" in str(error), error
+            print("again")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["raised", "again", "again"], done.stdout + done.stderr

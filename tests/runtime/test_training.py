@@ -81,6 +81,54 @@ def micro_batches(model: nn.Module) -> Step:
     return step
 
 
+def plain_sgd(model: nn.Module) -> Step:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        loss = F.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return step
+
+
+def accumulating(model: nn.Module) -> Step:
+    """Four micro-batches a step, gradients cleared before the first."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, capturable=True)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        total = x.new_zeros(())
+        for part, target in zip(x.chunk(4), y.chunk(4), strict=True):
+            loss = F.mse_loss(model(part), target) / 4
+            loss.backward()
+            total += loss.detach()
+        optimizer.step()
+        return total
+
+    return step
+
+
+def clipped_and_scheduled(model: nn.Module) -> Step:
+    """The learning rate is a tensor: the schedule writes it, the graph reads it."""
+    rate = torch.tensor(0.05, device="cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, capturable=True)
+    factor = torch.tensor(0.9, device="cuda")
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = F.mse_loss(model(x), y)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        rate.mul_(factor)
+        return norm
+
+    return step
+
+
 def backward_only(model: nn.Module) -> Step:
     def step(x: Tensor, y: Tensor) -> Tensor:
         loss = F.mse_loss(model(x), y)
@@ -97,7 +145,9 @@ def check(model: nn.Module, other: nn.Module) -> None:
         assert p.grad is None or torch.equal(p.grad, q.grad), name
 
 
-@pytest.mark.parametrize("make", [sgd, adamw, kept_zeros, micro_batches])
+@pytest.mark.parametrize(
+    "make", [sgd, plain_sgd, adamw, kept_zeros, micro_batches, accumulating, clipped_and_scheduled]
+)
 def test_ten_steps_give_the_weights_and_gradients_of_plain_steps(make: Callable[[nn.Module], Step]) -> None:
     plain, model = net(), net()
     step, wrapper = make(plain), graphed(make(model))
@@ -122,6 +172,65 @@ def test_gradients_accumulate_over_micro_batches_with_the_optimizer_outside() ->
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=i % 2 == 0)
     assert wrapper.stats()["replays"] >= 8
+
+
+def test_a_schedule_outside_the_step_is_followed_through_a_learning_rate_on_the_device() -> None:
+    plain, model = net(), net()
+
+    def make(m: nn.Module) -> Any:
+        lr = torch.tensor(0.1, device="cuda")
+        optimizer = torch.optim.AdamW(m.parameters(), lr=lr, capturable=True)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            optimizer.zero_grad()
+            loss = F.mse_loss(m(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        return step, schedule
+
+    (step, a), (inner, b) = make(plain), make(model)
+    wrapper = graphed(inner)
+    for i in range(12):
+        want, got = step(rnd(4, 8, seed=i), rnd(4, 1, seed=i)), wrapper(rnd(4, 8, seed=i), rnd(4, 1, seed=i))
+        assert torch.equal(want, got)
+        a.step()
+        b.step()
+        check(plain, model)
+    assert wrapper.stats()["replays"] >= 9
+
+
+def test_a_gradient_scaler_outside_the_step_skips_and_rescales_as_ever() -> None:
+    plain, model = net(), net()
+
+    def make(m: nn.Module) -> Any:
+        scaler = torch.amp.GradScaler("cuda", init_scale=1024.0, growth_interval=3)
+        optimizer = torch.optim.SGD(m.parameters(), lr=0.1)
+
+        def backward(x: Tensor, y: Tensor) -> Tensor:
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.mse_loss(m(x), y)
+            scaler.scale(loss).backward()
+            return loss.detach()
+
+        return backward, scaler, optimizer
+
+    (step, a, first), (inner, b, second) = make(plain), make(model)
+    wrapper = graphed(inner)
+    for i in range(12):
+        x = rnd(4, 8, seed=i) * (float("inf") if i == 5 else 1.0)
+        want, got = step(x, rnd(4, 1, seed=i)), wrapper(x.clone(), rnd(4, 1, seed=i))
+        torch.testing.assert_close(want, got, rtol=0, atol=0, equal_nan=True)
+        for scaler, optimizer in ((a, first), (b, second)):
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        for p, q in zip(plain.parameters(), model.parameters(), strict=True):
+            assert torch.equal(p, q)
+        assert a.get_scale() == b.get_scale()
+    assert wrapper.stats()["replays"] >= 9
 
 
 def test_a_gradient_that_is_kept_is_not_overwritten_by_the_next_step() -> None:
@@ -189,13 +298,11 @@ def test_an_optimizer_that_counts_on_the_host_stays_plain_code() -> None:
         return step
 
     step, wrapper = make(plain), graphed(make(model))
-    with pytest.warns(RuntimeWarning, match="CPU memory"):
-        wrapper(rnd(4, 8), rnd(4, 1))
-    step(rnd(4, 8), rnd(4, 1))
-    for i in range(4):
-        step(rnd(4, 8, seed=i), rnd(4, 1, seed=i))
-        wrapper(rnd(4, 8, seed=i), rnd(4, 1, seed=i))
-        check(plain, model)
+    with pytest.warns(RuntimeWarning, match="CPU memory"):  # noqa: PT031
+        for i in range(5):
+            step(rnd(4, 8, seed=i), rnd(4, 1, seed=i))
+            wrapper(rnd(4, 8, seed=i), rnd(4, 1, seed=i))
+            check(plain, model)
 
 
 def test_a_module_that_steps_itself_in_forward_is_plain_code() -> None:

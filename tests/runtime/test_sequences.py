@@ -1,0 +1,271 @@
+"""Many calls in any order: segments that share memory, decode loops, caches that come and go, statistics."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+import weakref
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from refactor.runtime import cuda_graphs
+from refactor.runtime.cuda_graphs import graphed, segment
+
+pytestmark = pytest.mark.usefixtures("device")
+
+
+def rnd(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to("cuda")
+
+
+def same(a: Any, b: Any) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+class Pipeline(nn.Module):
+    """Three segments with temporaries of their own; every one reads what another one made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = (nn.Linear(8, 8) for _ in range(3))
+
+    def first(self, x: torch.Tensor) -> Any:
+        h = self.a(x).relu()
+        return h, (h * 2).sum(1)
+
+    def second(self, h: torch.Tensor) -> torch.Tensor:
+        return self.b(h * 2).tanh() + h
+
+    def third(self, h: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        return self.c(h + g).softmax(-1)
+
+
+class Segmented(Pipeline):
+    first = segment(Pipeline.first)
+    second = segment(Pipeline.second)
+    third = segment(Pipeline.third)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@torch.inference_mode()
+def test_segments_are_right_in_any_order_with_kept_results_and_dropped_graphs(seed: int) -> None:
+    """A graph replayed out of order overwrites what it freed (pytorch#166975, #193402, #133327)."""
+    plain, ours = Pipeline().cuda(), Segmented().cuda()
+    draw = random.Random(seed)
+    kept = [(rnd(2, 8), rnd(2, 8))]
+    made = 0
+    for step in range(60):
+        name = draw.choice(["first", "second", "third", "second", "drop"])
+        if name == "drop":
+            runners = list(vars(ours)["_cuda_graphs"].made.values()) if made else []
+            for runner in runners:
+                runner._drop(draw.sample(sorted(runner.graphs, key=repr), len(runner.graphs) // 2))
+            continue
+        made += 1
+        rows = draw.choice([1, 2, 3])
+        if name == "first":
+            x = rnd(rows, 8, seed=step)
+            kept.append((ours.first(x)[0], plain.first(x)[0]))
+        else:
+            got, want = draw.choice(kept)
+            arguments = [(got, want)] if name == "second" else [(got, want), draw.choice(kept)]
+            if len({g.shape for g, _ in arguments}) == 1:
+                result = getattr(ours, name)(*[g for g, _ in arguments])
+                kept.append((result, getattr(plain, name)(*[w for _, w in arguments])))
+    for got, want in kept:
+        same(got, want)
+
+
+@torch.inference_mode()
+def test_a_graph_that_comes_back_after_its_memory_was_given_up_is_recorded_anew() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).cuda()
+    one, other = graphed(model), graphed(lambda x: model(x) * 2)
+    for i in range(4):
+        same(one(rnd(2, 8, seed=i)), model(rnd(2, 8, seed=i)))
+        same(other(rnd(2, 8, seed=i)), model(rnd(2, 8, seed=i)) * 2)
+    for pool in cuda_graphs._pools.values():
+        pool.drop(list(pool.graphs))
+    for i in range(4):
+        same(one(rnd(2, 8, seed=i)), model(rnd(2, 8, seed=i)))
+        same(other(rnd(2, 8, seed=i)), model(rnd(2, 8, seed=i)) * 2)
+    assert one.stats()["replays"] == other.stats()["replays"] == 6
+
+
+@torch.inference_mode()
+def test_recording_stops_when_graphs_are_hardly_used() -> None:
+    model = nn.Linear(4, 4).cuda()
+    wrapper = graphed(model, max_graphs=3)
+    for n in range(1, 40):
+        same(wrapper(rnd(n, 4, seed=n)), model(rnd(n, 4, seed=n)))
+    assert wrapper.stats()["eager"]["recording"] == 3
+    for n in range(200):
+        same(wrapper(rnd(5, 4, seed=n)), model(rnd(5, 4, seed=n)))
+    assert wrapper.stats()["replays"] > 100  # what is called often gets a graph in the end
+
+
+# ------------------------------------------------------------------------------------------------- decode
+
+
+class Cache:
+    """Keys and values of one request, as `transformers.StaticCache` keeps them: an object, not a tensor."""
+
+    def __init__(self, room: int = 16) -> None:
+        self.layers = [[torch.zeros(1, room, 8, device="cuda") for _ in "kv"] for _ in range(2)]
+
+    def update(self, layer: int, k: torch.Tensor, v: torch.Tensor, place: torch.Tensor) -> Any:
+        for held, new in zip(self.layers[layer], (k, v), strict=True):
+            held.index_copy_(1, place, new)
+        return self.layers[layer]
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(11, 8)
+        self.qkv = nn.ModuleList(nn.Linear(8, 24) for _ in range(2))
+
+    def forward(self, token: torch.Tensor, place: torch.Tensor, cache: Cache) -> Any:
+        h = self.embed(token)
+        for i, layer in enumerate(self.qkv):
+            q, k, v = layer(h).chunk(3, -1)
+            keys, values = cache.update(i, k, v, place)
+            keep = torch.arange(keys.shape[1], device=keys.device) <= place[:, None]
+            h = h + F.scaled_dot_product_attention(q, keys, values, attn_mask=keep)
+        return {"logits": h @ self.embed.weight.t(), "cache": cache}
+
+
+def generate(step: Any, cache: Cache, read_every: int, steps: int = 12) -> list[int]:
+    """Greedy decoding with the position on the device; the host looks at the tokens every few steps."""
+    token, place = torch.tensor([[3]], device="cuda"), torch.tensor([0], device="cuda")
+    tokens: list[int] = []
+    waiting: list[torch.Tensor] = []
+    for _ in range(steps):
+        out = step(token, place, cache)
+        assert out["cache"] is cache
+        token = out["logits"].argmax(-1)
+        place = place + 1
+        waiting.append(token)
+        if len(waiting) == read_every:
+            tokens += torch.cat(waiting, 1)[0].tolist()
+            waiting = []
+    return tokens
+
+
+@pytest.mark.parametrize("read_every", [1, 4])
+@torch.inference_mode()
+def test_decoding_over_a_static_cache_gives_the_same_tokens(read_every: int) -> None:
+    model = Decoder().cuda()
+    wrapper = graphed(model)
+    want = generate(model, Cache(), read_every)
+    assert generate(wrapper, Cache(), read_every) == want
+    assert wrapper.stats()["replays"] == 11
+
+
+@torch.inference_mode()
+def test_a_cache_for_each_request_is_let_go_when_the_request_is_done() -> None:
+    model = Decoder().cuda()
+    wrapper = graphed(model)
+    want = generate(model, Cache(), 1)
+    gone = []
+    for _ in range(12):
+        cache = Cache()
+        gone.append(weakref.ref(cache))
+        assert generate(wrapper, cache, 1) == want
+        del cache
+    gc.collect()
+    assert not any(ref() for ref in gone)
+    assert wrapper.stats()["graphs"] == 1
+    assert wrapper.stats()["replays"] == 12 * 11
+
+
+@torch.inference_mode()
+def test_decoding_up_to_the_last_place_never_leaves_the_cache() -> None:
+    """Warmups that went on counting would write behind its end."""
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("place", torch.zeros(1, dtype=torch.long))
+            self.register_buffer("held", torch.zeros(4, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.held.index_copy_(0, self.place, x)
+            self.place += 1
+            return self.held.sum(0)
+
+    plain, module = Counting().cuda(), Counting().cuda()
+    wrapper = graphed(module)
+    for i in range(4):
+        same(wrapper(rnd(1, 3, seed=i)), plain(rnd(1, 3, seed=i)))
+    assert wrapper.stats()["replays"] == 3
+    same(module.held, plain.held)
+
+
+# ------------------------------------------------------------------------------------------ introspection
+
+
+@torch.inference_mode()
+def test_stats_name_the_graphs_and_the_reasons() -> None:
+    model = nn.Linear(4, 4).cuda()
+    wrapper = graphed(model, pad="B _", buckets=[2, 8])
+    for n in (1, 2, 5, 8, 1, 9, 0):
+        wrapper(rnd(n, 4))
+    stats = wrapper.stats()
+    assert stats["graphs"] == 2
+    assert stats["buckets"] == {"B=2": 2, "B=8": 1}
+    assert stats["replays"] == 3
+    assert stats["eager"] == {
+        "recording": 2,
+        "dimension B has size 9, above the largest bucket 8": 1,
+        "dimension B has size 0": 1,
+    }
+    assert stats["padding"] == pytest.approx(1 - (2 + 8 + 1) / (2 + 8 + 2))
+    exact = graphed(lambda x: x + 1)
+    for n in (2, 2, 3, 3, 3):
+        exact(rnd(n, 4))
+    assert exact.stats()["buckets"] == {"[2, 4]": 1, "[3, 4]": 2}
+
+
+@torch.inference_mode()
+def test_prepare_starts_with_the_largest_bucket() -> None:
+    wrapper = graphed(nn.Linear(4, 4).cuda(), pad="B _")
+    seen: list[int] = []
+    wrapper.prepare(rnd(8, 4))
+    runner = wrapper._cg_runner
+    seen = [int(name.removeprefix("B=")) for name in wrapper.stats()["buckets"]]
+    assert seen == [8, 4, 2, 1]
+    assert len({g.inputs[0].untyped_storage().data_ptr() for g in runner.graphs.values()}) == 1
+
+
+@torch.inference_mode()
+def test_replays_show_in_a_profile_and_as_nvtx_ranges(monkeypatch: Any) -> None:
+    model = nn.Linear(4, 4).cuda()
+    wrapper = graphed(model)
+    for _ in range(2):
+        wrapper(rnd(2, 4))
+    with torch.autograd.profiler.profile() as profile:
+        wrapper(rnd(2, 4))
+    assert any(event.name == "cuda_graph:Linear" for event in profile.function_events)
+    pushed: list[str] = []
+    monkeypatch.setattr(cuda_graphs, "_nsight", True)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", pushed.append)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: None)
+    wrapper(rnd(2, 4))
+    assert pushed == ["cuda_graph:Linear [[2, 4]]"] or pushed == ["cuda_graph:Linear [2, 4]"]
+
+
+@torch.inference_mode()
+def test_two_sizes_in_every_combination_share_few_graphs() -> None:
+    layer = nn.Linear(4, 4).cuda()
+    wrapper = graphed(lambda x: layer(x).relu(), pad="B S _")
+    for b, s in itertools.product(range(1, 9), repeat=2):
+        same(wrapper(rnd(b, s, 4, seed=b + s)), layer(rnd(b, s, 4, seed=b + s)).relu())
+    assert wrapper.stats()["graphs"] <= 16
+    assert wrapper.stats()["replays"] >= 40
