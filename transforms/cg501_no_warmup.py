@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.recapture import propose_around
+from refactor.rule import Example, Rewritten, Rule
 
 _REASONS = {
     "warmup": "nothing captured here has run before: libraries set themselves up in their first call, "
@@ -20,12 +21,53 @@ def _message(facts: Facts, event: Event) -> str | None:
     return _REASONS.get(event.detail)
 
 
+REWRITTEN = Rewritten(
+    before="""\
+import torch
+
+
+@torch.no_grad()
+def predict(model, batches):
+    x = batches[0][0]
+    if not torch.cuda.is_available():
+        return x
+    graph = torch.cuda.CUDAGraph()
+    # one batch stands for all
+    with torch.cuda.graph(graph):
+        y = model(x)
+    graph.replay()
+    return y.clone()
+""",
+    after="""\
+import torch
+
+
+@torch.no_grad()
+def predict(model, batches):
+    x = batches[0][0]
+    if not torch.cuda.is_available():
+        return x
+    graph = torch.cuda.CUDAGraph()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            y = model(x)
+    torch.cuda.current_stream().wait_stream(side)
+    # one batch stands for all
+    with torch.cuda.graph(graph):
+        y = model(x)
+    graph.replay()
+    return y.clone()
+""",
+)
+
 RULE = Rule(
     code="CG501",
     name="no-warmup",
     summary="a capture without warmup on a side stream",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.CAPTURE, message=_message),
     what=(
         "Reports `with torch.cuda.graph(...)` whose calls have not run before it in the same function, or not"
@@ -81,4 +123,6 @@ def capture(model, x):
 """,
         ),
     ),
+    rewritten=(REWRITTEN,),
+    propose=propose_around,
 )

@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.recapture import propose_clone
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str | None:
@@ -18,12 +19,55 @@ def _message(facts: Facts, event: Event) -> str | None:
     )
 
 
+REWRITTEN = Rewritten(
+    before="""\
+import torch
+
+
+@torch.no_grad()
+def predict(model, batches):
+    x = batches[0][0]
+    if not torch.cuda.is_available():
+        return model(x)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x) * 2
+    graph.replay()
+    return y
+""",
+    after="""\
+import torch
+
+
+@torch.no_grad()
+def predict(model, batches):
+    x = batches[0][0]
+    if not torch.cuda.is_available():
+        return model(x)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x) * 2
+    graph.replay()
+    return y.clone()
+""",
+)
+
 RULE = Rule(
     code="CG502",
     name="uncloned-output",
     summary="a graph's static output handed out without a copy",
     severity=Severity.WRONG,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.CAPTURE, message=_message),
     what=(
         "Reports functions that replay a graph and return, yield or collect a tensor assigned inside the "
@@ -88,4 +132,6 @@ def capture(model, x):
 """,
         ),
     ),
+    rewritten=(REWRITTEN,),
+    propose=propose_clone,
 )

@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.recapture import propose_benchmark
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str | None:
@@ -18,12 +19,59 @@ def _message(facts: Facts, event: Event) -> str | None:
     )
 
 
+REWRITTEN = Rewritten(
+    before="""\
+import torch
+
+torch.backends.cudnn.benchmark = True
+
+
+@torch.no_grad()
+def predict(model, batches):
+    x = batches[0][0]
+    if not torch.cuda.is_available():
+        return model(x)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x)
+    graph.replay()
+    return y.clone()
+""",
+    after="""\
+import torch
+
+torch.backends.cudnn.benchmark = False
+
+
+@torch.no_grad()
+def predict(model, batches):
+    x = batches[0][0]
+    if not torch.cuda.is_available():
+        return model(x)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x)
+    graph.replay()
+    return y.clone()
+""",
+)
+
 RULE = Rule(
     code="CG503",
     name="benchmark-in-capture",
     summary="`cudnn.benchmark` in code that captures",
     severity=Severity.COST,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.CAPTURE, message=_message),
     what="Reports `torch.backends.cudnn.benchmark = True` in a file that captures graphs.",
     why=(
@@ -86,4 +134,6 @@ def capture(model, x):
 """,
         ),
     ),
+    rewritten=(REWRITTEN,),
+    propose=propose_benchmark,
 )

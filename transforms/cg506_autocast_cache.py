@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.recapture import propose_autocast
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str | None:
@@ -15,12 +16,55 @@ def _message(facts: Facts, event: Event) -> str | None:
     return "autocast caches cast weights: those made in a capture live in its pool and are stale afterwards"
 
 
+REWRITTEN = Rewritten(
+    before="""\
+import torch
+
+
+@torch.no_grad()
+def predict(model, batches):
+    x = batches[0][0]
+    if not torch.cuda.is_available():
+        return model(x)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.autocast("cuda", dtype=torch.float16):
+        y = model(x)
+    graph.replay()
+    return y.clone()
+""",
+    after="""\
+import torch
+
+
+@torch.no_grad()
+def predict(model, batches):
+    x = batches[0][0]
+    if not torch.cuda.is_available():
+        return model(x)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.autocast("cuda", dtype=torch.float16, cache_enabled=False):
+        y = model(x)
+    graph.replay()
+    return y.clone()
+""",
+)
+
 RULE = Rule(
     code="CG506",
     name="autocast-cache",
     summary="autocast keeps cast weights across a capture",
     severity=Severity.WRONG,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.SAFE,
     detect=hits(EventKind.CAPTURE, message=_message),
     what="Reports `autocast` around or inside a capture without `cache_enabled=False`.",
     why="A cast weight made outside is not recomputed in a replay, one made inside is used outside.",
@@ -69,4 +113,6 @@ def capture(model, x):
 """,
         ),
     ),
+    rewritten=(REWRITTEN,),
+    propose=propose_autocast,
 )

@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.recapture import propose_around
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str | None:
@@ -15,12 +16,58 @@ def _message(facts: Facts, event: Event) -> str | None:
     return f"{quote(facts, event.subject)} is not registered with the graph"
 
 
+REWRITTEN = Rewritten(
+    before="""\
+import torch
+
+
+@torch.no_grad()
+def predict(model, batches):
+    x = batches[0][0]
+    if not torch.cuda.is_available():
+        return model(x)
+    noise = torch.Generator(device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x) + torch.rand(3, device="cuda", generator=noise)
+    graph.replay()
+    return y.clone()
+""",
+    after="""\
+import torch
+
+
+@torch.no_grad()
+def predict(model, batches):
+    x = batches[0][0]
+    if not torch.cuda.is_available():
+        return model(x)
+    noise = torch.Generator(device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(noise)
+    with torch.cuda.graph(graph):
+        y = model(x) + torch.rand(3, device="cuda", generator=noise)
+    graph.replay()
+    return y.clone()
+""",
+)
+
 RULE = Rule(
     code="CG507",
     name="unregistered-generator",
     summary="a generator that the graph does not know",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.SAFE,
     detect=hits(EventKind.CAPTURE, message=_message),
     what=(
         "Reports `generator=` arguments inside a capture whose generator was made in the function and is not "
@@ -74,4 +121,6 @@ def capture(model, x):
 """,
         ),
     ),
+    rewritten=(REWRITTEN,),
+    propose=propose_around,
 )

@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.recapture import propose_key
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str | None:
@@ -18,12 +19,71 @@ def _message(facts: Facts, event: Event) -> str | None:
     )
 
 
+REWRITTEN = Rewritten(
+    before="""\
+import torch
+
+
+@torch.no_grad()
+def predict(model, batches):
+    graphs, results = {}, []
+    for x, _ in batches:
+        if not torch.cuda.is_available():
+            results.append(model(x))
+            continue
+        key = x.shape
+        if key not in graphs:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                model(x)
+            torch.cuda.current_stream().wait_stream(side)
+            pool = torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                y = model(x)
+            graphs[len(x)] = graph, y
+        graph, y = graphs[len(x)]
+        graph.replay()
+        results.append(y.clone())
+    return results
+""",
+    after="""\
+import torch
+
+
+@torch.no_grad()
+def predict(model, batches):
+    graphs, results = {}, []
+    for x, _ in batches:
+        if not torch.cuda.is_available():
+            results.append(model(x))
+            continue
+        key = x.shape
+        if key not in graphs:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                model(x)
+            torch.cuda.current_stream().wait_stream(side)
+            pool = torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                y = model(x)
+            graphs[key] = graph, y
+        graph, y = graphs[key]
+        graph.replay()
+        results.append(y.clone())
+    return results
+""",
+)
+
 RULE = Rule(
     code="CG508",
     name="graph-cache-key",
     summary="a cache of graphs whose lookup never hits",
     severity=Severity.COST,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.CAPTURE, message=_message),
     what="Reports `if key not in graphs:` whose body captures and stores under a different expression.",
     why="The lookup never hits: each call warms up and captures again, and memory grows without end.",
@@ -71,4 +131,6 @@ class Runner:
 """,
         ),
     ),
+    rewritten=(REWRITTEN,),
+    propose=propose_key,
 )
