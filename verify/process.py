@@ -21,7 +21,11 @@ HERE = Path(__file__).resolve().parent
 BOOTSTRAP = """
 import sys
 if sys.path and sys.path[0] == "": del sys.path[0]
-import importlib.util as u
+import faulthandler, importlib.util as u
+faulthandler.enable()
+try:
+    with open("/proc/self/oom_score_adj", "w") as f: f.write("1000")  # the first to go, not the user's shell
+except OSError: pass
 def load(name, folder):
     s = u.spec_from_file_location(name, folder + "/__init__.py", submodule_search_locations=[folder])
     m = u.module_from_spec(s); sys.modules[name] = m; s.loader.exec_module(m)
@@ -123,6 +127,7 @@ class Worker:
             how = f"hung ({hung})"
         elif code is not None and code < 0:
             how = f"killed by {signal.Signals(-code).name}"
+            how += " (out of memory, or from outside)" if code == -signal.SIGKILL else ""
         else:
             how = f"ended with exit code {code}"
         raise WorkerDied(how, words, self.step, code)

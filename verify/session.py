@@ -13,7 +13,7 @@ from .recipes import Hints
 from .targets import Target
 from .trees import Trees, sizes_in
 
-START_TIMEOUT_S = 300.0  # importing torch and the user's code on a cold, busy machine
+START_TIMEOUT_S = 60.0  # at least, and five times what a step may take: importing on a cold, busy machine
 JUDGE_TIMEOUT_S = 300.0
 
 Json = dict[str, Any]
@@ -77,6 +77,7 @@ class Pair:
         self.workers: dict[str, Worker] = {}
         self.hello: Json = {}
         self.is_module = False
+        self.is_down = False  # a worker died: both are started anew before the next request
         self.modules: set[str] = set()  # files that were imported, relative to a root
         self.clues = Hints()
         self.tally = Tally()
@@ -112,6 +113,7 @@ class Pair:
     # -- start ----------------------------------------------------------------------------------------------
     def start(self) -> None:
         """Start both workers, import both trees, give both the same state. Raises SetupError."""
+        self.is_down = False
         for worker in self.workers.values():
             worker.stop(kill=True)
         for side, root in (("before", self.trees.before), ("after", self.trees.after)):
@@ -185,7 +187,7 @@ class Pair:
         try:
             if request is not None:
                 worker.begin(request)
-            answer = worker.finish(START_TIMEOUT_S)
+            answer = worker.finish(max(START_TIMEOUT_S, 5 * self.timeout))
         except WorkerDied as died:
             if died.code == NO_TORCH:
                 text = f"{self.python} cannot import torch; name an interpreter that can with --python"
@@ -211,7 +213,9 @@ class Pair:
 
     # -- sequences ------------------------------------------------------------------------------------------
     def request(self, steps: list[Json], seed: int, **more: Any) -> Json:
-        """A numbered request to run a sequence."""
+        """A numbered request to run a sequence, for workers that are up."""
+        if self.is_down:
+            self.start()
         self._number += 1
         common = {"id": self._number, "steps": steps, "seed": seed, "gradients": list(self.target.grad)}
         return {"op": "run", **common, "strides": "strides" in self.target.vary, **more}
@@ -248,7 +252,7 @@ class Pair:
             return Outcome("equal"), after
         judged = self._judge(request, written)
         if any(answer.get("poisoned") for answer in answers.values()):
-            self.start()
+            self.is_down = True
         return judged, after
 
     def probe(self, steps: list[Json]) -> list[Probed]:
@@ -256,7 +260,7 @@ class Pair:
         try:
             answer = self.workers["before"].ask({**self.request(steps, 0), "op": "probe"}, self.timeout)
         except WorkerDied:
-            self.start()
+            self.is_down = True
             return []
         return list(map(Probed, answer.get("taken", []), answer.get("margins", [])))
 
@@ -266,7 +270,7 @@ class Pair:
                 {**request, "op": "judge", "other": str(written)}, JUDGE_TIMEOUT_S
             )
         except WorkerDied as died:
-            self.start()
+            self.is_down = True
             return Outcome("error", f"the judge {died}")
         if "broken" in judged:
             return Outcome("error", f"the judge failed: {judged['broken']}")
@@ -280,8 +284,8 @@ class Pair:
         return Outcome("differs", text, difference["step"], difference["group"])
 
     def _after_death(self, dead: dict[str, WorkerDied]) -> Outcome:
-        """Only the rewrite dying is a difference; the workers are started again."""
-        self.start()
+        """Only the rewrite dying is a difference; both workers are started again when they are needed."""
+        self.is_down = True
         if "before" in dead:
             return Outcome("error", f"the original's worker {dead['before']}", dead["before"].step, "worker")
         died = dead["after"]

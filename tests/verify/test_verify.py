@@ -48,17 +48,22 @@ def body(text: str) -> str:
     return HEAD + NET + "".join(f"        {line}\n" for line in text.splitlines())
 
 
-def test_a_rewrite_with_other_roundings_passes_although_the_user_has_modules_called_like_ours(
+def test_a_right_rewrite_passes_whatever_the_program_does_to_its_process_and_calls_its_modules(
     tmp_path: Path,
 ) -> None:
     own = {
         f"{name}.py": f"NAME = {name!r}\n" for name in ("refactor", "transforms", "verify", "worker", "wire")
     }
     check = "import refactor, transforms, verify, worker, wire\nassert verify.NAME == 'verify'\n"
+    check += "import atexit, os, time, threading\natexit.register(time.sleep, 600)\n"
+    check += "threading.Thread(target=time.sleep, args=(600,)).start()\n"
+    odd = "assert os.path.exists('program.py')\nos.chdir('/')\n"
+    odd += "if os.fork() == 0: os._exit(0) if x.shape[0] % 2 else None\n"
+    odd += "if x.shape[0] == 5: raise KeyboardInterrupt\n"
     report = run(
         tmp_path,
-        check + body("return self.a(x) / 3"),
-        check + body("return (x @ self.a.weight.t() + self.a.bias) * (1 / 3)"),
+        check + body(f"{odd}return self.a(x) / 3"),
+        check + body(f"{odd}return (x @ self.a.weight.t() + self.a.bias) * (1 / 3)"),
         files=own,
     )
     assert report.verdict == "pass", report.reason
@@ -114,8 +119,9 @@ def test_an_original_that_refuses_everything_is_an_error(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        pytest.param("import os; print('gone', flush=True); os._exit(3)", "exit code 3", id="exits"),
-        pytest.param("while True: pass", "hung", id="hangs"),
+        pytest.param("import os; print('gone'); os._exit(3)", "exit code 3 at step 0: gone", id="exits"),
+        pytest.param("while True: print('on and on ' * 500)", "on and on", id="hangs and prints for ever"),
+        pytest.param("import ctypes; ctypes.string_at(0)", "SIGSEGV", id="reads where nothing is"),
     ],
 )
 def test_only_the_rewrite_dying_is_a_failure(tmp_path: Path, line: str, said: str) -> None:

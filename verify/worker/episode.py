@@ -164,7 +164,7 @@ class Episode:
         try:
             result = self.callables[index](*(call.arguments[n] for n in positional), **keywords)
             call.result = list(result) if isinstance(result, Iterator) else result
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # whatever a program raises is what both sides are compared by
             call.error = error
 
     def _parameters(self, index: int) -> list[tuple[Tensor, Tensor]]:

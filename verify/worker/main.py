@@ -21,6 +21,7 @@ from .clues import buffers_of, class_files, clues, held_by
 from .episode import Episode, Plan, watch_optimizers
 from .graphs import CaptureBlocked, Capturing, Counter
 from .hardware import Hardware
+from .isolation import go_home, is_sticky, part_at_fork
 from .judge import (
     Comparison,
     Difference,
@@ -195,6 +196,8 @@ class Worker:
 
     def _episode(self, request: dict[str, Any], plan: Plan) -> Trace:
         assert self.target is not None
+        assert self.tree is not None
+        go_home(self.tree.root)
         self.target.fresh()
         episode = Episode(self._make, plan)
         try:
@@ -465,10 +468,7 @@ def _digest(tensor: torch.Tensor) -> str:
 def _poisoned(trace: Trace) -> bool:
     """Whether the device no longer works: a device-side assert ends every later call of the process."""
     raised = [entry["groups"].get("exception") for entry in trace.observed]
-    return any(
-        r and ("device-side assert" in r["message"] or "illegal memory access" in r["message"])
-        for r in raised
-    )
+    return any(r and is_sticky(r["message"]) for r in raised)
 
 
 def _blocked(trace: Trace) -> str:
@@ -483,6 +483,7 @@ def serve(read: int, write: int) -> None:
     """Answer requests until the parent closes the pipe."""
     os.set_inheritable(read, False)
     os.set_inheritable(write, False)
+    part_at_fork(read, write)
     worker = Worker(write)
     while True:
         try:

@@ -7,7 +7,6 @@ right programs and not in the other, as when a capture warms up.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import re
 import sys
@@ -17,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .isolation import Output
 from .trees import under
 
 Leaves = list[list[Any]]
 
 LIMIT = 20_000  # characters of text compared for one call
+MOST = 10_000  # records, and warnings, of one call
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)\b")
 
 
@@ -29,8 +30,8 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?
 class Spoken:
     """What one call said, each list in order."""
 
-    out: io.StringIO = field(default_factory=io.StringIO)
-    err: io.StringIO = field(default_factory=io.StringIO)
+    out: Output = field(default_factory=Output)
+    err: Output = field(default_factory=Output)
     logged: list[str] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
 
@@ -61,14 +62,15 @@ class Listener:
 
         def heard(logger: logging.Logger, record: logging.LogRecord) -> None:
             spoken = listener.current
-            if spoken is not None and under(record.pathname, listener.root):
+            if spoken is not None and under(record.pathname, listener.root) and len(spoken.logged) < MOST:
                 with contextlib.suppress(Exception):  # a record whose arguments do not fit its format
                     spoken.logged.append(f"{record.levelname} {record.getMessage()}")
             handle(logger, record)
 
         def warned(message: Any, category: Any = None, *args: Any, **kwargs: Any) -> None:
             spoken = listener.current
-            if spoken is not None and under(sys._getframe(1).f_code.co_filename, listener.root):
+            by = sys._getframe(1).f_code.co_filename
+            if spoken is not None and under(by, listener.root) and len(spoken.warned) < MOST:
                 kind = type(message) if isinstance(message, Warning) else category or UserWarning
                 spoken.warned.append(f"{kind.__name__} {message}")
             kwargs["stacklevel"] = (args[0] if args else kwargs.get("stacklevel", 1)) + 1
