@@ -70,8 +70,8 @@ RULE = Rule(
     applicability=Applicability.VERIFY,
     detect=hits(EventKind.CAPTURE, message=_message),
     what=(
-        "Reports `with torch.cuda.graph(...)` whose calls have not run before it in the same function, or not"
-        " under `torch.cuda.stream(...)`."
+        "Reports `with torch.cuda.graph(...)` whose calls have not run before it in the same function, its "
+        "callers or their helpers in the file, or not under `torch.cuda.stream(...)`."
     ),
     why=(
         "First calls create handles and workspaces, choose algorithms and allocate, none of which may happen "

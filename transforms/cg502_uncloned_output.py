@@ -70,8 +70,8 @@ RULE = Rule(
     applicability=Applicability.VERIFY,
     detect=hits(EventKind.CAPTURE, message=_message),
     what=(
-        "Reports functions that replay a graph and return, yield or collect a tensor assigned inside the "
-        "capture."
+        "Reports functions that replay a graph, themselves or through a helper of the file, and return, "
+        "yield or collect a tensor assigned inside the capture."
     ),
     why=(
         "Every replay writes its results to the same addresses: outputs kept by the caller change under its "

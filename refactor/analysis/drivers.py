@@ -61,7 +61,7 @@ def captures(node: ast.AST) -> bool:
         isinstance(item.context_expr, ast.Call)
         and isinstance(item.context_expr.func, ast.Attribute)
         and item.context_expr.func.attr == "graph"
-        and last_name(item.context_expr.func.value) == "cuda"
+        and last_name(item.context_expr.func.value) in ("cuda", "graphs")
         for item in node.items
     )
 

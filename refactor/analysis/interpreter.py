@@ -131,6 +131,7 @@ class Interpreter:
         self.overlay: dict[tuple[ClassInfo, str], Val] = {}
         self.windows: dict[ast.stmt, Region] = {}
         self.building: set[ClassInfo] = set()
+        self.tensorless: set[Region] = set()  # no argument of theirs is known to be a tensor: images, records
 
     def start(self, root: ModuleInfo) -> None:
         """Begin with a file. What is kept from files before are answers that depend on the code alone."""
@@ -175,6 +176,8 @@ class Interpreter:
         if not frame.emit or frame.region is None or frame.statement is None:
             return
         if frame.region.kind == "step" and frame.depth == 0 and kind in _LOGGED:
+            return
+        if kind is EventKind.HOST_STATE and detail == "random" and frame.region in self.tensorless:
             return
         if frame.only is not None:
             extra.setdefault("only", frame.only)
@@ -378,6 +381,8 @@ class Interpreter:
     def run_region(self, region: Region, target: FunctionInfo, bound: Val | None) -> Val:
         """Interpret a function as a region of its own, with arguments as its signature suggests."""
         env = bind_region(self, target, bound)
+        if not any(isinstance(value, Tensor) for value in env.values()):
+            self.tensorless.add(region)
         frame = Frame(
             target.module, target, Env(env), region, (display(target, env),), 0, True, target.closure
         )

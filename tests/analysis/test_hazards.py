@@ -140,6 +140,25 @@ CASES = {
     "a number stored into a row is filled in by a kernel": forward(
         "y = torch.zeros(3, 4, device=x.device)\ny[0] = 1.0\ny[:, 2] = 3\nreturn y"
     ),
+    "an augmentation of images runs on the host": HEAD
+    + """
+import random
+
+class Crop(nn.Module):
+    def forward(self, img):
+        top = random.randint(0, 4)
+        return img.crop((top, top, 8, 8))
+""",
+    "a random decision about a tensor": HEAD
+    + """
+import random
+
+class Drop(nn.Module):
+    def forward(self, x):
+        if random.random() < 0.5:  # !CG602
+            return x * 2
+        return F.relu(x)
+""",
     "a compared tensor is read by the `if`": forward("if x.mean() > 0:  # !CG301\n    x = -x\nreturn x"),
     "a readback in a condition is one finding": forward(
         "if x.max().item() > 3:  # !CG301\n    x = -x\nreturn x"

@@ -1,0 +1,192 @@
+"""What a hand-written capture lacks, also where its parts are spread over helpers and methods of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from refactor.analysis import Project, analyze
+from refactor.analysis.model import EventKind
+from refactor.source import load
+
+WARM = """
+def warm_up(step, x):
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step(x)
+    torch.cuda.current_stream().wait_stream(stream)
+"""
+
+CASES = {
+    "a helper warms up what the caller captures": WARM
+    + """
+def capture(model, x):
+    warm_up(model, x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x)
+    return graph, y
+""",
+    "the caller warms up what a helper captures": """
+def record(fn, x):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = fn(x)
+    return graph, y
+
+def prepare(model, x):
+    with torch.cuda.stream(torch.cuda.Stream()):
+        model(x)
+    return record(model, x)
+""",
+    "a warmup imported from elsewhere": """
+from tools import warmup
+
+def capture(model, x):
+    warmup(model, x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x)
+    return graph, y
+""",
+    "methods that warm up, capture and replay with a copy": """
+class Runner:
+    def __init__(self, model, x):
+        self.model, self.x = model, x
+        self._warm()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.out = self.model(self.x)
+
+    def _warm(self):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            self.model(self.x)
+
+    def __call__(self, x):
+        self.x.copy_(x)
+        self.graph.replay()
+        return self.out.clone()
+""",
+    "a local result that shares its name with a captured one": WARM
+    + """
+def capture(model, x):
+    warm_up(model, x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x)
+    return graph, y
+
+def run(graph, x):
+    graph.replay()
+    y = x + 1
+    return y
+""",
+    "nobody warms up": """
+def record(fn, x):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # !warmup
+        y = fn(x)
+    return graph, y
+
+def prepare(model, x):
+    return record(model, x)
+""",
+    "the caller warms up on the default stream": """
+def record(fn, x):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # !side-stream
+        y = fn(x)
+    return graph, y
+
+def prepare(model, x):
+    model(x)
+    return record(model, x)
+""",
+    "a graph captured in the constructor and replayed by a helper": """
+class Runner:
+    def __init__(self, model, x):
+        self.x = x
+        with torch.cuda.stream(torch.cuda.Stream()):
+            model(self.x)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.out = model(self.x)
+
+    def _replay(self, x):
+        self.x.copy_(x)
+        self.graph.replay()
+
+    def __call__(self, x):
+        self._replay(x)
+        return self.out  # !uncloned
+""",
+    "what a helper captured and returned": WARM
+    + """
+def record(model, x):
+    warm_up(model, x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x)
+    return graph, y
+
+def serve(model, x, batches):
+    graph, out = record(model, x)
+    results = []
+    for batch in batches:
+        x.copy_(batch)
+        graph.replay()
+        results.append(out)  # !uncloned
+    return results
+""",
+    "a helper called for every size makes a pool each time": WARM
+    + """
+def record(model, x):
+    warm_up(model, x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # !pool
+        model(x)
+    return graph
+
+def prepare(model, sizes):
+    return_graphs = {}
+    for size in sizes:
+        return_graphs[size] = record(model, torch.zeros(size, device="cuda"))
+    return return_graphs
+""",
+    "a cache that stores under another key than it looks up": WARM
+    + """
+class Cache:
+    def __init__(self, model):
+        self.model, self.graphs = model, {}
+
+    def _record(self, x):
+        warm_up(self.model, x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.model(x)
+        return graph
+
+    def __call__(self, x):
+        if x.shape not in self.graphs:
+            self.graphs[x.shape[0]] = self._record(x)  # !key
+        self.graphs[x.shape].replay()
+""",
+}
+
+
+@pytest.mark.parametrize("code", CASES.values(), ids=CASES.keys())
+def test_points_of_a_capture_are_followed_through_helpers(code: str, tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text("import torch\n" + code)
+    facts = analyze(load(tmp_path / "m.py"), Project(tmp_path))
+    assert facts is not None
+    found = {
+        (event.node.lineno, event.detail)  # type: ignore[attr-defined]
+        for event in facts.events
+        if event.kind is EventKind.CAPTURE
+    }
+    lines = ("import torch\n" + code).splitlines()
+    wanted = {(n, line.split("# !")[1].strip()) for n, line in enumerate(lines, 1) if "# !" in line}
+    assert found == wanted
