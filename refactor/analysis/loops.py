@@ -250,11 +250,12 @@ def _is_model(
     made = _constructed(module, function, name)
     if made is not None:
         return made
-    cls = class_of(module, function, func)
-    if cls is not None:
-        return cls.is_module
-    words = set(name.lower().strip("_").split("_"))
-    return bool(words & _MODEL_WORDS)
+    if set(name.lower().strip("_").split("_")) & _MODEL_WORDS:
+        return True
+    if isinstance(func, ast.Name) and not _is_local(function, name):
+        return False
+    cls = class_of(module, function, func)  # the last resort: it looks at the whole function
+    return cls is not None and cls.is_module
 
 
 _WRAPPERS = frozenset({"graphed", "make_graphed_callables", "segment"})
