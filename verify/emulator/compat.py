@@ -30,7 +30,10 @@ def patch_compat(gpu: Gpu, patches: Patches) -> None:
         return move(gpu, made, CUDA) if is_cuda(self) else made
 
     patches.set(torch.Tensor, "new", new)
-    # The host has no memory-efficient and no cuDNN attention: whatever a program selects, math stays allowed.
+    # Whatever a program selects, attention is computed by its formula: the host has no memory-efficient and
+    # no cuDNN kernel, and its flash kernel turns NaN into zeros at some lengths, which no CUDA kernel does.
+    torch._C._set_sdp_use_flash(False)
+    patches.set(torch._C, "_set_sdp_use_flash", lambda enabled: None)
     patches.set(torch._C, "_set_sdp_use_math", lambda enabled: None)
     patches.set(torch._C, "_scatter", lambda tensor, *args: (move(gpu, tensor, CUDA),))
     _look_like_a_build_with_cuda(gpu, patches)

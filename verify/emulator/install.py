@@ -137,6 +137,7 @@ class Emulator:
         self._remove_loader()
         self._autocast.close()
         self._patches.undo()
+        torch._C._set_sdp_use_flash(True)
         _installed = None
 
 

@@ -193,7 +193,9 @@ class Builder:
         wanted = recipe["else"]
         dtype = self.convert(torch.empty(0, dtype=dtype_of(wanted.get("t", "float32")))).dtype
         shape = list(wanted.get("shape", []))
-        fitting = [t for t in self.last_tensors if list(t.shape) == shape and t.dtype == dtype]
+        kind = self.device.partition(":")[0]  # a result on the host is no input for a program on the device
+        alike = (t for t in self.last_tensors if t.device.type == kind)
+        fitting = [t for t in alike if list(t.shape) == shape and t.dtype == dtype]
         if not fitting:
             return self.value(name, wanted)
         return fitting[recipe["out"] % len(fitting)]
