@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -18,11 +19,13 @@ from torch import Tensor, nn
 from . import observe
 from .hardware import Hardware
 from .inputs import Builder, tensor
+from .reference import ulps
 from .spoken import Listener, Spoken
 from .trees import Subject, seed_everything
 
 Step = dict[str, Any]
 LOOKS = 3
+SWITCH_S = 1e-6  # threads take turns at almost every instruction, so that races show
 KEPT = 12  # results kept alive, and looked at again at the end
 
 
@@ -322,10 +325,15 @@ class Episode:
                     self.invoke_quietly(index, call)
 
         workers = [threading.Thread(target=work, args=(call,), daemon=True) for call in calls]
-        for thread in workers:
-            thread.start()
-        for thread in workers:
-            thread.join()
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
+        try:
+            for thread in workers:
+                thread.start()
+            for thread in workers:
+                thread.join()
+        finally:
+            sys.setswitchinterval(interval)
         for call in calls:
             self.calls.append(call)
             given = [pair for n, v in call.arguments.items() for pair in observe.tensors_of(v, n)]
@@ -419,7 +427,7 @@ def disturbed(t: Tensor, seed: int) -> Tensor:
         return t
     generator = torch.Generator().manual_seed((seed + 1) // 2)
     noise = torch.randn(t.shape, generator=generator, dtype=torch.float32) * (1 if seed % 2 else -1)
-    return (t.double() * (1 + 2 * torch.finfo(t.dtype).eps * noise.to(t.device).double())).to(t.dtype)
+    return (t.double() * (1 + ulps(t.dtype) * noise.to(t.device).double())).to(t.dtype)
 
 
 def any_inference(tensors: Iterable[Any]) -> bool:

@@ -31,6 +31,11 @@ _SUMS = {
     "_scaled_dot_product_flash_attention", "_scaled_dot_product_attention_math",
     "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention",
 }  # fmt: skip
+# Where the two factors stand among the arguments.
+_PRODUCTS = {
+    "linear": 0, "matmul": 0, "mm": 0, "bmm": 0, "mv": 0, "dot": 0, "convolution": 0, "conv1d": 0, "conv2d": 0,
+    "conv3d": 0, "addmm": 1, "baddbmm": 1, "addmv": 1,
+}  # fmt: skip
 _READS = (aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default)
 
 
@@ -50,10 +55,39 @@ class Recording:
         self.draws: list[list[Tensor]] = []
 
 
-def disturbed(t: Tensor, generator: torch.Generator) -> Tensor:
-    """The same values up to a few units in the last place."""
-    noise = torch.randn(t.shape, generator=generator, dtype=torch.float32)
-    return (t.double() * (1 + 2 * torch.finfo(t.dtype).eps * noise.to(t.device).double())).to(t.dtype)
+def ulps(dtype: torch.dtype) -> float:
+    """Relative size of a disturbance: sums in half precision are kept in float32 and rounded once."""
+    return torch.finfo(dtype).eps * (0.5 if dtype in (torch.float16, torch.bfloat16) else 2.0)
+
+
+def disturbed(t: Tensor, generator: torch.Generator, terms: Tensor | None = None) -> Tensor:
+    """The same values up to a few units in the last place.
+
+    ``terms`` is the root of the sum of the squared terms that were added up: what cancelled leaves its roundings.
+    """
+    noise = torch.randn(t.shape, generator=generator, dtype=torch.float32).to(t.device).double()
+    moved = t.double() * (1 + ulps(t.dtype) * noise)
+    if terms is not None and terms.shape == t.shape:
+        more = 2 * torch.finfo(torch.promote_types(t.dtype, torch.float32)).eps * terms.double()
+        moved = torch.where(more.isfinite(), moved + more * noise, moved)
+    return moved.to(t.dtype)
+
+
+def _terms(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Root of the sum of the squared products behind every element of a matrix product or convolution."""
+    name = func.overloadpacket.__name__
+    place = _PRODUCTS.get(name)
+    if place is None or len(args) < place + 2 or kwargs.get("dtype") is not None:
+        return None
+    a, b = args[place], args[place + 1]
+    if not all(isinstance(t, Tensor) and t.is_floating_point() for t in (a, b)):
+        return None
+    a, b = a.detach().float().square(), b.detach().float().square()
+    if name in ("linear", "convolution", "conv1d", "conv2d", "conv3d"):
+        options = {key: value for key, value in kwargs.items() if key != "bias"}
+        squared: Tensor = func(a, b, None, *args[3:], **options)
+        return squared.sqrt()
+    return torch.matmul(a, b).sqrt()
 
 
 class Disturb(_Mode):
@@ -74,6 +108,8 @@ class Disturb(_Mode):
             return self._reordered(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket.__name__ in _SUMS and not _written(func, args, kwargs or {}):
+            if isinstance(result, Tensor) and result.is_floating_point() and result.layout is torch.strided:
+                return disturbed(result, self.generator, _terms(func, args, kwargs or {}))
             return tree_map(self._moved, result)
         return result
 
