@@ -2,10 +2,10 @@
 
     python benchmarks/calibrate.py [--device cpu|cuda] [--seeds N] [--only SUBSTR]
 
-Every case computes one thing in two ways that differ in the order of additions, in the kernel or in where half
-precision is rounded; the wrong ones have a small mistake. Each runs on several fills and seeds. A line gives, for
-one dtype, how many results were rejected, and the largest error over its allowance: 1 is the limit. Exits 1 if a
-right one is rejected. The constants are K, M and C of `verify/worker/judge.py`.
+Every case computes one thing in two ways that differ in the order of additions, in the kernel or in where
+half precision is rounded; the wrong ones have a small mistake. Each runs on several fills and seeds. A line
+gives, for one dtype, how many results were rejected, and the largest error over its allowance: 1 is the limit.
+Exits 1 if a right one is rejected. The constants are K, M and C of `verify/worker/judge.py`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from refactor.verify.worker import reference
 from refactor.verify.worker.episode import disturbed
 from refactor.verify.worker.judge import Suspect, measure, obvious, same_bits
+from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 RUNS = ("rerun", "double", *(f"perturbed{n}" for n in range(1, 9)))
@@ -131,19 +130,57 @@ CASES = (
     Case("mlp in another order", (13, 256), MLP, mlp, permuted_mlp),
     Case("product over halves", (6, 512), ((512, 32),), torch.matmul, wide_split),
     Case("sum in pieces, backwards", (6, 1000), (), lambda x: x.sum(-1), backwards_in_pieces),
-    Case("mean as a product", (6, 513), (), lambda x: x.mean(-1), lambda x: (x.float() @ x.new_ones(513).float() / 513).to(x.dtype)),
+    Case(
+        "mean as a product",
+        (6, 513),
+        (),
+        lambda x: x.mean(-1),
+        lambda x: (x.float() @ x.new_ones(513).float() / 513).to(x.dtype),
+    ),
     Case("softmax by logsumexp", (6, 257), (), lambda x: x.softmax(-1), softmax_by_logsumexp),
     Case("layer norm written out", (6, 300), (), lambda x: F.layer_norm(x, (300,)), layer_norm),
     Case("attention written out", (17, 48), ((48, 96),), attention, attention_by_formula),
-    Case("convolution by unfolding", (4, 60), ((8, 1, 5),), lambda x, w: F.conv1d(x[:, None], w), convolution_by_unfolding),
-    Case("running sum in float32", (4, 400), (), lambda x: x.cumsum(-1), lambda x: x.float().cumsum(-1).to(x.dtype)),
-    Case("norm by squares", (6, 400), (), lambda x: x.norm(dim=-1), lambda x: x.float().square().sum(-1).sqrt().to(x.dtype)),
+    Case(
+        "convolution by unfolding",
+        (4, 60),
+        ((8, 1, 5),),
+        lambda x, w: F.conv1d(x[:, None], w),
+        convolution_by_unfolding,
+    ),
+    Case(
+        "running sum in float32",
+        (4, 400),
+        (),
+        lambda x: x.cumsum(-1),
+        lambda x: x.float().cumsum(-1).to(x.dtype),
+    ),
+    Case(
+        "norm by squares",
+        (6, 400),
+        (),
+        lambda x: x.norm(dim=-1),
+        lambda x: x.float().square().sum(-1).sqrt().to(x.dtype),
+    ),
     Case("last term missing", (6, 1000), (), lambda x: x.sum(-1), lambda x: x[:, :-1].sum(-1), right=False),
     Case("mean over one less", (6, 513), (), lambda x: x.mean(-1), lambda x: x.sum(-1) / 512, right=False),
-    Case("last inner column missing", (6, 256), ((256, 32),), torch.matmul, lambda x, w: x[:, :-1] @ w[:-1], right=False),
-    Case("larger epsilon in a norm", (6, 300), (), lambda x: F.layer_norm(x, (300,)), lambda x: layer_norm(x, 5e-2), right=False),
+    Case(
+        "last inner column missing",
+        (6, 256),
+        ((256, 32),),
+        torch.matmul,
+        lambda x, w: x[:, :-1] @ w[:-1],
+        right=False,
+    ),
+    Case(
+        "larger epsilon in a norm",
+        (6, 300),
+        (),
+        lambda x: F.layer_norm(x, (300,)),
+        lambda x: layer_norm(x, 5e-2),
+        right=False,
+    ),
     Case("scaled by a percent", (6, 256), ((256, 32),), torch.matmul, lambda x, w: x @ w * 1.01, right=False),
-)  # fmt: skip
+)
 
 
 class Runs:
@@ -219,9 +256,8 @@ def main() -> int:
             wrong, missed = wrong + (not case.right), missed + (not case.right and not rejected)
             kind = "right" if case.right else "wrong"
             largest = max(ratio for _, ratio in found)
-            print(
-                f"{kind}  {case.name:28}{str(dtype):16}rejected {rejected:4}/{len(found)}  largest {largest:8.3g}"
-            )
+            told = f"rejected {rejected:4}/{len(found)}  largest {largest:8.3g}"
+            print(f"{kind}  {case.name:28}{dtype!s:16}{told}")
     print(f"false alarms {alarms}/{right}; wrong ones never rejected {missed}/{wrong}")
     return 1 if alarms else 0
 

@@ -33,8 +33,8 @@ _SUMS = {
 }  # fmt: skip
 # Where the two factors stand among the arguments.
 _PRODUCTS = {
-    "linear": 0, "matmul": 0, "mm": 0, "bmm": 0, "mv": 0, "dot": 0, "convolution": 0, "conv1d": 0, "conv2d": 0,
-    "conv3d": 0, "addmm": 1, "baddbmm": 1, "addmv": 1,
+    "linear": 0, "matmul": 0, "mm": 0, "bmm": 0, "mv": 0, "dot": 0, "convolution": 0, "conv1d": 0,
+    "conv2d": 0, "conv3d": 0, "addmm": 1, "baddbmm": 1, "addmv": 1,
 }  # fmt: skip
 _READS = (aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default)
 
@@ -63,7 +63,7 @@ def ulps(dtype: torch.dtype) -> float:
 def disturbed(t: Tensor, generator: torch.Generator, terms: Tensor | None = None) -> Tensor:
     """The same values up to a few units in the last place.
 
-    ``terms`` is the root of the sum of the squared terms that were added up: what cancelled leaves its roundings.
+    ``terms`` is the root of the sum of the squared terms that were added up: what cancelled leaves roundings.
     """
     noise = torch.randn(t.shape, generator=generator, dtype=torch.float32).to(t.device).double()
     moved = t.double() * (1 + ulps(t.dtype) * noise)
