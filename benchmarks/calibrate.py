@@ -4,8 +4,8 @@
 
 Every case computes one thing in two ways that differ in the order of additions, in the kernel or in where
 half precision is rounded; the wrong ones have a small mistake. Each runs on several fills and seeds. A line
-gives, for one dtype, how many results were rejected, and the largest error over its allowance: 1 is the limit.
-Exits 1 if a right one is rejected. The constants are K, M and C of `verify/worker/judge.py`.
+gives, for one dtype, how many results were rejected, and the largest error over its allowance: 1 is the
+limit. Exits 1 if a right one is rejected. The constants are K, M and C of `verify/worker/judge.py`.
 """
 
 from __future__ import annotations

@@ -10,15 +10,20 @@ from . import (
     concurrency,
     numerics,
     padding,
+    programs,
     rng,
+    sequences,
     state,
+    steps,
     training,
     undecided,
+    ungraphed,
 )
 from .pair import Pair
 
 FAMILIES = (
     aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
+    programs, sequences, steps, ungraphed,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

@@ -1,0 +1,73 @@
+"""What a program says is compared: words exactly, printed numbers to the place they are printed to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from refactor.verify.worker.judge import Trace, compare
+from refactor.verify.worker.spoken import Spoken, quantum
+
+
+def trace(**said: Any) -> Trace:
+    spoken = Spoken(logged=said.get("logged", []), warned=said.get("warned", []))
+    spoken.out.write(said.get("out", ""))
+    spoken.err.write(said.get("err", ""))
+    groups = {"result": [], "printed": spoken.printed(), "recorded": spoken.recorded()}
+    return Trace([{"step": 0, "outside": False, "groups": groups}], [])
+
+
+def found(before: Trace, after: Trace) -> tuple[int, int]:
+    """Certain differences, and numbers that must be measured."""
+    compared = compare(before, after, False)
+    return len(compared.certain), len(compared.suspects)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param({"out": "loss 0.123\n"}, {"out": "loss 0.124\n"}, id="rounded up, and down"),
+        pytest.param({"out": "<X at 0x7f01>"}, {"out": "<X at 0x7f02>"}, id="another address"),
+        pytest.param({}, {"logged": ["INFO captured 3 graphs"]}, id="a record only the rewrite gives"),
+        pytest.param({}, {"warned": ["UserWarning runs eagerly"]}, id="a warning only the rewrite gives"),
+        pytest.param(
+            {"logged": ["INFO batch 3"]},
+            {"logged": ["DEBUG captured", "INFO batch 3"]},
+            id="a record of its own before the original's",
+        ),
+    ],
+)
+def test_right_rewrites_may_say_it_so(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert found(trace(**before), trace(**after)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param({"out": "done\n"}, {}, id="a printed line is lost"),
+        pytest.param({"err": "slow\n"}, {}, id="a line on stderr is lost"),
+        pytest.param({"logged": ["INFO batch 3"]}, {}, id="a record is lost"),
+        pytest.param({"logged": ["WARNING batch 3"]}, {"logged": ["INFO batch 3"]}, id="another level"),
+        pytest.param({"logged": ["INFO a"]}, {"logged": ["INFO a", "INFO a"]}, id="a record is given twice"),
+        pytest.param({"warned": ["UserWarning x"]}, {"warned": ["FutureWarning x"]}, id="another category"),
+    ],
+)
+def test_what_is_lost_or_changed_is_a_difference(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert found(trace(**before), trace(**after))[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("3 rows", "4 rows", id="whole numbers are exact"),
+        pytest.param("1000000 rows", "1000001 rows", id="large whole numbers too"),
+        pytest.param("loss 0.123", "loss 0.126", id="three units in the last place"),
+    ],
+)
+def test_other_numbers_are_measured(before: str, after: str) -> None:
+    assert found(trace(out=before), trace(out=after)) == (0, 1)
+
+
+@pytest.mark.parametrize(("text", "unit"), [("0.12", 0.01), ("12", 1.0), ("1.5e-3", 1e-4), ("-2.", 1.0)])
+def test_the_last_place_of_a_printed_number(text: str, unit: float) -> None:
+    assert quantum(text) == pytest.approx(unit)
