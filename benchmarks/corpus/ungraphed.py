@@ -1,4 +1,3 @@
-
 """Right rewrites in training that own no graph: the verifier captures them."""
 
 from __future__ import annotations

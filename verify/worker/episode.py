@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import random
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,11 +23,12 @@ from .hardware import Hardware
 from .inputs import Builder, tensor
 from .reference import ulps
 from .spoken import Listener, Spoken
-from .trees import Subject, seed_everything
+from .trees import Subject, seed_everything, under
 
 Step = dict[str, Any]
 LOOKS = 3
-SWITCH_S = 1e-6  # threads take turns at almost every instruction, so that races show
+SWITCH_S = 1e-6  # threads take turns at almost every instruction
+PAUSES, PAUSE_S = 0.25, 5e-4  # and pause before one line in four, for up to half a millisecond
 KEPT = 12  # results kept alive, and looked at again at the end
 
 
@@ -320,7 +323,7 @@ class Episode:
         def work(call: Call) -> None:
             with contextlib.suppress(threading.BrokenBarrierError):
                 barrier.wait(10)
-            with self.mode(), _entered(self.plan.contexts):
+            with self.mode(), _entered(self.plan.contexts), hesitating(self.plan.listener.root, call.step):
                 for _ in range(int(step.get("times", 1))):
                     self.invoke_quietly(index, call)
 
@@ -387,6 +390,27 @@ class Episode:
             groups["gradients"] += observe.gradients(subject, self.recorder, index)
         entry = {"step": number, "outside": False, "settings": self.settings}
         self.observed.append({**entry, "groups": groups})
+
+
+@contextlib.contextmanager
+def hesitating(root: Path, seed: int) -> Iterator[None]:
+    """Let this thread pause at some lines of the user's, so that others go on in between: races show."""
+    chance = random.Random(hash((seed, threading.get_ident())))
+
+    def at_line(frame: Any, event: str, argument: Any) -> Any:
+        if event == "line" and chance.random() < PAUSES:
+            time.sleep(PAUSE_S * chance.random())
+        return at_line
+
+    def at_call(frame: Any, event: str, argument: Any) -> Any:
+        return at_line if under(frame.f_code.co_filename, root) else None
+
+    before = sys.gettrace()
+    sys.settrace(at_call)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 @contextlib.contextmanager
