@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -150,7 +150,7 @@ class Interpreter:
             self.home, self.records, self.memo, self.contexts, self.stack = state
             self.nested, self.overlay, self.windows, self.below, self.building = more
 
-    def ask(self, question: Hashable, home: ModuleInfo, find: Callable[[], Any]) -> Any:
+    def ask(self, question: tuple[Any, ...], home: ModuleInfo, find: Callable[[], Any]) -> Any:
         """The answer to a question, found in a state of its own; None while it is open (see `isolation`)."""
         depth = self.below + len(self.stack) if self.answers.busy else 0
         return self.answers.ask(question, depth, lambda: self.isolated(home, depth, find))
@@ -303,14 +303,10 @@ class Interpreter:
         That is an instance of a class of the file it started in: its methods may have assigned attributes. A
         constructor knows more than others of its own class alone.
         """
-        if self.building:
+        if self.building or target.module is self.home:
             return False
-        if not self.answers.busy:
-            if target.module is self.home:
-                return False  # what regions of a file reach in that file
-        elif not frame.emit:
-            return not any(mentions(value, frame.init_of) for value in env.values())
-        return not any(mentions(value, self.home) for value in env.values())
+        what = frame.init_of if self.answers.busy and not frame.emit else self.home
+        return not any(mentions(value, what) for value in env.values())
 
     def summarised(
         self, frame: Frame, target: FunctionInfo, env: dict[str, Val], emit: bool, unknown: Val
@@ -329,6 +325,8 @@ class Interpreter:
             return Summary(result, self.records, self.overlay)
 
         question = ("call", target.node, emit, tuple(env.items()))
+        if self.answers.recurs(target.node):
+            return unknown
         found: Summary | None = self.ask(question, target.module, find)
         if found is None:
             return unknown

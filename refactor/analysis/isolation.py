@@ -10,10 +10,12 @@ answered and are then forgotten, so that each question is finally answered from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+Question = tuple[Any, ...]
+"""Its kind, and what it is about: hashable values."""
 LIMIT = 80
 """Functions interpreted inside one another below the first open question."""
 MAX_ANSWERS = 100_000
@@ -25,8 +27,10 @@ class _Answer:
     value: Any
     height: int
     """Functions that were interpreted inside one another for it."""
-    cycle: frozenset[Hashable]
+    cycle: frozenset[Question]
     """Questions it was asked from again: while one of them is open, another answer holds."""
+    calls: frozenset[Any]
+    """Functions whose summaries it took: while one of them is open, a call of it is recursion."""
     low: int = 0
     """For a loose answer: place of the first open question that it depends on."""
 
@@ -36,21 +40,31 @@ class _Open:
     start: int
     top: int
     low: int
-    cycle: frozenset[Hashable] = frozenset()
+    calls: set[Any]
+    cycle: frozenset[Question] = frozenset()
 
 
 class Answers:
     """Answers by question, and the questions that are open."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, _Answer] = {}
-        self._loose: dict[Hashable, _Answer] = {}
-        self._places: dict[Hashable, int] = {}
+        self._known: dict[Question, _Answer] = {}
+        self._loose: dict[Question, _Answer] = {}
+        self._places: dict[Question, int] = {}
         self._open: list[_Open] = []
+        self._calls: dict[Any, int] = {}  # functions whose summaries are open, with their places
 
-    def __contains__(self, question: Hashable) -> bool:
+    def __contains__(self, question: Question) -> bool:
         """Whether a question is open."""
         return question in self._places
+
+    def recurs(self, node: object) -> bool:
+        """Whether a call of this function is open, whatever its arguments; what asks then depends on it."""
+        place = self._calls.get(node)
+        if place is None:
+            return False
+        self._open[-1].low = min(self._open[-1].low, place)
+        return True
 
     @property
     def busy(self) -> bool:
@@ -73,7 +87,7 @@ class Answers:
         current.low = 0  # another start might have come further
         return False
 
-    def ask(self, question: Hashable, depth: int, find: Callable[[], Any]) -> Any:
+    def ask(self, question: Question, depth: int, find: Callable[[], Any]) -> Any:
         """The answer to a question; None while it is open, or when it is too deep down.
 
         Args:
@@ -85,7 +99,11 @@ class Answers:
         known = self._known.get(question)
         if known is not None:
             fits = depth + known.height <= LIMIT or not opened
-            if fits and (not known.cycle or not opened or known.cycle.isdisjoint(self._places)):
+            apart = not opened or (
+                (not known.cycle or known.cycle.isdisjoint(self._places))
+                and (not self._calls or known.calls.isdisjoint(self._calls))
+            )
+            if fits and apart:
                 self._used(known, depth)
                 return known.value
         place = self._places.get(question)
@@ -106,23 +124,29 @@ class Answers:
         if self._open:
             current = self._open[-1]
             current.top = max(current.top, depth + answer.height)
+            current.calls |= answer.calls
             if answer.cycle and answer.cycle is not current.cycle:
                 current.cycle |= answer.cycle
 
-    def _find(self, question: Hashable, depth: int, find: Callable[[], Any]) -> Any:
+    def _find(self, question: Question, depth: int, find: Callable[[], Any]) -> Any:
         place = len(self._open)
-        mine = _Open(depth, depth, place)
+        mine = _Open(depth, depth, place, set())
         self._open.append(mine)
         self._places[question] = place
+        if question[0] == "call":
+            self._calls[question[1]] = place
+            mine.calls.add(question[1])
         try:
             value = find()
         finally:
             self._open.pop()
             del self._places[question]
+            if question[0] == "call":
+                del self._calls[question[1]]
         below = [asked for asked, answer in self._loose.items() if answer.low >= place] if self._loose else []
         if below:
             mine.cycle |= frozenset((question, *below))
-        answer = _Answer(value, mine.top - mine.start, mine.cycle, mine.low)
+        answer = _Answer(value, mine.top - mine.start, mine.cycle, frozenset(mine.calls), mine.low)
         if mine.low >= place:
             for asked in below:
                 del self._loose[asked]

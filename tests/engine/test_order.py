@@ -144,3 +144,23 @@ def test_each_number_of_processes_gives_each_file_the_same_findings(project, wor
     task, jobs = project
     expected = alone(task, jobs)
     assert examine(jobs, task, workers) == [expected[job.path] for job in jobs]
+
+
+def test_recursion_between_modules_with_arguments_that_grow_comes_to_an_end(tmp_path):
+    body = (
+        "import torch\nfrom torch import nn\nimport {other}\n\n\ndef walk(x, path, flag=False):\n"
+        "    for index in range(3):\n        x = {other}.walk(x, path + [index], not flag)\n"
+        "        x = {other}.walk(x, [path, 'left'])\n        x = {other}.walk(x, (path, 'right'))\n"
+        "    if x.sum() > 0:\n        return x\n    return walk(x, [*path, 1])\n\n\n"
+        "class Model(nn.Module):\n    def forward(self, x):\n        return walk(x, [])\n"
+    )
+    names = ["one", "two", "three"]
+    for name, other in zip(names, [*names[1:], names[0]], strict=True):
+        (tmp_path / f"{name}.py").write_text(body.format(other=other))
+    task = Task(Settings(tmp_path), tmp_path)
+    jobs = [Job(tmp_path / f"{name}.py", f"{name}.py") for name in names]
+    found = alone(task, jobs)
+    assert all(row.failure is None and row.raws for row in found.values())
+    for order in (jobs, jobs[::-1], [jobs[1], jobs[0], jobs[2]]):
+        examiner = Examiner(task)
+        assert {job.path: examiner.examine(job) for job in order} == found
