@@ -49,7 +49,7 @@ MUTANTS = [
         "ragged_encoder",
         "outputs are handed out without a clone",
         "shapes",
-        (("embed.py", "graphed(model", "graphed(model, clone=False"),),
+        (("embed.py", "pad={", "clone=False, pad={"),),
     ),
     # One buffer for every length: beyond a short batch there are still the tokens of a longer one.
     Mutant(
