@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from .recipes import (
     EXTREME_FILLS,
+    PLACED_FILLS,
     PLAIN_FILLS,
     SHIFTED_FILLS,
     Dims,
@@ -55,7 +56,7 @@ class Certain:
     # -- values and arguments -------------------------------------------------------------------------------
     def values(self) -> Iterator[Steps]:
         """Every threshold, every extreme and every other fill once, at one size; a call is repeated."""
-        extremes = (*EXTREME_FILLS[::-1], {"k": "const", "s": "nan"})
+        extremes = (*EXTREME_FILLS[::-1], *PLACED_FILLS, {"k": "const", "s": "nan"})
         plain = (*PLAIN_FILLS, *SHIFTED_FILLS)
         for group in (self.hints.edges, extremes, plain):
             if group and self.tensors:

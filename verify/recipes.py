@@ -27,6 +27,9 @@ SHIFTED_FILLS: tuple[Json, ...] = (
     {"k": "const", "s": 1.5}, {"k": "const", "s": -1.5},
     {"k": "negative"}, {"k": "ties"}, {"k": "sorted"}, {"k": "zeros"}, {"k": "ones"}, {"k": "spike"},
 )  # fmt: skip
+PLACED_FILLS: tuple[Json, ...] = (
+    {"k": "nan", "at": "first"}, {"k": "inf", "at": "last"}, {"k": "nan", "at": "row"},
+)  # fmt: skip
 EXTREME_FILLS: tuple[Json, ...] = ({"k": "nan"}, {"k": "inf"}, {"k": "huge"}, {"k": "tiny"})
 # Whole tensors of them as well: the row that a smaller call leaves behind must not be one that was spared.
 POISON_FILLS: tuple[Json, ...] = (
@@ -109,7 +112,7 @@ class Calls:
             return {"list": [self.value(draw, s, dims, fill, seed + i) for i, s in enumerate(spec.items)]}
         if isinstance(spec, ScalarSpec):
             return {"v": draw(scalar(spec, dims, self.hints.thresholds))}
-        recipe: Json = {"t": spec.dtype, "shape": shape(spec, dims), "fill": dict(fill), "seed": seed}
+        recipe: Json = {"t": spec.dtype, "shape": shape(spec, dims), "fill": fitted(fill, spec), "seed": seed}
         low, high = resolve(spec.low, dims), resolve(spec.high, dims)
         if low is not None:
             recipe["lo"] = low
@@ -146,6 +149,20 @@ class Calls:
     ) -> Json:
         """A call with arguments drawn."""
         return self.step(draw, self.arguments(draw, dims, fills), instance)
+
+
+def fitted(fill: Json, spec: TensorSpec) -> Json:
+    """A fill for one dtype: what is subnormal or nearly too large in float32 is neither in other formats."""
+    kind = _FORMATS.get(spec.dtype, spec.dtype)
+    scale = _SCALES.get((str(fill["k"]), kind))
+    return {"k": "normal", "s": scale} if scale is not None and set(fill) == {"k"} else dict(fill)
+
+
+_FORMATS = {"half": "float16", "double": "float64"}
+_SCALES = {
+    ("tiny", "float16"): 3e-6, ("tiny", "float64"): 1e-309,
+    ("huge", "float16"): 1e4, ("huge", "float64"): 1e300,
+}  # fmt: skip
 
 
 def shape(spec: TensorSpec, dims: Dims) -> list[int]:
@@ -222,7 +239,7 @@ def _plain_value(spec: Spec, dims: Dims, fill: Json, seed: int) -> Json:
         return {"list": [_plain_value(s, dims, fill, seed + i) for i, s in enumerate(spec.items)]}
     low, high = resolve(spec.low, dims), resolve(spec.high, dims)
     if isinstance(spec, TensorSpec):
-        recipe: Json = {"t": spec.dtype, "shape": shape(spec, dims), "fill": dict(fill), "seed": seed}
+        recipe: Json = {"t": spec.dtype, "shape": shape(spec, dims), "fill": fitted(fill, spec), "seed": seed}
         recipe |= {} if low is None else {"lo": low}
         recipe |= {} if high is None else {"hi": high if low is None else max(low, high)}
         return recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 PROGRAM = "refactor.program"  # where the context keeps what follows --
+MOST_JOBS = 8  # each has two processes with a torch in them
 FAILING = "failing.json"  # in the project's .refactor folder
 
 
@@ -86,9 +88,7 @@ class _Verify(click.Command):
 @click.option(
     "--jobs",
     type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Targets verified at the same time; on a GPU one after the other.",
+    help="Targets verified at the same time (default: one per CPU, at most 8); on a GPU one after the other.",
 )
 @click.pass_context
 def verify(
@@ -104,7 +104,7 @@ def verify(
     junit: str | None,
     python: str | None,
     timeout: float,
-    jobs: int,
+    jobs: int | None,
 ) -> None:
     """Prove that the rewritten TARGETS (default: all) behave as the original, and time them on a GPU.
 
@@ -113,6 +113,7 @@ def verify(
 
     Exit codes: 0 all pass, 1 any fail, 2 error, 3 inconclusive.
     """
+    jobs = jobs or min(MOST_JOBS, len(os.sched_getaffinity(0)) if sys.platform == "linux" else 2)
     shown = json_file != "-"
     request = _Request(
         names, before, after, targets, device, examples, seed, python, timeout, jobs, shown, ctx.meta[PROGRAM]

@@ -8,10 +8,17 @@ from typing import Any
 import pytest
 from refactor.verify.certain import LENGTH, Certain, ends, leaves
 from refactor.verify.explore import explore, reduced
-from refactor.verify.recipes import Hints
+from refactor.verify.recipes import (
+    EXTREME_FILLS,
+    PLACED_FILLS,
+    PLAIN_FILLS,
+    SHIFTED_FILLS,
+    Hints,
+    fitted,
+)
 from refactor.verify.scenarios import scenarios
 from refactor.verify.session import Outcome
-from refactor.verify.spec import ScalarSpec, parse
+from refactor.verify.spec import ScalarSpec, TensorSpec, parse
 from refactor.verify.targets import DEFAULT_VARY, OPT_IN_VARY, Target
 
 Json = dict[str, Any]
@@ -152,3 +159,23 @@ def test_sizes_of_the_largest_call_stay_affordable() -> None:
     huge = Target("t", "m:M", (("x", parse("float32[B, 4096]", "x")),), dims=(("B", (1, 1 << 20)),))
     made = Certain(huge, Hints())
     assert made.high == {"B": 256}
+
+
+def test_every_kind_of_value_is_given_once_with_nan_and_infinity_in_chosen_places() -> None:
+    given = [s["a"]["x"]["fill"] for steps in steps_of("values") for s in steps]
+    assert all(f in given for f in (*PLAIN_FILLS, *SHIFTED_FILLS, *EXTREME_FILLS, *PLACED_FILLS))
+    assert {"k": "edge", "s": 1.5} in given
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest", "smallest"),
+    [("float16", 6e4, 6e-5), ("half", 6e4, 6e-5), ("float64", 1e306, 2e-308)],
+)
+def test_subnormal_and_huge_are_so_in_the_format_of_the_tensor(
+    dtype: str, largest: float, smallest: float
+) -> None:
+    spec = parse(f"{dtype}[4]", "x")
+    assert isinstance(spec, TensorSpec)
+    assert 4 * fitted({"k": "huge"}, spec)["s"] < largest
+    assert 0 < 4 * fitted({"k": "tiny"}, spec)["s"] < smallest
+    assert fitted({"k": "tiny", "s": 2}, spec) == {"k": "tiny", "s": 2}

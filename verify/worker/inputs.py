@@ -38,7 +38,7 @@ def _floats(shape: list[int], fill: Mapping[str, Any], generator: torch.Generato
         data = (data * 2).round() / 2
     elif kind == "sorted":
         data = data.flatten().sort().values.reshape(shape)
-    elif kind == "tiny":
+    elif kind == "tiny":  # subnormal: of float32 where ``s`` says nothing else
         data = data * 1e-39
     elif kind == "huge":
         data = data * 1e30
@@ -47,10 +47,23 @@ def _floats(shape: list[int], fill: Mapping[str, Any], generator: torch.Generato
     data = data * scale + shift
     if kind in ("nan", "inf", "spike") and data.numel():
         flat = data.view(-1)
-        places = torch.randint(0, flat.numel(), (1 + flat.numel() // 8,), generator=generator)
+        places = _places(data, fill, generator)
         signs = torch.where(torch.rand(places.shape, generator=generator) < 0.5, -1.0, 1.0).double()
         flat[places] = {"nan": float("nan"), "inf": float("inf"), "spike": 1e4}[kind] * signs
     return data
+
+
+def _places(data: Tensor, fill: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+    """Where special values go, in flat order: one place in eight, or as ``at`` says."""
+    count = data.numel()
+    at, last = fill.get("at"), count // max(1, data.shape[0]) if data.dim() else 1
+    if at == "first":
+        return torch.tensor([0])
+    if at == "last":
+        return torch.tensor([count - 1])
+    if at == "row":  # the last index of the first dimension, whole
+        return torch.arange(count - last, count)
+    return torch.randint(0, count, (1 + count // 8,), generator=generator)
 
 
 def _at_edge(data: Tensor, kind: str, edge: float) -> Tensor:
