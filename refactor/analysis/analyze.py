@@ -159,7 +159,8 @@ def _loop_events(module: ModuleInfo) -> tuple[Event, ...]:
         call = found.calls[0]
         name = qualified(parents, found.function) if found.function is not None else "<module>"
         region = Region("loop", name, module.name, found.loop)
-        extra = {"loop": found.loop, "calls": found.calls, "target": found.target, "derived": found.derived}
+        extra: dict[str, object] = {"loop": found.loop, "calls": found.calls, "target": found.target}
+        extra["derived"] = found.derived
         extra["guard"] = found.guard
         events.append(
             Event(

@@ -10,7 +10,7 @@ from refactor.analysis.liveness import target_names
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
 from refactor.analysis.receivers import class_of
 from refactor.analysis.torchops import names as words_of
-from refactor.analysis.trees import statements, walk
+from refactor.analysis.trees import children, statements, walk
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _NO_GRAD = frozenset({"no_grad", "inference_mode"})
@@ -29,14 +29,19 @@ _NOT_MODELS = words_of(
 )
 _NOT_BATCHES = words_of("timesteps timestep sigmas layers blocks epochs modules parameters betas")
 _NAMED = (ast.Name, ast.Attribute)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+Loop = ast.For | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 _TRAINING = frozenset({"backward", "step", "zero_grad"})
+
+
+_LOOPS = (ast.For, ast.While, *_COMPREHENSIONS)
 
 
 @dataclass(frozen=True, eq=False)
 class BatchLoop:
     """One loop, the calls of one model in it, and how the batch gets there."""
 
-    loop: ast.For
+    loop: Loop
     calls: tuple[ast.Call, ...]
     callee: ast.expr
     target: tuple[str, ...]  # names bound by the loop
@@ -87,7 +92,11 @@ def _scopes(module: ModuleInfo) -> Iterator[tuple[FunctionNode | None, list[ast.
 
 
 def _in_scope(module: ModuleInfo, function: FunctionNode | None, body: list[ast.stmt]) -> Iterator[BatchLoop]:
-    if not any(isinstance(node, ast.For) for node in statements(body)):
+    if function is not None and function.name == "forward":
+        found = any(isinstance(node, ast.For) for node in statements(body))
+    else:
+        found = any(isinstance(node, _LOOPS) for stmt in body for node in walk(stmt))
+    if not found:
         return
     guard = _decorated(function)
     evaluated = _evaluated(body)
@@ -115,13 +124,16 @@ def _evaluated(body: list[ast.stmt]) -> frozenset[str]:
     )
 
 
-def _loops(stmts: list[ast.stmt], guard: str) -> Iterator[tuple[ast.For, str]]:
-    """Loops of a scope with the mode around them, outer loops first."""
+def _loops(stmts: list[ast.stmt], guard: str) -> Iterator[tuple[Loop, str]]:
+    """Loops and comprehensions of a scope with the mode around them, outer loops first."""
     for stmt in stmts:
         if isinstance(stmt, FunctionNode | ast.ClassDef):
             continue
-        if isinstance(stmt, ast.For):
+        if isinstance(stmt, ast.For | ast.While):
             yield stmt, guard
+        for child in children(stmt):
+            if isinstance(child, ast.expr):
+                yield from ((n, guard) for n in walk(child) if isinstance(n, _COMPREHENSIONS))
         inner = guard
         if isinstance(stmt, ast.With):
             inner = next((n for i in stmt.items if (n := last_name(i.context_expr)) in _NO_GRAD), guard)
@@ -131,7 +143,38 @@ def _loops(stmts: list[ast.stmt], guard: str) -> Iterator[tuple[ast.For, str]]:
             yield from _loops(handler.body, inner)
 
 
-def _context_inside(loop: ast.For) -> str:
+def _iterated(loop: Loop) -> list[ast.expr]:
+    """What a loop runs over; of a `while` loop what it takes the next of."""
+    if isinstance(loop, ast.For):
+        return [loop.iter]
+    if isinstance(loop, ast.While):
+        return [n.args[0] for n in walk(loop) if isinstance(n, ast.Call) and n.args and _is_next(n)]
+    return [generator.iter for generator in loop.generators]
+
+
+def _is_next(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "next"
+
+
+def _targets(loop: Loop) -> tuple[str, ...]:
+    """Names that hold what a loop runs over."""
+    if isinstance(loop, ast.For):
+        return target_names(loop.target)
+    if isinstance(loop, ast.While):
+        assigned = [n for n in walk(loop) if isinstance(n, ast.Assign) and _is_next(n.value)]
+        return tuple(name for node in assigned for t in node.targets for name in target_names(t))
+    return tuple(name for generator in loop.generators for name in target_names(generator.target))
+
+
+def _body(loop: Loop) -> list[ast.AST]:
+    """What a loop does at every step."""
+    if isinstance(loop, ast.For | ast.While):
+        return list(loop.body)
+    values: list[ast.AST] = [loop.key, loop.value] if isinstance(loop, ast.DictComp) else [loop.elt]
+    return values + [test for generator in loop.generators for test in generator.ifs]
+
+
+def _context_inside(loop: Loop) -> str:
     for node in walk(loop):
         if isinstance(node, ast.With):
             for item in node.items:
@@ -140,7 +183,7 @@ def _context_inside(loop: ast.For) -> str:
     return ""
 
 
-def _trains_inside(loop: ast.For) -> bool:
+def _trains_inside(loop: Loop) -> bool:
     return any(
         isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _TRAINING
         for node in walk(loop)
@@ -148,30 +191,32 @@ def _trains_inside(loop: ast.For) -> bool:
 
 
 def _calls(
-    module: ModuleInfo, function: FunctionNode | None, loop: ast.For, guard: str, evaluated: frozenset[str]
+    module: ModuleInfo, function: FunctionNode | None, loop: Loop, guard: str, evaluated: frozenset[str]
 ) -> Iterator[BatchLoop]:
-    if words_in(loop.iter) & _NOT_BATCHES:
+    over, targets = _iterated(loop), _targets(loop)
+    if not over or any(words_in(part) & _NOT_BATCHES for part in over):
         return
     derived = _derived(loop)
-    counted = isinstance(loop.iter, ast.Call) and last_name(loop.iter.func) in ("range", "trange")
+    counted = isinstance(over[0], ast.Call) and last_name(over[0].func) in ("range", "trange")
     if counted:
         # A counter alone is no batch; what it slices out of the data is.
-        derived = frozenset(derived - set(target_names(loop.target))) if _slices(loop) else frozenset()
+        derived = frozenset(derived - set(targets)) if _slices(loop) else frozenset()
     found: dict[str, list[ast.Call]] = {}
     nested = {id(n) for inner in _inner_loops(loop) for n in walk(inner)}
-    for node in _walk_in_order(loop.body):
+    for node in _walk_in_order(_body(loop)):
         if (
             isinstance(node, ast.Call)
             and id(node) not in nested
             and _is_model(module, function, node, evaluated)
         ):
             names = {n.id for arg in _operands(node) for n in walk(arg) if isinstance(n, ast.Name)}
+            root = ast.unparse(node.func).partition(".")[0]
+            if root in targets and not isinstance(loop, ast.For | ast.While):
+                continue
             if names & derived or (counted and any(_sliced(arg, loop) for arg in _operands(node))):
                 found.setdefault(ast.unparse(node.func), []).append(node)
     for calls in found.values():
-        yield BatchLoop(
-            loop, tuple(calls), calls[0].func, target_names(loop.target), derived, function, guard
-        )
+        yield BatchLoop(loop, tuple(calls), calls[0].func, targets, derived, function, guard)
 
 
 def words_in(node: ast.expr) -> frozenset[str]:
@@ -180,9 +225,9 @@ def words_in(node: ast.expr) -> frozenset[str]:
     return frozenset(word for name in names for word in name.lower().split("_"))
 
 
-def _sliced(node: ast.AST, loop: ast.For) -> bool:
+def _sliced(node: ast.AST, loop: Loop) -> bool:
     """Whether an expression takes a slice whose bounds use the loop's counter."""
-    counters = set(target_names(loop.target))
+    counters = set(_targets(loop))
     return any(
         isinstance(part, ast.Slice)
         and part.lower is not None  # x[:i] is a prefix that grows
@@ -191,13 +236,13 @@ def _sliced(node: ast.AST, loop: ast.For) -> bool:
     )
 
 
-def _slices(loop: ast.For) -> bool:
-    return any(_sliced(stmt, loop) for stmt in loop.body)
+def _slices(loop: Loop) -> bool:
+    return any(_sliced(part, loop) for part in _body(loop))
 
 
-def _inner_loops(loop: ast.For) -> Iterator[ast.For]:
-    for stmt in loop.body:
-        for node in walk(stmt):
+def _inner_loops(loop: Loop) -> Iterator[ast.AST]:
+    for part in _body(loop):
+        for node in walk(part):
             if isinstance(node, ast.For):
                 yield node
 
@@ -206,15 +251,15 @@ def _operands(call: ast.Call) -> list[ast.expr]:
     return [*call.args, *(keyword.value for keyword in call.keywords)]
 
 
-def _walk_in_order(stmts: list[ast.stmt]) -> Iterator[ast.AST]:
+def _walk_in_order(stmts: list[ast.AST]) -> Iterator[ast.AST]:
     for stmt in stmts:
         nodes = [n for n in walk(stmt) if hasattr(n, "lineno")]
         yield from sorted(nodes, key=lambda n: (n.lineno, n.col_offset))
 
 
-def _derived(loop: ast.For) -> frozenset[str]:
+def _derived(loop: Loop) -> frozenset[str]:
     """Names in a loop's body that hold the batch or something computed from it."""
-    names = set(target_names(loop.target))
+    names = set(_targets(loop))
     for _ in range(3):
         for node in walk(loop):
             if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.NamedExpr) and node.value:

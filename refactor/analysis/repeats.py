@@ -48,7 +48,7 @@ def repeated_calls(module: ModuleInfo) -> Iterator[RepeatedCall]:
         outer = decorated(function) or ("eval" if evaluated else "")
         scope: ast.AST = function if function is not None else module.tree
         for loop, guard in _loops(body, outer):
-            guard = guard or context_inside(loop)  # type: ignore[arg-type]
+            guard = guard or context_inside(loop)
             if guard and not trains(loop):
                 yield from _calls(module, function, scope, loop, guard, evaluated)
 

@@ -164,7 +164,10 @@ def _of_batch(node: ast.expr, derived: frozenset[str]) -> bool:
                 return False
             node = node.func.value
         elif isinstance(node, ast.Subscript):
-            if not isinstance(node.slice, ast.Constant):
+            part = node.slice
+            if isinstance(part, ast.Slice) and part.lower is not None and part.step is None:
+                return isinstance(node.value, ast.Name | ast.Attribute)  # data[i : i + size]: some rows of it
+            if not isinstance(part, ast.Constant):
                 return False
             node = node.value
         elif isinstance(node, ast.Attribute):
