@@ -12,9 +12,10 @@ import ast
 from collections.abc import Collection, Mapping, Sequence
 
 from refactor.analysis.model import EventKind, Facts
-from refactor.analysis.project import FunctionInfo, Project
+from refactor.analysis.project import FunctionInfo
 from refactor.rewrite.choice import propose_choice
 from refactor.rewrite.model import Joint, Proposal, Refusal
+from refactor.rewrite.naming import module_of
 from refactor.rewrite.outline import Outliner
 from refactor.rewrite.planner import Planner
 from refactor.rewrite.refusals import described, nothing_to_cut
@@ -173,7 +174,7 @@ def _leaves_body_alone(facts: Facts, decorator: ast.expr) -> bool:
     target = decorator.func if isinstance(decorator, ast.Call) else decorator
     if isinstance(target, ast.Name) and target.id in ("property", "cached_property"):
         return True
-    found = Project(facts.root).add(facts.source, facts.tree).resolve(target)
+    found = module_of(facts).resolve(target)
     if not isinstance(found, FunctionInfo) or isinstance(found.node, ast.Lambda):
         return False
     names = {

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from keyword import iskeyword
 
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts, Kind
+from refactor.analysis.project import ClassInfo, ModuleInfo, Project
+from refactor.rewrite.names import attribute_names
 from refactor.rewrite.plan import Piece
 from refactor.rewrite.syntax import FunctionNode, dotted, self_name
 
@@ -137,11 +140,55 @@ def _last(node: ast.expr) -> str:
 
 
 def method_prefix(facts: Facts, cls: ast.ClassDef, function: FunctionNode) -> str:
-    """``_forward``, with the class in front where a base class could have segments of the same name."""
+    """``_forward``, with the class in front where a base class has such a method that may be cut, too."""
     base = function.name.strip("_") or "call"
-    plain = bool(cls.bases) and all(dotted(facts, b) == "torch.nn.Module" for b in cls.bases)
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.name).strip("_").lower()
-    return f"_{base}" if plain else f"_{snake}_{base}"
+    bases = known_bases(facts, cls)
+    if bases is not None and not any(function.name in found.own for found in bases):
+        return f"_{base}"
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.name).strip("_").lower()
+    if any(found.name == cls.name for found in bases or ()):
+        snake = f"{facts.module.rpartition('.')[2].strip('_').lower()}_{snake}"
+    return f"_{snake}_{base}"
+
+
+@lru_cache(maxsize=2)
+def module_of(facts: Facts) -> ModuleInfo:
+    """The file with its imports, to ask what a name means."""
+    return Project(facts.root).add(facts.source, facts.tree)
+
+
+def known_bases(facts: Facts, cls: ast.ClassDef) -> list[ClassInfo] | None:
+    """The base classes of a class in the code base; None if one of its bases is not known at all."""
+    found = module_of(facts).lookup(cls.name)
+    if not isinstance(found, ClassInfo) or found.node is not cls:
+        plain = all(dotted(facts, base) == "torch.nn.Module" for base in cls.bases)
+        return [] if plain else None
+    bases = [base for base in found.mro if isinstance(base, ClassInfo) and base is not found]
+    for one in (found, *bases):
+        if any(one.module.resolve(base) is None for base in one.node.bases):
+            return None
+    return bases
+
+
+def inherited_names(facts: Facts, cls: ast.ClassDef) -> set[str]:
+    """Attributes that the instances of a class have from elsewhere than its file."""
+    names = set(_OF_MODULES)
+    for base in known_bases(facts, cls) or ():
+        names |= attribute_names(base.node)
+    return names
+
+
+_OF_MODULES = (
+    "_forward_hooks",
+    "_forward_hooks_always_called",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_call_impl",
+)
+"""Attributes of every module that a segment could be named like."""
 
 
 def piece_role(facts: Facts, function: FunctionNode, piece: Piece, place: str) -> str:

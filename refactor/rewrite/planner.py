@@ -17,7 +17,7 @@ from refactor.rewrite import cost
 from refactor.rewrite.cutting import Cutter
 from refactor.rewrite.live import conditional_branches, live_as_planned
 from refactor.rewrite.names import attribute_names, bound_names, fresh, used_names
-from refactor.rewrite.naming import hoist_name, method_prefix, piece_role
+from refactor.rewrite.naming import hoist_name, inherited_names, method_prefix, piece_role
 from refactor.rewrite.plan import Block, Decide, Guard, Hoist, Piece
 from refactor.rewrite.syntax import ancestors, enclosing_class, enclosing_statement, same_scope, self_name
 from refactor.rewrite.work import BREAKING, effects, host_nodes
@@ -217,7 +217,7 @@ class Planner:
         cls = enclosing_class(self.facts, self.function)
         assert cls is not None
         prefix = method_prefix(self.facts, cls, self.function)
-        taken = set(attribute_names(self.facts.tree))
+        taken = set(attribute_names(self.facts.tree)) | inherited_names(self.facts, cls)
         module = {n for node in self.facts.tree.body for n in bound_names(node) if not _scoped(node)}
         variables = set(used_names(self.function)) | module
         names: dict[Piece, str] = {}

@@ -351,9 +351,28 @@ def _call_effect(facts: Facts, call: ast.Call) -> set[str] | None:
 
 
 def only_trains(facts: Facts, function: FunctionNode) -> bool:
-    """Whether a method is called in its file, and only under ``if self.training``: autograd records there."""
-    called = _method_calls(facts).get(function.name, [])
-    return bool(called) and all(in_training(facts, node) for node in called)
+    """Whether a method is called in its file, and only under ``if self.training``: autograd records there.
+
+    A call in a method that only trains itself is such a call.
+    """
+    return _only_trains(facts, function.name, frozenset())
+
+
+def _only_trains(facts: Facts, name: str, seen: frozenset[str]) -> bool:
+    direct = False
+    for call in _method_calls(facts).get(name, []):
+        if in_training(facts, call):
+            direct = True
+            continue
+        around = next((n for n in ancestors(facts, call) if isinstance(n, ast.FunctionDef)), None)
+        if around is None:
+            return False
+        if around.name in seen or around.name == name:
+            continue
+        if not _only_trains(facts, around.name, seen | {name}):
+            return False
+        direct = True
+    return direct
 
 
 @lru_cache(maxsize=2)
