@@ -800,3 +800,51 @@ def test_buckets_that_make_no_sense_are_refused_at_once() -> None:
 
 def test_after_a_failed_capture_graphs_still_work_elsewhere() -> None:
     assert not cuda_graphs._broken
+
+
+class Counting(nn.Module):
+    """Advances host state beside its segment; some of it is read in there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp(8, 8)
+        self.calls, self.gain, self.hidden = 0, 1.0, 0
+        self.last: Any = None
+
+    def scale(self) -> float:
+        return self.gain
+
+    @segment
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x) * self.scale()
+
+    @segment
+    def ask(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x) * getattr(self, "hid" + "den")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.last = self.run(x)
+        return self.last
+
+
+def test_attributes_that_a_segment_does_not_name_may_change_at_every_call() -> None:
+    model = Counting()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(20):
+            x = rnd(2, 8, seed=seed)
+            same(model(x), model.body(x))
+    (runner,) = model._cuda_graphs.made.values()  # type: ignore[union-attr]
+    assert replays(runner) == 19
+    assert model.calls == 20
+
+
+def test_an_attribute_that_a_helper_names_or_that_is_asked_for_by_string_is_seen() -> None:
+    model = Counting()
+    with torch.no_grad():
+        for seed in range(6):
+            model.gain, model.hidden = float(seed // 3), seed // 2
+            x = rnd(2, 8, seed=seed)
+            same(model(x), model.body(x) * model.gain)
+            same(model.ask(x), model.body(x) * model.hidden)

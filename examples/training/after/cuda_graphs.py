@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 f618fc37153468429f8ddcb2a8c1f3cc8fbb7e16c117026fea6b48a1fbcc3978). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 a6b7e311c7a5e51781b947cd11131308f2eb9fdaa5e6cedf6634f9050f9f9466). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -734,6 +734,77 @@ def _entries(*names: str) -> Callable[[Any], Any]:
     return operator.itemgetter(*names, names[0])  # a tuple also for one name
 
 
+def _code_names(fn: Any) -> set[str]:
+    """Every name in the code of a function, those of functions nested in it as well."""
+    names: set[str] = set()
+    todo = [fn.__code__]
+    while todo:
+        code = todo.pop()
+        names.update(code.co_names, code.co_freevars)
+        todo += [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return names
+
+
+def _functions_in(member: Any) -> list[types.FunctionType]:
+    """The functions behind a member of a class: a method, a property, a static or wrapped method."""
+    parts = [getattr(member, n, None) for n in ("__func__", "fget", "fset", "func", "__wrapped__")]
+    found = [f for f in (member, *parts) if isinstance(f, types.FunctionType)]
+    wrapped = [inspect.unwrap(f) for f in found]
+    return list(dict.fromkeys((*found, *(f for f in wrapped if isinstance(f, types.FunctionType)))))
+
+
+def _unnamed(root: Any) -> frozenset[str]:
+    """Attributes of a segment's instance that no code within its reach names, such as a counter beside it.
+
+    Code that asks for attributes by other means than their names (``getattr``, ``vars``) may read them all.
+    """
+    owner = getattr(root, "__self__", None)
+    if not isinstance(root, types.MethodType) or not isinstance(getattr(owner, "__dict__", None), dict):
+        return frozenset()
+    members: dict[str, Any] = {}
+    for kind in reversed(type(owner).__mro__):
+        members.update({} if _is_library(kind) else vars(kind))
+    names: set[str] = set()
+    met: set[Any] = set()
+    todo: list[Any] = _functions_in(root.__func__)
+    while todo:
+        fn = todo.pop()
+        if fn in met:
+            continue
+        met.add(fn)
+        fresh = _code_names(fn) - names
+        names |= fresh
+        if names & _BY_OTHER_MEANS:
+            return frozenset()
+        for name in fresh:
+            if name in members:
+                todo += _functions_in(members[name])
+            item = fn.__globals__.get(name)
+            if item is not None and not _is_library(item) and not isinstance(item, types.ModuleType):
+                todo += _functions_in(item)
+                todo += (
+                    [f for m in vars(item).values() for f in _functions_in(m)]
+                    if isinstance(item, type)
+                    else []
+                )
+        for cell in fn.__closure__ or ():
+            with contextlib.suppress(ValueError):
+                todo += _functions_in(cell.cell_contents)
+    parts = list(owner.modules()) if isinstance(owner, nn.Module) else []
+    held = [value for part in (owner, *parts) for value in vars(part).values()]
+    for kind in {type(value) for value in (*parts[1:], *held)}:
+        for klass in () if _is_library(kind) or kind is type(owner) else kind.__mro__:
+            if not _is_library(klass):
+                for member in vars(klass).values():
+                    names.update(*map(_code_names, _functions_in(member)))
+    return frozenset(name for name in vars(owner) if name not in names and name != _HOME)
+
+
+_BY_OTHER_MEANS = frozenset(
+    {"getattr", "vars", "attrgetter", "__dict__", "__getattribute__", "eval", "exec", "locals"}
+)
+
+
 class _Watch:
     """The Python state within reach of a callable: what it holds now, and whether that has changed.
 
@@ -743,6 +814,8 @@ class _Watch:
 
     def __init__(self, root: Any, name: str) -> None:
         self.root = _Same(root)
+        self.unnamed = _unnamed(root)
+        self.owner = id(root.__self__) if self.unnamed else 0
         self.seen: dict[int, Any] = {id(root): None}  # all but the root are kept alive
         self.groups: dict[Callable[[Any], Any], tuple[list[Any], list[str]]] = {}  # how to read what
         self.sized: list[tuple[Any, str]] = []  # watched for their size alone
@@ -809,8 +882,13 @@ class _Watch:
         elif kind is not _Home and isinstance(getattr(value, "__dict__", None), dict):
             if _is_library(kind):
                 self._visit_some(value.__dict__, _settings(value.__dict__), label, depth)
-            else:
+            elif id(value) != self.owner:
                 self._visit_dict(value.__dict__, label, depth, dotted=True)
+                self._visit_class(kind, label)
+            else:
+                self.sized.append((value.__dict__, label))
+                names = [n for n in value.__dict__ if n not in self.unnamed and n != _HOME]
+                self._visit_some(value.__dict__, names, label, depth)
                 self._visit_class(kind, label)
 
     def _visit_some(self, space: dict[str, Any], names: list[str], label: str, depth: int) -> None:
@@ -841,6 +919,8 @@ class _Watch:
             elif table is not None:
                 self.hooks.append(table)
         names = _settings(space) if ours else [n for n in space if n not in _PLUMBING]
+        if id(module) == self.owner:
+            names = [n for n in names if n not in self.unnamed]
         self._visit_some(space, ["training", *names], label, depth)
         if not ours:
             self._visit_class(type(module), label)
