@@ -30,7 +30,8 @@ _NOT_MODELS = words_of(
 _NOT_BATCHES = words_of("timesteps timestep sigmas layers blocks epochs modules parameters betas")
 _NAMED = (ast.Name, ast.Attribute)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-Loop = ast.For | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+Loop = ast.For | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | FunctionNode
+"""A function counts as one: a method that runs the model on its arguments and is itself called in a loop."""
 _TRAINING = frozenset({"backward", "step", "zero_grad"})
 
 
@@ -54,6 +55,55 @@ def batch_loops(module: ModuleInfo) -> Iterator[BatchLoop]:
     """Every batch loop of a file, in order of its place."""
     for function, body in _scopes(module) if _may_drive(module) else ():
         yield from _in_scope(module, function, body)
+        yield from _served(module, function, body)
+
+
+def _served(module: ModuleInfo, function: FunctionNode | None, body: list[ast.stmt]) -> Iterator[BatchLoop]:
+    """``self.model(x)`` in a method without a loop of its own that loops of the file call for each batch."""
+    owner = module.parents.get(function) if function is not None else None
+    if function is None or not isinstance(owner, ast.ClassDef) or function.name in ("forward", "__call__"):
+        return
+    cls = module.lookup(owner.name)
+    guard = _decorated(function) or _context_inside(function)
+    if not guard or not isinstance(cls, ClassInfo) or cls.is_module or _trains_inside(function):
+        return
+    if any(isinstance(n, _LOOPS) for stmt in body for n in walk(stmt)) or function.name not in _looped(
+        module
+    ):
+        return
+    arguments = frozenset(a.arg for a in (*function.args.args[1:], *function.args.kwonlyargs))
+    derived = arguments | _assigned_from(body, arguments)
+    found: dict[str, list[ast.Call]] = {}
+    for node in _walk_in_order(list(body)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            names = {n.id for arg in _operands(node) for n in walk(arg) if isinstance(n, ast.Name)}
+            if names & derived and _is_model(module, function, node, frozenset()):
+                found.setdefault(ast.unparse(node.func), []).append(node)
+    for calls in found.values():
+        yield BatchLoop(function, tuple(calls), calls[0].func, tuple(arguments), derived, function, guard)
+
+
+def _looped(module: ModuleInfo) -> frozenset[str]:
+    """Names of the methods that loops and comprehensions of a file call."""
+    return frozenset(
+        call.func.attr
+        for node in module.nodes
+        if isinstance(node, _LOOPS)
+        for call in walk(node)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+    )
+
+
+def _assigned_from(body: list[ast.stmt], names: frozenset[str]) -> frozenset[str]:
+    """Names that a body computes from others."""
+    found: set[str] = set()
+    for stmt in body:
+        for node in walk(stmt):
+            if isinstance(node, ast.Assign):
+                used = {n.id for n in walk(node.value) if isinstance(n, ast.Name)}
+                if used & (names | found):
+                    found.update(name for target in node.targets for name in target_names(target))
+    return frozenset(found)
 
 
 def drives_batches(module: ModuleInfo, node: ast.AST) -> bool:
@@ -149,6 +199,8 @@ def _iterated(loop: Loop) -> list[ast.expr]:
         return [loop.iter]
     if isinstance(loop, ast.While):
         return [n.args[0] for n in walk(loop) if isinstance(n, ast.Call) and n.args and _is_next(n)]
+    if isinstance(loop, FunctionNode):
+        return []
     return [generator.iter for generator in loop.generators]
 
 
@@ -163,12 +215,14 @@ def _targets(loop: Loop) -> tuple[str, ...]:
     if isinstance(loop, ast.While):
         assigned = [n for n in walk(loop) if isinstance(n, ast.Assign) and _is_next(n.value)]
         return tuple(name for node in assigned for t in node.targets for name in target_names(t))
+    if isinstance(loop, FunctionNode):
+        return ()
     return tuple(name for generator in loop.generators for name in target_names(generator.target))
 
 
 def _body(loop: Loop) -> list[ast.AST]:
     """What a loop does at every step."""
-    if isinstance(loop, ast.For | ast.While):
+    if isinstance(loop, ast.For | ast.While | FunctionNode):
         return list(loop.body)
     values: list[ast.AST] = [loop.key, loop.value] if isinstance(loop, ast.DictComp) else [loop.elt]
     return values + [test for generator in loop.generators for test in generator.ifs]

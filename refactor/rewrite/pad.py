@@ -11,8 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from refactor.analysis.model import Facts
 from refactor.rewrite.bind import Binding, Place, bind, by_callee, calls_of, place_of, unfit
-from refactor.rewrite.model import Joint, Proposal, Refusal
+from refactor.rewrite.lazily import libcst as cst
+from refactor.rewrite.model import Change, Joint, Proposal, Refusal
+from refactor.rewrite.names import placeholder
 from refactor.rewrite.rows import padding_of
+from refactor.rewrite.syntax import code, expression
 from refactor.rule import Hit
 
 _PADDED = "padded to buckets and cut back; verify that rows, and padded places, do not depend on each other"
@@ -21,6 +24,8 @@ _EXACT = "one graph for each shape of batch; add `pad=` if shapes vary widely an
 
 def propose_pad(facts: Facts, hit: Hit) -> Proposal | Refusal:
     """``out = model(batch)`` in a loop over batches."""
+    if isinstance(hit.event.extra.get("loop"), ast.FunctionDef | ast.AsyncFunctionDef):
+        return _in_method(facts, hit)
     place = place_of(facts, hit)
     if isinstance(place, Refusal):
         return place
@@ -41,6 +46,29 @@ def propose_pad(facts: Facts, hit: Hit) -> Proposal | Refusal:
         return dict.fromkeys(hits, bind(facts, bindings, note))
 
     return Proposal((), "", joint=Joint(("pad", id(place.anchor)), plan))
+
+
+def _in_method(facts: Facts, hit: Hit) -> Proposal | Refusal:
+    """``self.model(x)`` in a method that loops call: ``graphed(self.model)`` is one wrapper."""
+    calls: Sequence[ast.Call] = hit.event.extra["calls"]  # type: ignore[assignment]
+    function = hit.event.function
+    if not isinstance(function, ast.FunctionDef):
+        return Refusal("other coroutines can run between batches; wrap the model where they are started")
+    place = Place(calls[0], calls[0], calls[0], function, ast.unparse(calls[0].func))  # type: ignore[arg-type]
+    reason = unfit(facts, place)
+    if reason:
+        return Refusal(reason)
+    batch = _batch_names([hit])
+    found = [padding_of(facts, call, batch) for call in calls]
+    texts = {padding.arguments() if padding is not None else "" for padding in found}
+    extra = texts.pop() if len(texts) == 1 else ""
+
+    def build(node: cst.Call) -> cst.Call:
+        text = f"{placeholder('graphed')}({code(node.func)}{extra})"
+        return node.with_changes(func=expression(text))
+
+    changes = tuple(Change(call, build) for call in calls)
+    return Proposal(changes, _PADDED if extra else _EXACT, frozenset({"graphed"}))
 
 
 def _batch_names(hits: Sequence[Hit]) -> frozenset[str]:

@@ -180,6 +180,8 @@ def _evaluated(facts: Facts, call: ast.Call) -> bool:
     """Whether the model, or what it is an attribute of, is put into evaluation mode around the loop."""
     function = enclosing_function(facts, call)
     scope = function if function is not None else facts.tree
+    if function is not None and _kept_evaluated(facts, function, call.func):
+        return True
     parts = ast.unparse(call.func).split(".")
     wanted = {".".join([*parts[:i], "eval"]) for i in range(1, len(parts) + 1)}
     wanted |= {f"{name}.eval" for name in _origins(scope, parts[0])}
@@ -189,6 +191,26 @@ def _evaluated(facts: Facts, call: ast.Call) -> bool:
         for node in ast.walk(scope)
         if not loops & set(ancestors(facts, node))
     )
+
+
+def _kept_evaluated(facts: Facts, function: ast.AST, func: ast.expr) -> bool:
+    """``self.model = model.eval()`` in ``__init__``, and nothing in the class trains it again."""
+    cls = facts.parents.get(function)
+    if not isinstance(cls, ast.ClassDef) or not isinstance(func, ast.Attribute):
+        return False
+    text = ast.unparse(func)
+    modes = [n for n in ast.walk(cls) if isinstance(n, ast.Attribute) and n.attr in ("train", "training")]
+    stored = [
+        node.value
+        for node in ast.walk(cls)
+        if isinstance(node, ast.Assign) and any(ast.unparse(t) == text for t in node.targets)
+    ]
+    calls = [ast.unparse(n.func) for n in ast.walk(cls) if isinstance(n, ast.Call)]
+    evaluated = all(
+        isinstance(v, ast.Call) and isinstance(v.func, ast.Attribute) and v.func.attr == "eval"
+        for v in stored
+    )
+    return not modes and bool(stored) and (evaluated or f"{text}.eval" in calls)
 
 
 def _origins(scope: ast.AST, name: str) -> set[str]:

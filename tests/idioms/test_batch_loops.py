@@ -168,3 +168,34 @@ def test_batch_and_sequence_grow_together_and_masks_hide_it(tmp_path: Path, devi
     after = same_before_and_after(SEQUENCE, tmp_path, device, ["CG201"], least=2)
     assert 'pad={"ids": "B S", "mask": "B S"}' in after
     assert "model.places.num_embeddings" in after
+
+
+SERVICE = """\
+class Service:
+    def __init__(self, model: Net):
+        self.model = model.eval()
+
+    @torch.inference_mode()
+    def encode(self, x, device):
+        x = x.to(device)
+        return self.model(x).softmax(-1)
+
+    def run(self, loader, device):
+        return [self.encode(x, device) for x in loader]
+
+
+def predict(model, loader, device):
+    return Service(model).run(loader, device)
+"""
+
+
+def test_a_method_that_loops_call_wraps_its_model_where_it_is_called(tmp_path: Path, device: str) -> None:
+    code = NET.format(result="h") + SERVICE
+    after = same_before_and_after(code, tmp_path, device, ["CG201"], least=2)
+    assert 'graphed(self.model, pad="B ...")(x).softmax(-1)' in after
+
+
+def test_a_service_that_also_trains_its_model_is_not_padded(tmp_path: Path) -> None:
+    more = "\n    def fit(self):\n        self.model.train()\n\n    def run("
+    code = HEAD + NET.format(result="h") + SERVICE.replace("\n    def run(", more)
+    assert "graphed(self.model)(x)" in rewrite(code.replace("LayerNorm", "BatchNorm1d"), tmp_path, ["CG201"])
