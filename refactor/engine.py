@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,8 +24,9 @@ from refactor.findings import Applicability, FileError, Finding, Outcome
 from refactor.place import place_of
 from refactor.rule import Hit, Rule
 from refactor.selection import Selection
-from refactor.source import SourceError, load, parse
+from refactor.source import Source, SourceError, load, parse
 from refactor.suppress import UNUSED, Suppression, suppressions
+from refactor.tracing import Trace
 from refactor.vendor import NAME, Copy, Refused, Site, copy_in, site_for
 
 if TYPE_CHECKING:
@@ -93,6 +94,10 @@ class Examined:
     copy: Copy | None = None
     """The file is a vendored runtime: never analysed."""
     failure: Failure | None = None
+    real: str = ""
+    """The file's path, links followed; empty if its bytes were not read."""
+    trace: Trace = field(default=Trace(), compare=False)
+    """What was looked at for it for the first time in this process."""
 
 
 @dataclass(frozen=True)
@@ -173,12 +178,21 @@ class Examiner:
         self.task = task
         self.selection = Selection(task.settings, catalogue())
         self.project = Project(task.settings.root, task.settings.src)
+        self._read: Source | None = None
         sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION))
 
     def examine(self, job: Job) -> Examined:
         """Findings of one file. Whatever goes wrong is a value of the result, so that the others go on."""
         done = self._guarded(job, lambda: self._examine(job))
-        return Examined(job, failure=done) if isinstance(done, Failure) else done
+        found = Examined(job, failure=done) if isinstance(done, Failure) else done
+        return replace(found, trace=self._traced(job))
+
+    def _traced(self, job: Job) -> Trace:
+        trace = self.project.traced()
+        read, self._read = self._read, None
+        if read is None or job.data is not None:
+            return trace
+        return replace(trace, files=(*trace.files, (os.path.realpath(job.path), read.digest)))
 
     def rewrite(self, order: Order) -> Rewritten:
         """The patch for the findings of one file; failures are values here too."""
@@ -203,7 +217,7 @@ class Examiner:
     def _examine(self, job: Job) -> Examined:
         from refactor.analysis import analyze
 
-        source = load(job.path, job.data)
+        source = self._read = load(job.path, job.data)
         copy = copy_in(job.path, source.data)
         if copy is not None:
             return Examined(job, copy=copy)
@@ -211,7 +225,7 @@ class Examiner:
         facts = analyze(source, self.project, regions=self.task.settings.regions)
         if facts is None:
             parse(source)  # the prefilter does not: a file that does not parse is reported all the same
-            return Examined(job, comments=comments)
+            return Examined(job, comments=comments, real=os.path.realpath(job.path))
         foreign = [
             (
                 os.path.realpath(other.source.path),
@@ -220,7 +234,8 @@ class Examiner:
             for other in facts.foreign
         ]
         raws = self._raws(facts, job.file)
-        return Examined(job, facts.module, raws, tuple(row for row in foreign if row[1]), comments)
+        found = tuple(row for row in foreign if row[1])
+        return Examined(job, facts.module, raws, found, comments, real=os.path.realpath(job.path))
 
     def _raws(self, facts: Facts, file: str) -> tuple[Raw, ...]:
         relative = display(facts.source.path, self.task.settings.root)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import codecs
+import hashlib
 import io
 import re
 import tokenize
@@ -51,6 +52,11 @@ class Source:
         return tuple(rows)
 
     @cached_property
+    def digest(self) -> str:
+        """`digest` of its bytes."""
+        return digest(self.data)
+
+    @cached_property
     def newline(self) -> str:
         """The line end of the first line that has one, else a line feed: what inserted lines end with."""
         match = _LINE_END.search(self.text)
@@ -77,6 +83,11 @@ class Source:
         """The source text of a node."""
         start, end = self.span(node)
         return self.data[start:end].decode(self.encoding)
+
+
+def digest(data: bytes) -> str:
+    """What stands for a file's bytes in the cache."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def load(path: Path, data: bytes | None = None) -> Source:

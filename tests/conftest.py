@@ -28,11 +28,15 @@ from refactor.findings import Applicability, Severity
 from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rule import Example, Hit, Rewritten, Rule
 from refactor.source import Source, parse
+from refactor.tracing import Trace
 
 
 class FakeProject:
     def __init__(self, root: Path, src: tuple[str, ...] = ()) -> None:
         self.root = root
+
+    def traced(self) -> Trace:
+        return Trace()
 
 
 def fake_analyze(

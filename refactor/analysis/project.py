@@ -12,6 +12,7 @@ from typing import Any
 from refactor.analysis.remarks import remark, remarks
 from refactor.analysis.trees import Lazy, parents, walk
 from refactor.source import Source, SourceError, load, parse
+from refactor.tracing import Trace, resolve
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -353,6 +354,19 @@ class Project:
         self._found: dict[tuple[Path, str], Path | None] = {}
         self._seen: dict[tuple[Path, Path, str], Path | None] = {}
         self._packages: dict[Path, bool] = {}
+        self._listings: dict[str, frozenset[str]] = {}
+        self._edges: set[tuple[str, str]] = set()
+        self._files: list[tuple[str, str]] = []
+        self._led: list[tuple[str, str]] = []
+        self._judged: list[tuple[str, bool]] = []
+        self._looked_up: list[tuple[str, str, str | None]] = []
+
+    def traced(self) -> Trace:
+        """What was looked at since the last call."""
+        found = Trace(tuple(self._files), tuple(self._led), tuple(self._judged), tuple(self._looked_up))
+        for new in (self._files, self._led, self._judged, self._looked_up):
+            new.clear()
+        return found
 
     def place(self, path: Path) -> tuple[Path, str]:
         """The import root of a file and its dotted module name there."""
@@ -377,6 +391,7 @@ class Project:
     def _is_package(self, folder: Path) -> bool:
         if folder not in self._packages:
             self._packages[folder] = (folder / "__init__.py").is_file()
+            self._judged.append((str(folder), self._packages[folder]))
         return self._packages[folder]
 
     def add(self, source: Source, tree: ast.Module) -> ModuleInfo:
@@ -392,6 +407,7 @@ class Project:
         root, name = self.place(source.path)
         info = ModuleInfo(self, name, root, source, tree)
         self._by_path[path] = info
+        self._files.append((str(path), source.digest))
         return info
 
     def at(self, path: Path) -> ModuleInfo | None:
@@ -401,6 +417,7 @@ class Project:
             self._by_path[path] = None
             try:
                 source = load(path)
+                self._files.append((str(path), source.digest))
                 self.add(source, parse(source))
             except SourceError:
                 pass
@@ -414,16 +431,23 @@ class Project:
         if key not in self._seen:
             self._seen[key] = self._file_of(dotted, (origin.root, *self.roots, origin.folder))
         path = self._seen[key]
-        return self.at(path) if path is not None else None
+        if path is None:
+            return None
+        found = self.at(path)
+        edge = (str(self._real(origin.source.path)), str(self._real(path)))
+        if edge not in self._edges:
+            self._edges.add(edge)
+            self._led.append(edge)
+        return found
 
     def _file_of(self, dotted: str, roots: tuple[Path, ...]) -> Path | None:
         """The file of the module of that name below the first root that has one."""
         for root in dict.fromkeys(roots):
             key = (root, dotted)
             if key not in self._found:
-                base = root.joinpath(*dotted.split("."))
-                files = (base / "__init__.py", base.with_name(base.name + ".py"))
-                self._found[key] = next((file for file in files if file.is_file()), None)
+                found = resolve(str(root), dotted, self._listings)
+                self._looked_up.append((str(root), dotted, found))
+                self._found[key] = Path(found) if found is not None else None
             path = self._found[key]
             if path is not None:
                 return path

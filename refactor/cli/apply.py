@@ -36,6 +36,7 @@ def apply(
     baseline: str | None,
     show_settings: bool,
     jobs: int | None,
+    no_cache: bool,
     debug: bool,
     diff: bool,
     interactive: bool,
@@ -58,7 +59,14 @@ def apply(
         emit(show(settings, found, cwd))
         return
     task = Task(settings, cwd, safe_only=safe_only)
-    session = run(task, found, baseline=baseline_of(settings, baseline, cwd), jobs=jobs, rewriting=True)
+    session = run(
+        task,
+        found,
+        baseline=baseline_of(settings, baseline, cwd),
+        jobs=jobs,
+        rewriting=True,
+        caching=not no_cache and not diff,
+    )
     if interactive:
         from refactor.cli.review import reviewed
 

@@ -40,6 +40,7 @@ def check(
     baseline: str | None,
     show_settings: bool,
     jobs: int | None,
+    no_cache: bool,
     debug: bool,
     exit_zero: bool,
     stdin_filename: str | None,
@@ -70,6 +71,7 @@ def check(
         baseline=None if write_baseline is not None else known,
         jobs=jobs,
         data=data,
+        caching=not no_cache and not data,
     )
     if write_baseline is not None:
         file = cwd / write_baseline if write_baseline else known or settings.root / BASELINE

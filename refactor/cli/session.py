@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import click
 
 from refactor.baseline import load_baseline
+from refactor.cache import merged, opened
 from refactor.cli.streams import progress, say
 from refactor.config import Settings, check_codes, load_settings, overridden
 from refactor.discovery import Found, display
-from refactor.engine import Failure, Job, Result, Rewritten, Task, catalogue
+from refactor.engine import Examined, Failure, Job, Result, Rewritten, Task, catalogue
 from refactor.findings import FileError, Finding
 from refactor.pool import examine, rewrite
 from refactor.report import FORMATS, Listing
@@ -48,6 +49,7 @@ def options(command: Command) -> Command:
             click.option(
                 "--jobs", "-j", type=click.IntRange(1), help="Worker processes (default: one per CPU)."
             ),
+            click.option("--no-cache", is_flag=True, help="Examine every file anew; keep nothing."),
             click.option("--debug", is_flag=True, help="Show the traceback of an internal error."),
         )
     ):
@@ -120,6 +122,7 @@ def run(
     jobs: int | None,
     rewriting: bool = False,
     data: Mapping[Path, bytes] | None = None,
+    caching: bool = True,
 ) -> Session:
     """Examine the files that were found, and make their patches if asked to.
 
@@ -129,8 +132,7 @@ def run(
     known = load_baseline(baseline) if baseline else {}
     selection = Selection(task.settings, catalogue())
     work = [Job(path, display(path, task.cwd), (data or {}).get(path)) for path in found.files]
-    with progress(len(work), "examining") as advance:
-        results = settle(examine(work, task, jobs, advance), task, selection, known)
+    results = settle(_examined(work, task, jobs, caching), task, selection, known)
     if rewriting:
         orders = [result.order for result in results if result.findings]
         with progress(len(orders), "rewriting") as advance:
@@ -139,6 +141,20 @@ def run(
     for folder in found.empty:
         say(f"warning: no Python files in {folder}")
     return Session(task, tuple(results), found.errors, selection.rules)
+
+
+def _examined(work: Sequence[Job], task: Task, jobs: int | None, caching: bool) -> list[Examined]:
+    """What examining each file gives, from the cache where nothing has changed."""
+    cache = opened(task) if caching else None
+    kept = cache.examined(work) if cache is not None else {}
+    new = [job for job in work if job not in kept]
+    with progress(len(new), "examining") as advance:
+        fresh = examine(new, task, jobs, advance)
+    if cache is not None and new:
+        cache.learn(fresh)
+        if any(row.real for row in fresh):
+            cache.save()
+    return merged(work, kept, fresh)
 
 
 def _with(result: Result, made: Rewritten | None) -> Result:

@@ -22,7 +22,7 @@ class TestWhatMustNotChange:
         before = command.tree()
         assert command("apply").exit_code == 0
         assert command.tree() == before
-        assert not (command.root / ".refactor").exists()
+        assert not (command.root / ".refactor" / "journal").exists()
 
     @pytest.mark.parametrize(
         ("before", "after"),

@@ -21,7 +21,7 @@ def test_check_never_writes(command):
     before = command.tree()
     assert command("check").exit_code == 1
     assert command.tree() == before
-    assert not (command.root / ".refactor").exists()
+    assert not (command.root / ".refactor" / "journal").exists()
 
 
 def test_a_finding_is_one_line_on_stdout_and_exit_code_1(command):
