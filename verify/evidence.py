@@ -31,6 +31,7 @@ class Surroundings:
     tool: str
     torch: str
     driver: str  # "" where there is none
+    python: str = ""  # the interpreter whose torch it is
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def remember(
             "torch installed": around.torch,  # as its package says; torch itself adds a suffix
             "driver": around.driver,
             "tool": around.tool,
+            "python": around.python,
             "target": digest(target),
             "examples": examples,
             "seed": seed,
@@ -116,6 +118,11 @@ def read(text: str) -> dict[str, Json]:
     if not isinstance(rows, dict):
         return {}
     return {str(name): row for name, row in rows.items() if isinstance(row, dict)}
+
+
+def interpreters(text: str) -> list[str]:
+    """The interpreters that evidence was reached with, each once."""
+    return list(dict.fromkeys(str(row["python"]) for row in read(text).values() if row.get("python")))
 
 
 def standing(text: str, target: Target, root: Path, around: Surroundings) -> Standing:

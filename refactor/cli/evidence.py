@@ -41,7 +41,7 @@ def surroundings(python: str) -> Surroundings:
     """Versions the evidence is bound to, as they are now."""
     from refactor.verify.evidence import Surroundings, driver, torch_of
 
-    return Surroundings(__version__, torch_of(python), driver())
+    return Surroundings(__version__, torch_of(python), driver(), python)
 
 
 def keep_evidence(
@@ -106,15 +106,18 @@ def standing_lines(
     return lines
 
 
-def project_standing(root: Path, python: str | None = None) -> list[str]:
+def project_standing(root: Path) -> list[str]:
     """``standing_lines`` of a project for other commands; nothing where no evidence was ever kept."""
-    if not evidence_text(root):
+    text = evidence_text(root)
+    if not text:
         return []
     from refactor.cli.sources import targets_of
+    from refactor.verify.evidence import interpreters
     from refactor.verify.process import interpreter
 
     try:
         complete, _ = targets_of(root)
     except Unusable:
         return []
-    return standing_lines(root, complete, surroundings(interpreter(python, root)))
+    known = next((p for p in interpreters(text) if Path(p).is_file()), None)
+    return standing_lines(root, complete, surroundings(interpreter(known, root)))
