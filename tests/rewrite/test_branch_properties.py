@@ -229,7 +229,7 @@ def check(code: str, device: str, mode: str) -> None:
 
 
 SLOW = settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
