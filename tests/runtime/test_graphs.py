@@ -469,6 +469,25 @@ def test_a_cache_made_by_the_first_call_is_no_obstacle() -> None:
     assert replays(wrapper) == 3
 
 
+def test_code_that_settles_after_some_calls_gets_its_graph_then() -> None:
+    class Ramp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.step = min(self.step + 1, 9)
+            return x * self.step
+
+    plain, module = Ramp(), Ramp()
+    wrapper = graphed(module)
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="self.step changes"):  # noqa: PT031
+        for i in range(40):
+            same(wrapper(rnd(2, seed=i)), plain(rnd(2, seed=i)))
+    assert module.step == 9
+    assert replays(wrapper) > 20
+
+
 def test_running_statistics_and_random_numbers_are_those_of_plain_calls() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.3)).cuda()

@@ -271,3 +271,31 @@ with torch.inference_mode():
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["raised", "again", "again"], done.stdout + done.stderr
+
+
+def test_graphs_survive_that_the_workspaces_of_cublas_are_cleared() -> None:
+    """As `torch.compile(mode="reduce-overhead")` does; in a process of its own, an illegal access ends it."""
+    program = f"""
+import importlib.util, torch
+spec = importlib.util.spec_from_file_location("cuda_graphs", {cuda_graphs.__file__!r})
+cuda_graphs = importlib.util.module_from_spec(spec); spec.loader.exec_module(cuda_graphs)
+torch.manual_seed(0)
+model = torch.nn.Sequential(*[torch.nn.Linear(512, 512) for _ in range(6)]).cuda().half()
+wrapper = cuda_graphs.graphed(model)
+x = torch.randn(1, 512, device="cuda").half()
+with torch.inference_mode():
+    want = model(x)
+    for _ in range(3):
+        wrapper(x)
+    torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    held = [torch.full((1 << 20,), 7.0, device="cuda") for _ in range(64)]
+    for _ in range(3):
+        torch.testing.assert_close(wrapper(x), want, rtol=1e-2, atol=1e-2)
+    torch.cuda.synchronize()
+    assert all(bool((t == 7).all()) for t in held)
+print("right", wrapper.stats()["replays"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["right", "5"], done.stdout + done.stderr

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 a6b7e311c7a5e51781b947cd11131308f2eb9fdaa5e6cedf6634f9050f9f9466). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 328e14e088161eda2f7003300bc8cc6bc2d365bf7562ea5b93495f8f9c193ed6). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -1054,6 +1054,43 @@ class _Watch:
                 found += [label if getter is _get_cell else f"{label}.{n}".lstrip(".") for n in names]
         return found
 
+    # -- undoing changes
+
+    def snapshot(self) -> list[tuple[Any, Any, bool]]:
+        """Shallow copies of what is compared, and whether they are of the whole."""
+        saved: list[tuple[Any, Any, bool]] = []
+        for getter, (spaces, _) in self.groups.items():
+            for space in spaces:
+                if isinstance(space, types.CellType):
+                    saved.append((space, {"": space.cell_contents}, False))
+                elif isinstance(getter, operator.itemgetter):
+                    saved.append((space, {n: space[n] for n in getter.__reduce__()[1]}, False))
+                elif getter is dict.values:
+                    saved.append((space, dict(dict.items(space)), True))
+                elif not isinstance(space, dict):
+                    saved.append((space, dict(enumerate(space)), True))
+        return saved + [
+            (h, dict(h) if isinstance(h, dict) else {x: x for x in h}, True) for h, _ in self.sized
+        ]
+
+    @staticmethod
+    def put_back(saved: list[tuple[Any, Any, bool]]) -> None:
+        """Undo what differs from a snapshot; attributes of classes are left alone."""
+        for space, old, whole in saved:
+            if isinstance(space, types.CellType):
+                space.cell_contents = old[""]
+            elif isinstance(space, dict):
+                for key in [k for k in dict.keys(space) if k not in old and k != _HOME] if whole else ():
+                    del space[key]
+                for key, item in old.items():
+                    if dict.get(space, key, saved) is not item:
+                        space[key] = item
+            elif isinstance(space, set):
+                space.symmetric_difference_update(space ^ old.keys())
+            elif isinstance(space, (list, deque)):
+                space.clear()
+                space.extend(old.values())
+
 
 # ------------------------------------------------------------------------ running without leaving a trace
 
@@ -1214,7 +1251,10 @@ class _Pool:
         self.device = device
         self.lock = threading.RLock()
         self.handle: Any = None
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # warmups and captures
+        self.warm = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # Captures have a stream of their own, whose cuBLAS workspace is then made inside the pool. That of
+        # a warmup belongs to nobody: torch.compile frees it, and graphs would go on writing to it.
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.last = torch.cuda.current_stream(device)  # the stream of the latest replay
         self.last_raw = _current_stream(device.index or 0)
         self.clock = 0
@@ -1503,7 +1543,7 @@ class _Runner:
         with self.lock:
             self._drop(list(self.graphs))
             self.refused: dict[Hashable, str] = {}
-            self.changing: dict[Hashable, str] = {}  # refused whatever the state
+            self.changing: dict[Hashable, str] = {}  # refused for now, whatever the state
             self.unsettled: Counter[Hashable] = Counter()  # calls that changed state
             self.values: dict[Hashable, list[set[Hashable]]] = {}
             self.unbound: set[Hashable] = set()  # keys whose written arguments are not always the same memory
@@ -1591,8 +1631,10 @@ class _Runner:
         if self.options.guard:
             target = self.fn.__self__ if isinstance(self.fn, types.MethodType) else self.fn
             base += tuple(_token(operator.attrgetter(name)(target)) for name in self.options.guard)
-        if self.changing and base in self.changing:
-            raise _Eager(self.changing[base])
+        if self.changing and base in self.changing:  # it may have settled: look again, ever more rarely
+            self.unsettled[base] += 1
+            if self.unsettled[base] & (self.unsettled[base] - 1):
+                raise _Eager(self.changing[base])
         missing = tuple([p.grad is None for p in self.parameters]) if self.parameters else ()
         key = (base, self._state(call), missing)
         graph = self.graphs.get(key)
@@ -1755,6 +1797,7 @@ class _Runner:
                     self.recorded += 1
                     grads = tuple([not was for _, was in had]) if self.parameters else ()
                     self.graphs[key[0], key[1], grads] = made
+                    self.changing.pop(key[0], None)
         except _Leak as leak:
             self.exact = True
             self._drop(list(self.graphs))
@@ -1848,6 +1891,7 @@ class _Recording:
     ) -> None:
         self.runner, self.call, self.key, self.pool, self.had = runner, call, key, pool, had
         self.watches = runner._watching(call)
+        self.saved = [watch.snapshot() for watch in self.watches]
         self.observer = _Observer()
         for generator in itertools.chain.from_iterable(watch.generators for watch in self.watches):
             self.observer.add(generator)
@@ -1862,7 +1906,7 @@ class _Recording:
         if torch.cuda.is_current_stream_capturing():
             raise _Eager("another capture is under way")
         now = [(p, p.grad) for p, _ in self.had]
-        side, current = self.pool.stream, torch.cuda.current_stream(self.pool.device)
+        side, current = self.pool.warm, torch.cuda.current_stream(self.pool.device)
         self.pool.order()
         side.wait_stream(current)
         try:
@@ -1964,8 +2008,7 @@ class _Recording:
             observer.written.pop(_storage(t), None)  # to be put back to what they hold now
         with observer:
             out = self._body(inputs)
-        if changed := self.runner.changed(self.call, self.key):
-            raise _Changing(f"{changed} changes at every call, which a replay would not do")
+        self._check_state()
         on_host, on_device = self.random.drawn()
         if on_host:
             raise _Changing("it draws random numbers on the host (random, NumPy or a CPU generator)")
@@ -1985,6 +2028,13 @@ class _Recording:
         self.random.restore()
         observer.restore()
         return result
+
+    def _check_state(self) -> None:
+        """Refuse code that has changed Python state in a run, and take the change back."""
+        if changed := self.runner.changed(self.call, self.key):
+            for watch, saved in zip(self.watches, self.saved, strict=True):
+                watch.put_back(saved)
+            raise _Changing(f"{changed} changes at every call, which a replay would not do")
 
     def _watched(self, graph: _Graph, trains: bool) -> _Result:
         """One run that shows what is read and written, and whether a replay could stand for the code."""
@@ -2096,22 +2146,25 @@ class _Recording:
         torch.cuda.synchronize(device)
         reserved = torch.cuda.memory_reserved(device)
         self.capturing = made
-        made.capture_begin(pool=self.pool.memory(), capture_error_mode="thread_local")
-        try:
-            out = self._body(graph.inputs)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                made.capture_end()
-            made.reset()
-            raise
-        made.capture_end()
+        with torch.cuda.stream(self.pool.stream):
+            made.capture_begin(pool=self.pool.memory(), capture_error_mode="thread_local")
+            try:
+                out = self._body(graph.inputs)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    made.capture_end()
+                made.reset()
+                raise
+            made.capture_end()
         graph.bytes = max(torch.cuda.memory_reserved(device) - reserved, 0)
         leaves, form = _taken_apart(out)
-        changed = self.runner.changed(self.call, self.key)
-        if changed or form != first.form or [t.shape for t in leaves] != [t.shape for t in first.leaves]:
+        try:
+            self._check_state()
+            if form != first.form or [t.shape for t in leaves] != [t.shape for t in first.leaves]:
+                raise _Changing("what it returns changes at every call, which a replay would not do")
+        except _Changing:
             made.reset()
-            text = f"{changed or 'what it returns'} changes at every call, which a replay would not do"
-            raise _Changing(text)
+            raise
         graph.outputs = [t.detach() if t.requires_grad and not t.is_leaf else t for t in leaves]
         given = {*map(id, self.call.objects())}  # a graph does not keep its arguments alive
         graph.template = _rebuild(out, iter(graph.outputs), lambda v: _Same(v) if id(v) in given else v)
