@@ -351,7 +351,8 @@ def _is_model(
         return made
     if set(name.lower().strip("_").split("_")) & _MODEL_WORDS:
         return True
-    if isinstance(func, ast.Name) and not _is_local(function, name):
+    first = function.args.args[0].arg if function is not None and function.args.args else ""
+    if isinstance(func, ast.Name) and (name == first or not _is_local(function, name)):
         return False
     cls = class_of(module, function, func)  # the last resort: it looks at the whole function
     return cls is not None and cls.is_module

@@ -19,7 +19,7 @@ from refactor.analysis.loops import _may_drive as may_drive
 from refactor.analysis.loops import _operands as operands
 from refactor.analysis.loops import _scopes as scopes
 from refactor.analysis.loops import trains
-from refactor.analysis.project import ModuleInfo, last_name
+from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
 from refactor.analysis.trees import walk
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -85,7 +85,11 @@ def _calls(
             is_model(module, function, node, evaluated) or _is_self(module, function, node)
         ):  # fmt: skip
             found.setdefault(ast.unparse(node.func), []).append(node)
-    for calls in found.values():
+    for source, calls in found.items():
+        if source.partition(".")[0] in target_names(getattr(loop, "target", loop)):
+            continue  # another module at every step
+        if _is_method(module, function, calls[0].func):
+            continue
         ordered = sorted(calls, key=lambda n: (n.lineno, n.col_offset))
         names = {n.id for c in ordered for a in operands(c) for n in walk(a) if isinstance(n, ast.Name)}
         outputs = _depending(stored, ordered)
@@ -102,6 +106,16 @@ def _is_self(module: ModuleInfo, function: FunctionNode | None, call: ast.Call) 
     first = function.args.args[:1] if function is not None else []
     name = first[0].arg if first else ""
     return isinstance(call.func, ast.Name) and call.func.id == name and bool(getattr(cls, "is_module", False))
+
+
+def _is_method(module: ModuleInfo, function: FunctionNode | None, func: ast.expr) -> bool:
+    """``self._prepare_encoder_inputs(...)``: a method of the class, not a model it holds."""
+    owner = module.parents.get(function) if function is not None else None
+    cls = module.lookup(owner.name) if isinstance(owner, ast.ClassDef) else None
+    if not isinstance(func, ast.Attribute) or not isinstance(cls, ClassInfo):
+        return False
+    found = cls.find(func.attr)
+    return found is not None and isinstance(found[1], FunctionInfo)
 
 
 _Stores = Mapping[str, tuple[tuple[ast.expr, bool], ...]]  # name -> (what is assigned, whether taken apart)

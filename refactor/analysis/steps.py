@@ -55,7 +55,8 @@ def _in_scope(function: FunctionNode | None, roots: list[ast.stmt]) -> Iterator[
             block = tuple(getattr(node, "body", ()))
             found = [(i, call) for i, stmt in enumerate(block) if (call := backward_of(stmt)) is not None]
             every = sum(_is_backward(n) for stmt in block for n in walk(stmt))
-            if len(found) == every == 1 and isinstance(node, Owner):
+            # an argument is a gradient, or a loss handed to a library that runs the step
+            if len(found) == every == 1 and isinstance(node, Owner) and not found[0][1].args:
                 yield TrainingStep(node, block, *found[0], function)
 
 
