@@ -324,8 +324,12 @@ class Episode:
             with contextlib.suppress(threading.BrokenBarrierError):
                 barrier.wait(10)
             with self.mode(), _entered(self.plan.contexts), hesitating(self.plan.listener.root, call.step):
+                results = []
                 for _ in range(int(step.get("times", 1))):
                     self.invoke_quietly(index, call)
+                    results.append(call.result)
+                if len(results) > 1 and call.error is None:
+                    call.result = results  # each may be the one that another thread wrote over
 
         workers = [threading.Thread(target=work, args=(call,), daemon=True) for call in calls]
         interval = sys.getswitchinterval()
