@@ -8,6 +8,7 @@ from . import (
     buffers,
     capture,
     concurrency,
+    idioms,
     numerics,
     padding,
     programs,
@@ -23,7 +24,7 @@ from .pair import Pair
 
 FAMILIES = (
     aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
-    programs, sequences, steps, ungraphed,
+    idioms, programs, sequences, steps, ungraphed,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

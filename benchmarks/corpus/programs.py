@@ -418,7 +418,7 @@ class Reg(nn.Module):
         self._graph = None
         self._owner = None
     def _run(self):
-        torch.relu(self.lin(self.static_in), ) if False else self.static_out.copy_(torch.relu(self.lin(self.static_in)))
+        self.static_out.copy_(torch.relu(self.lin(self.static_in)))
     def forward(self, x):
         if torch.is_grad_enabled():
             return torch.relu(self.lin(x))
@@ -586,9 +586,7 @@ PAIRS: tuple[Pair, ...] = (
         "returned_state_is_a_copy",
         "aliasing|kept|state",
         "The original hands out a view of its state, the rewrite a copy.",
-        ("        return self.h[0]\n        key", "        return self.h[0]\n        key")
-        if False
-        else (
+        (
             "        self.h = out.clone()\n        return self.h[0]\n",
             "        self.h = out.clone()\n        return out[0].clone()\n",
         ),
@@ -670,12 +668,7 @@ PAIRS: tuple[Pair, ...] = (
         "floats_of_capture",
         "result",
         "The best column is taken from sums over rows.",
-        (
-            "            self._graphs[key] = (static, *capture(lambda: self._run(static)))",
-            "            made = capture(lambda: self._run(static))\n                made[0].replay()\n                self._graphs[key] = (static, *made, made[1][1].item())",
-        )
-        if False
-        else ('"best": int(b)', '"best": int(s.argmax())'),
+        ('"best": int(b)', '"best": int(s.argmax())'),
     ),
     STATIC_BUFFERS_REGISTERED,
     STATIC_BUFFERS_REGISTERED.mutant(

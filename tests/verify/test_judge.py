@@ -135,3 +135,14 @@ def test_a_rewrite_may_have_attributes_of_its_own_but_lose_none() -> None:
     mine = trace(0, attributes=one)
     assert not compare(mine, trace(0, attributes=one + two), False).certain
     assert compare(trace(0, attributes=one + two), mine, False).certain
+
+
+def test_complex_numbers_are_compared_as_pairs_and_nan_equals_itself() -> None:
+    first = torch.complex(torch.tensor([float("nan"), 1.0]), torch.tensor([2.0, 3.0]))
+    assert not compare(trace(first), trace(first.clone()), False).suspects
+    other = torch.complex(first.real, first.imag + torch.tensor([0.0, 1e-3]))
+    (suspect,) = compare(trace(first), trace(other), False).suspects
+    assert (
+        measure(suspect, Reference({"double": trace(first.to(torch.complex128))}.get), ("double",)).bad
+        is not None
+    )

@@ -398,14 +398,19 @@ def measure(suspect: Suspect, reference: Reference, runs: tuple[str, ...]) -> Me
     return _measure_floats(a.double(), b.double(), double, [o.double() for o in others], suspect.dtype)
 
 
+def real(t: Tensor) -> Tensor:
+    """Complex numbers as pairs."""
+    return torch.view_as_real(t) if t.is_complex() else t
+
+
 def obvious(suspect: Suspect) -> float | None:
     """The error over its allowance where no further run is needed to accept it, else None.
 
     Off by at most ``(K - 1) * floor`` from the original is off by at most ``K * max(own, floor)`` from any
     float64 run, whatever ``own`` is.
     """
-    a, b, dtype = suspect.before, suspect.after, suspect.dtype
-    if not a.is_floating_point():
+    a, b, dtype = real(suspect.before), real(suspect.after), suspect.dtype
+    if not a.is_floating_point() or a.shape != b.shape:
         return None
     a, b = a.double(), b.double()
     if not torch.equal(a.isnan(), b.isnan()) or not torch.equal(a.isinf(), b.isinf()):
@@ -423,7 +428,7 @@ def obvious(suspect: Suspect) -> float | None:
 
 def amplified(suspect: Suspect) -> bool:
     """Whether the two differ by at most the square root of a rounding, as where small is divided by small."""
-    a, b = suspect.before, suspect.after
+    a, b = real(suspect.before), real(suspect.after)
     if not a.is_floating_point() or not a.numel():
         return False
     a, b = a.double(), b.double()
