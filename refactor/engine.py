@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
     from refactor.rewrite.model import Patch, Proposal, Refusal
 
 RECURSION = 5000
-"""Python frames an analysis may stack up: an expression nested a thousand deep needs a few for each level."""
+"""Python frames an analysis may stack up before it gets a stack of its own."""
+DEEP = 200_000
+"""Python frames on such a stack: a chain of a thousand calls needs a dozen for each."""
+STACK = 512 * 2**20
+"""Bytes of such a stack; what is not used is not taken."""
 
 T = TypeVar("T")
 
@@ -203,7 +208,10 @@ class Examiner:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # SyntaxWarning about the user's file: not for our stderr
-                return work()
+                try:
+                    return work()
+                except RecursionError:
+                    return _deeply(work)
         except SourceError as error:
             file = job.file if error.path == job.path else display(error.path, self.task.cwd)
             return Failure(FileError(file, error.line, error.message))
@@ -295,6 +303,38 @@ class Examiner:
         if isinstance(site, Site):
             return rule
         return replace(rule, propose=lambda facts, hit: _without_runtime(propose(facts, hit), site.reason))
+
+
+def _deeply(work: Callable[[], T]) -> T:
+    """What ``work`` gives on a stack of its own that is large enough for deeply nested code.
+
+    Raises:
+        RecursionError: it is too deep even for that, or there is no memory for such a stack.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # raised again below, in the thread that asked
+            failed.append(error)
+
+    limit, size = sys.getrecursionlimit(), threading.stack_size()
+    try:
+        threading.stack_size(STACK)
+        thread = threading.Thread(target=run, daemon=True)
+        sys.setrecursionlimit(DEEP)
+        thread.start()
+        thread.join()
+    except (RuntimeError, ValueError):
+        raise RecursionError from None
+    finally:
+        sys.setrecursionlimit(limit)
+        threading.stack_size(size)
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 def _without_runtime(answer: Proposal | Refusal, reason: str) -> Proposal | Refusal:

@@ -22,7 +22,7 @@ from refactor.analysis.repeats import repeated_calls
 from refactor.analysis.steps import training_steps
 from refactor.analysis.temporaries import temporaries
 from refactor.analysis.trees import Lazy
-from refactor.source import Source, SourceError, parse
+from refactor.source import Source, parse
 
 _WORDS = re.compile(
     rb"def forward\b|no_grad|inference_mode|\.eval\(\)|\.backward\(|cuda\.graph|\bCUDAGraph\b"
@@ -57,7 +57,8 @@ def analyze(
     among the facts. Hazards that this file's regions have in other files are in ``Facts.foreign``.
 
     Raises:
-        SourceError: the file does not parse, or is nested too deeply to be analysed.
+        SourceError: the file does not parse.
+        RecursionError: it is nested more deeply than the interpreter's limit allows; nothing half done stays.
     """
     if not entries and not may_matter(source.data) and not _named(source, project, regions):
         return None
@@ -73,8 +74,8 @@ def analyze(
         batches = _loop_events(module)
         loops = (*batches, *_repeat_events(module, batches), *_step_events(module), *discipline(module))
     except RecursionError:
-        project.interpreter = None  # its summaries are half made
-        raise SourceError(source.path, 1, "cannot be analysed: nested too deeply") from None
+        project.interpreter = None  # what it was answering is half done
+        raise
     records = interpreter.recorded(module)
     own = _facts(records, found, (*loops, *_temporaries(records)))
     others = [r for m, r in interpreter.records.items() if m is not module and r.events]
