@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.grouped import propose_grouped
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -18,11 +19,17 @@ RULE = Rule(
     name="data-dependent-launch",
     summary="a kernel whose launch depends on data",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.LAUNCH, message=_message),
     what="Reports grouped matrix multiplications (`grouped_mm`).",
-    why="The groups are laid out on the host: it reads or copies the offsets, which capture forbids.",
-    instead="Batched multiplication with a fixed capacity for each group.",
+    why=(
+        "Except for bfloat16 on Hopper and later, the groups are laid out on the host: it reads the offsets, "
+        "which capture forbids."
+    ),
+    instead=(
+        "`grouped_mm` of the runtime: in a capture it multiplies blocks of rows, as many of them "
+        "whatever the offsets are. Elsewhere it is torch's own."
+    ),
     error="operation not permitted when stream is capturing",
     valid=(
         Example(
@@ -49,4 +56,42 @@ class Model(nn.Module):
 """,
         ),
     ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 4, 4))
+
+    def forward(self, x: torch.Tensor):
+        first = (x[:, 0] > 0).sum()
+        ends = torch.stack([first, torch.full_like(first, x.shape[0])]).to(torch.int32)
+        return F.silu(F.grouped_mm(x, self.weight, offs=ends))
+""",
+            after="""\
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from cuda_graphs import grouped_mm
+
+
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 4, 4))
+
+    def forward(self, x: torch.Tensor):
+        first = (x[:, 0] > 0).sum()
+        ends = torch.stack([first, torch.full_like(first, x.shape[0])]).to(torch.int32)
+        return F.silu(grouped_mm(x, self.weight, offs=ends))
+""",
+        ),
+    ),
+    propose=propose_grouped,
 )

@@ -169,8 +169,10 @@ def _object_attribute(it: Interpreter, frame: Frame, owner: Obj, name: str) -> V
     result: Val | None = None
     for cls in owner.classes[:8]:
         value = _instance_attribute(it, frame, owner, cls, name)
+        if isinstance(value, Method) and len(owner.classes) > 1:
+            continue  # this class has no such attribute: asked for it, the instance is one of the others
         result = value if result is None else join(result, value)
-    return result if result is not None else OPAQUE
+    return result if result is not None else Method(owner, name)
 
 
 def _instance_attribute(it: Interpreter, frame: Frame, owner: Obj, cls: ClassInfo, name: str) -> Val:

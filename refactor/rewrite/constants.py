@@ -16,6 +16,7 @@ from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rewrite.names import reference
 from refactor.rewrite.syntax import argument, dotted, expression, keyword
+from refactor.rewrite.uploads import draws, varies
 from refactor.rule import Hit
 
 _FACTORIES = {
@@ -43,6 +44,9 @@ def propose_constant(facts: Facts, hit: Hit) -> Proposal | Refusal:
         return data
     if keyword(call, "device") is None and len(call.args) < 3:
         return Refusal("the device is not named here; pass `device=` so that the constant can be kept for it")
+    drawn = draws(facts, data)
+    if drawn:
+        return Refusal(f"{drawn}, and a captured graph would keep the first; draw it on the device")
     if is_number(data) and len(call.args) == 1:
         return Proposal((Change(call, _fill),), "filled on the device", imports=_torch_import(call))
     return constant_proposal(facts, call)
@@ -195,7 +199,11 @@ def propose_index(facts: Facts, hit: Hit) -> Proposal | Refusal:
         if not all(_is_int(facts, item) for item in index.elts):
             return Refusal("only a flat list of integers is rewritten; masks and nested lists differ")
     elif not _is_kept_tensor(facts, index) and not _names_integers(facts, index):
-        return Refusal("the index is computed on the host at every call; make it on the device")
+        why = "it is no tensor" if facts.value(index).kind is not Kind.TENSOR else varies(facts, index)
+        if why:
+            return Refusal(
+                f"the index is computed on the host at every call, and {why}; make it on the device"
+            )
 
     base = subscript.value
 

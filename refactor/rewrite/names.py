@@ -14,7 +14,7 @@ from refactor.rewrite.lazily import libcst as cst
 
 _MARK = "__cuda_graph_refactor_"
 PLACEHOLDER = re.compile(_MARK + r"(\w+?)__")
-RUNTIME_NAMES = ("graphed", "segment", "scratch", "constant")
+RUNTIME_NAMES = ("graphed", "segment", "scratch", "constant", "grouped_mm")
 
 
 def placeholder(name: str) -> str:

@@ -19,6 +19,7 @@ from refactor.rewrite.live import conditional_branches, live_as_planned
 from refactor.rewrite.names import attribute_names, bound_names, fresh, used_names
 from refactor.rewrite.naming import hoist_name, inherited_names, method_prefix, piece_role
 from refactor.rewrite.plan import Block, Decide, Guard, Hoist, Piece
+from refactor.rewrite.ragged import ragged
 from refactor.rewrite.syntax import ancestors, enclosing_class, enclosing_statement, same_scope, self_name
 from refactor.rewrite.work import BREAKING, effects, host_nodes
 
@@ -47,6 +48,7 @@ class Planner:
         self.written = frozenset(liveness.writes(self.function.body))
         self.locals = self.parameters | self.written
         self.owner = self_name(self.function)
+        self.ragged = ragged(self.facts, self.function, self.settled)
         self.expanded = self.branches()
         self.host |= {branch for stmt, branch in self.expanded.items() if stmt in self.host}
         self.kinds: dict[str, set[Kind]] = {}
@@ -96,6 +98,10 @@ class Planner:
         piece.inputs = tuple(dict.fromkeys(n for n in needed if n in self.locals and n != self.owner))
         if any(name not in piece.sure or not self.is_known(name, piece) for name in piece.inputs):
             self.give_back(piece)
+            return
+        varying = [s for s in body if self.ragged & set(liveness.reads([s]))]
+        if varying or any(self.ragged & set(liveness.reads([ast.Expr(part)])) for part in piece.parts):
+            self.give_back(piece, *varying)
             return
         price = cost.of(self, piece)
         if not price.pays:

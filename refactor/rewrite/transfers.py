@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from refactor.analysis.model import Facts, Kind
 from refactor.rewrite.constants import (
@@ -33,6 +33,7 @@ from refactor.rewrite.syntax import (
     keyword,
     self_name,
 )
+from refactor.rewrite.uploads import varies
 from refactor.rule import Hit
 
 _FACTORIES = ("zeros", "ones", "full", "empty", "eye", "arange", "tril_indices", "triu_indices")
@@ -71,11 +72,9 @@ def propose_transfer(facts: Facts, hit: Hit) -> Proposal | Refusal:
     if isinstance(subject, ast.Attribute) and is_plain(subject):
         return _kept(facts, call, target)
     if isinstance(subject, ast.Name):
-        return _made_earlier(facts, subject, target)
-    return Refusal(
-        f"it is {_FLOATING}; compute it once in __init__ and register it with "
-        "register_buffer(..., persistent=False)"
-    )
+        there = _made_earlier(facts, subject, target)
+        return there if isinstance(there, Proposal) else _uploaded(facts, call, target, there.reason)
+    return _uploaded(facts, call, target, f"it is {_FLOATING}")
 
 
 def _target(facts: Facts, call: ast.Call) -> _Target | Refusal:
@@ -179,7 +178,18 @@ def _made_there(facts: Facts, call: ast.Call, subject: ast.expr, target: _Target
     return Proposal(tuple(changes), "made on the device instead of being copied there")
 
 
-def _kept(facts: Facts, call: ast.Call, target: _Target) -> Proposal | Refusal:
+def _uploaded(facts: Facts, call: ast.Call, target: _Target, otherwise: str) -> Proposal | Refusal:
+    """Any other value that the CPU computes from shapes and numbers: its copy is kept, by content."""
+    assert isinstance(call.func, ast.Attribute)
+    why = varies(facts, call.func.value)
+    if why:
+        return Refusal(f"{otherwise}; its copy cannot be kept either, since {why}")
+    kept = _kept(facts, call, target)
+    note = "computed on the CPU as before; its copy on the device is kept and found again by content"
+    return replace(kept, note=note)
+
+
+def _kept(facts: Facts, call: ast.Call, target: _Target) -> Proposal:
     """``self.table.to(device)``: state_dict keys stay, and ``.half()`` does not cast it."""
     cloned = fate(facts, call) is not Fate.CONSUMED
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 from refactor.analysis.model import Device, EventKind, Facts, Kind, Value
 from refactor.analysis.trees import walk
@@ -259,8 +258,9 @@ def host_nodes(facts: Facts, function: FunctionNode, settled: Iterable[ast.AST])
         if event.function is function:
             found.add(event.node)
             continue
-        chain = event.chain
-        callees.update(after for before, after in pairwise(chain) if before == name)
+        for place, caller in enumerate(event.chain[:-1]):
+            if caller == name:
+                callees.update(_called(event.chain[place + 1 :]))
     if callees:
         properties = _properties(facts, callees)
         for node in same_scope(function):
@@ -268,6 +268,15 @@ def host_nodes(facts: Facts, function: FunctionNode, settled: Iterable[ast.AST])
             if called or (isinstance(node, ast.Attribute) and node.attr in properties):
                 found.add(node)
     return found
+
+
+def _called(chain: Sequence[str]) -> Iterator[str]:
+    """What a call enters: the next function, and behind a wrapper of a decorator the method itself."""
+    for name in chain:
+        yield name
+        scope = name.rpartition(".")[0]
+        if "." not in scope and not scope[:1].islower():
+            return
 
 
 def _properties(facts: Facts, callees: set[str]) -> frozenset[str]:

@@ -343,6 +343,17 @@ def test_copies_unpinned_memory_and_is_refused(name: str) -> None:
         assert str(error).startswith(UNPINNED)
 
 
+def test_nothing_is_copied_for_a_tensor_without_elements() -> None:
+    error, _ = capture_once(tensors(), lambda t: t.x + torch.tensor([], device=D).sum(), False)
+    assert error is None
+
+
+def test_histc_counts_whole_numbers() -> None:
+    counts = torch.histc(torch.tensor([0, 2, 2, 3], dtype=torch.int32, device=D), bins=4, min=0, max=3)
+    assert counts.dtype == torch.int32
+    assert counts.tolist() == [1, 0, 2, 1]
+
+
 @pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")
 @pytest.mark.parametrize("name", OTHER)
 def test_is_refused_in_words_of_its_own(name: str) -> None:

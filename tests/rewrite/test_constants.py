@@ -103,17 +103,22 @@ def test_exact_tensors_are_made_on_the_device_and_kept_ones_become_constants(bef
 
 
 @pytest.mark.parametrize(
+    "made", ["torch.linspace(0, 1, 5)", "torch.arange(0, 1, 0.1)", "(torch.arange(4) / 3)"]
+)
+def test_what_a_device_would_round_differently_is_made_on_the_cpu_and_its_copy_kept(made: str) -> None:
+    assert _rewritten(f"{made}.to(x.device)", "to", transfer=True) == f"constant({made}, device=x.device)"
+
+
+@pytest.mark.parametrize(
     ("expression", "reason"),
     [
-        ("torch.linspace(0, 1, 5).to(x.device)", "floating point"),
-        ("torch.randn(3).to(x.device)", "floating point"),
-        ("torch.arange(0, 1, 0.1).to(x.device)", "floating point"),
-        ("(torch.arange(4) / 3).to(x.device)", "floating point"),
+        ("torch.randn(3).to(x.device)", "`randn` draws another value at every call"),
+        ("(torch.arange(4) / torch.rand(4)).to(x.device)", "`rand` draws another value at every call"),
         ("torch.arange(4).to(x.device, copy=True)", "not understood"),
         ("torch.arange(4).to(where)", "not understood"),
     ],
 )
-def test_what_a_device_would_round_differently_stays(expression: str, reason: str) -> None:
+def test_what_is_drawn_or_not_understood_stays(expression: str, reason: str) -> None:
     assert reason in _rewritten(expression, "to", transfer=True)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from refactor.runtime import cuda_graphs as runtime
 from refactor.runtime.cuda_graphs import constant, graphed, scratch
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -173,3 +175,30 @@ def test_both_work_inside_a_graph() -> None:
                 wrapper(rnd(n, 2, seed=i)), rnd(n, 2, seed=i) * 2 + torch.tensor([2.0, 3.0]).cuda()
             )
     assert wrapper.stats()["replays"] == 6
+
+
+def test_a_tensor_is_known_by_its_content_whoever_made_it() -> None:
+    small, large = torch.arange(6).view(2, 3), torch.arange(5000.0)
+    for data in (small, large):
+        assert constant(data, device="cuda") is constant(data.clone(), device="cuda")
+        assert constant(data, device="cuda") is not constant(data + 1, device="cuda")
+    assert constant(small, device="cuda") is not constant(small.float(), device="cuda")
+    assert constant(small.t(), device="cuda").stride() == small.t().stride()
+    with torch.inference_mode():
+        inside = constant(torch.full((3,), 2.5), device="cuda")
+    assert not inside.is_inference()
+    assert inside.tolist() == [2.5] * 3
+
+
+def test_a_constant_that_a_graph_holds_outlives_its_place_in_the_cache(monkeypatch: Any) -> None:
+    monkeypatch.setattr(runtime, "_constants", OrderedDict())
+    held = constant(torch.tensor([1.0, 2.0, 3.0]), device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        result = constant(torch.tensor([1.0, 2.0, 3.0]), device="cuda") * 2
+    for i in range(1100):
+        constant(float(i), device="cuda")
+    assert constant(torch.tensor([1.0, 2.0, 3.0]), device="cuda") is not held
+    assert id(held) in runtime._captured
+    graph.replay()
+    assert result.tolist() == [2.0, 4.0, 6.0]

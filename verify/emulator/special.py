@@ -46,7 +46,8 @@ def transfer(
     An asynchronous copy to the host lands in page-locked memory, as `aten::_to_copy` allocates it.
     """
     pinned = non_blocking if device is CPU else is_pinned(source) and dtype in (None, source.dtype)
-    enter_copy(watch, pinned, non_blocking)
+    if source.numel():  # no memory, no copy: CUDA allows `torch.tensor([], device="cuda")` in a capture
+        enter_copy(watch, pinned, non_blocking)
     memory_format = torch.preserve_format if memory_format is None else memory_format
     capture = watch.stream.capture
     with torch._C._DisableTorchDispatch():  # the copy is accounted for here, not by the mode

@@ -113,7 +113,7 @@ class Capturing:
         for static, value in zip(captured.inputs, given, strict=True):
             if not torch.equal(static, value) and not (static.isnan() & value.isnan()).any():
                 value.copy_(static)
-        return mapped(captured.result, lambda t: t.clone())
+        return cloned(captured.result)
 
     def _differentiable(self, captured: Captured, given: list[Tensor]) -> Any:
         """Replay forward with a backward pass to come; parameters and inputs get its gradients."""
@@ -228,6 +228,26 @@ def _differentiable_in(result: Any) -> list[Tensor]:
 def tensors_only(value: Any) -> list[Tensor]:
     """Every tensor in a value."""
     return [t for _, t in tensors_of(value)]
+
+
+def cloned(value: Any) -> Any:
+    """The same structure in memory of its own, in which tensors that share memory share it again."""
+    held: dict[tuple[int, torch.dtype], list[Tensor]] = {}
+    for _, t in tensors_of(value):
+        if t.layout is torch.strided:
+            held.setdefault((t.untyped_storage().data_ptr(), t.dtype), []).append(t)
+    copies: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    def copy(t: Tensor) -> Tensor:
+        key = (t.untyped_storage().data_ptr(), t.dtype) if t.layout is torch.strided else (0, t.dtype)
+        if len(held.get(key, ())) < 2 or not key[0]:
+            return t.clone()
+        if key not in copies:
+            size = t.untyped_storage().nbytes() // t.element_size()
+            copies[key] = t.as_strided((size,), (1,), 0).clone()
+        return copies[key].as_strided(t.shape, t.stride(), t.storage_offset())
+
+    return mapped(value, copy)
 
 
 def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:

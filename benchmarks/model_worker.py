@@ -1,0 +1,366 @@
+"""One side of one model of ``benchmarks/models.py``: builds it from one tree, runs, captures and times it.
+
+Started by path in a process of its own; reads one JSON request a line, answers with one. It borrows the
+verifier's worker: what is observed of a call, how two observations are compared, and how a call is captured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VERIFY = Path(__file__).resolve().parents[1] / "verify"
+CALLS = 4  # with other values each
+
+
+def borrowed(name: str, folder: Path) -> Any:
+    """A package of the verifier under a private name, as its own workers load it."""
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Counter:
+    """Captures and replays of this process."""
+
+    captures = replays = 0
+
+    def install(self) -> None:
+        """Wrap the graph class that the model will find in ``torch.cuda``."""
+        kind: Any = torch.cuda.CUDAGraph
+        end, replay = kind.capture_end, kind.replay
+
+        def counted_end(graph: Any, *args: Any, **kwargs: Any) -> Any:
+            self.captures += 1
+            return end(graph, *args, **kwargs)
+
+        def counted_replay(graph: Any, *args: Any, **kwargs: Any) -> Any:
+            self.replays += 1
+            return replay(graph, *args, **kwargs)
+
+        kind.capture_end, kind.replay = counted_end, counted_replay
+
+
+class Side:
+    """One built model. Methods called ``do_*`` answer one request."""
+
+    def __init__(self, tree: Path, builder: Path, device: str) -> None:
+        self.tree, self.device = tree, "cpu" if device == "cpu" else "cuda"
+        self.counter = Counter()
+        if self.device == "cuda":
+            self.counter.install()
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.deterministic = True
+        sys.path[:0] = [str(tree), str(builder.parent)]
+        spec = importlib.util.spec_from_file_location(builder.stem, builder)
+        assert spec is not None
+        assert spec.loader is not None
+        self.builder = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.builder)
+        self.model: Any = None
+        self.inputs: Any = None
+        self.traces: dict[str, Any] = {}
+        self.call: Callable[..., Any] | None = None
+
+    def do_build(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Build the first recipe that runs, or the one named by ``recipe`` with the inputs saved."""
+        errors: list[str] = []
+        torch.manual_seed(0)
+        for index, (model, inputs) in enumerate(self.builder.recipes(request["name"], errors)):
+            wanted = request.get("recipe")
+            if wanted is not None and index != wanted:
+                continue
+            self.model = model.eval().to(self.device)
+            if wanted is not None:
+                self.inputs = moved(torch.load(request["inputs"], weights_only=True), self.device)
+                return self._about(index)
+            self.inputs = moved(inputs, self.device)
+            try:
+                with torch.inference_mode():
+                    self.model(*self.inputs[0], **self.inputs[1])
+            except Exception as error:  # the next recipe may do
+                errors.append(trees.place(error, self.tree))
+                continue
+            torch.save(moved(self.inputs, "cpu"), request["inputs"])
+            return self._about(index)
+        return {"error": "; ".join(errors[-3:]) or "no recipe"}
+
+    def _about(self, index: int) -> dict[str, Any]:
+        sizes = sum(p.numel() for p in self.model.parameters())
+        return {
+            "recipe": index,
+            "parameters": sizes,
+            "state": self._state(),
+            "strangers": strangers(self.tree)[:3],
+        }
+
+    def _state(self) -> list[list[Any]]:
+        """Keys of ``state_dict`` with a digest of each value."""
+        return [[k, ["value", str(list(v.shape)), digest(v)]] for k, v in self.model.state_dict().items()]
+
+    def _values(self, k: int) -> Any:
+        return self.inputs if k == 0 else redrawn(self.inputs, 100 + k)
+
+    def _observe(
+        self, call: Callable[..., Any], model: Any, change: Callable[[Any], Any] = lambda v: v
+    ) -> Any:
+        """A trace of several calls: results, inputs as they are afterwards, aliasing, state, randomness."""
+        recorder = observe.Recorder()
+        subject = trees.Subject(call, model, sys.modules[type(model).__module__])
+        observed = []
+        for k in range(CALLS):
+            args, kwargs = change(copied(self._values(k % (CALLS - 1))))
+            trees.seed_everything(k)
+            groups: dict[str, Any] = {}
+            given = list(observe.tensors_of([list(args), kwargs], "inputs"))
+            try:
+                with torch.inference_mode():
+                    result = call(*args, **kwargs)
+            except graphs.CaptureBlocked:
+                raise
+            except Exception as error:
+                groups["exception"] = {"type": type(error).__name__, "message": trees.place(error, self.tree)}
+            else:
+                groups["result"] = recorder.leaves(result, "result")
+                groups["aliasing"] = observe.aliases(result, given)
+            groups["inputs"] = recorder.leaves([t for _, t in given], "inputs")
+            if k == CALLS - 1:
+                groups["state"] = self._state()
+                groups["attributes"] = observe.attributes(subject, recorder, 0)
+            groups["random"] = observe.random_state(self.device)
+            observed.append({"step": k, "groups": groups, "outside": False})
+        return judge.Trace(observed, recorder.tensors)
+
+    def do_run(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Observe some calls, eager or as captured by the verifier; keep the trace and write it."""
+        replays, captures = self.counter.replays, self.counter.captures
+        captured = bool(request.get("captured"))
+        start = time.perf_counter()
+        if captured:
+            subject = trees.Subject(self.model, self.model, sys.modules[type(self.model).__module__])
+            self.capturing = graphs.Capturing(subject, self.tree)
+            args, kwargs = copied(self._values(0))
+            try:
+                with torch.inference_mode():
+                    self.capturing(*args, **kwargs)
+            except graphs.CaptureBlocked as blocked:
+                return {"blocked": str(blocked)}
+            except Exception as error:
+                return {"blocked": trees.place(error, self.tree)}
+            self.call = self.capturing
+        else:
+            args, kwargs = copied(self._values(0))
+            with torch.inference_mode():
+                for _ in range(
+                    2 if self.device == "cuda" else 1
+                ):  # a runtime of the program's own captures here
+                    self.model(*args, **kwargs)
+            self.call = self.model
+        cold = time.perf_counter() - start
+        trace = self._observe(self.call, self.model)
+        self.traces[request["as"]] = trace
+        torch.save({"observed": json.dumps(trace.observed), "tensors": trace.tensors}, request["write"])
+        self.capturing_seen = captured
+        raised = [o["groups"]["exception"]["message"] for o in trace.observed if "exception" in o["groups"]]
+        return {"replays": self.counter.replays - replays, "captures": self.counter.captures - captures,
+                "cold_s": cold, "raised": raised[:1]}  # fmt: skip
+
+    def do_judge(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Compare a trace of the other side with the one kept here; numbers go by the verifier's rules."""
+        mine = self.traces[request["mine"]]
+        saved = torch.load(request["other"], weights_only=True)
+        found = judge.compare(mine, judge.Trace(json.loads(saved["observed"]), saved["tensors"]), False)
+        if found.certain:
+            first = found.certain[0]
+            return {"equal": False, "why": f"{first.path}: {first.text}"}
+        bitwise = not found.suspects
+        runs, largest = judge.Reference(self._again), 0.0
+        for suspect in found.suspects:
+            ratio = judge.obvious(suspect)
+            if ratio is None:
+                measured = judge.measure(suspect, runs, ("rerun", "double", "perturbed1", "perturbed2"))
+                if measured.bad is not None:
+                    return {"equal": False, "why": f"{suspect.path}: {judge.explain(suspect, measured.bad)}"}
+                ratio = measured.largest
+            largest = max(largest, ratio)
+        return {"equal": True, "bitwise": bitwise, "largest": largest}
+
+    def _again(self, kind: str) -> Any:
+        """A further run of the original: the same, in float64, or disturbed in the last place."""
+        model = copy.deepcopy(self.model)
+        change: Callable[[Any], Any] = lambda values: values  # noqa: E731
+        if kind == "rerun":
+            self.recording = reference.Recording()
+            context: Any = reference.Record(self.recording)
+        elif kind == "double":
+            model, change = model.double(), doubled
+            context = reference.Promote(getattr(self, "recording", reference.Recording()))
+        else:
+            generator = torch.Generator().manual_seed(int(kind[-1]))
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.is_floating_point():
+                        parameter.copy_(reference.disturbed(parameter, generator))
+            context = reference.Disturb(int(kind[-1]))
+        try:
+            with context:
+                return self._observe(model, model, change)
+        except Exception:  # the original itself, in a precision it was not written for
+            return None
+
+    def do_time(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Milliseconds of single synchronised calls on values drawn anew, for about ``seconds``."""
+        if not hasattr(self, "drawn"):
+            self.drawn = [self._values(k) for k in range(1, 5)]
+            if self.call is not self.model:
+                self.call = replayed(self.capturing, self.inputs)
+        assert self.call is not None
+        times: list[float] = []
+        with torch.inference_mode():
+            end = time.perf_counter() + request["seconds"]
+            while len(times) < 3 or (time.perf_counter() < end and len(times) < 200):
+                args, kwargs = self.drawn[len(times) % len(self.drawn)]
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                self.call(*args, **kwargs)
+                torch.cuda.synchronize()
+                times.append(1e3 * (time.perf_counter() - start))
+        return {"times": times}
+
+    def do_files(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Files of the tree that are imported by now."""
+        files = {getattr(m, "__file__", None) for m in list(sys.modules.values())}
+        return {
+            "files": sorted(
+                str(Path(f).relative_to(self.tree)) for f in files if f and trees.under(f, self.tree)
+            )
+        }
+
+
+def replayed(capturing: Any, inputs: Any) -> Callable[..., Any]:
+    """What a hand-written wrapper would do: copy the inputs in, replay, clone the outputs."""
+    (captured,) = capturing.graphs.values()
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = [t for _, t in observe.tensors_of([list(args), kwargs])]
+        for static, value in zip(captured.inputs, given, strict=True):
+            static.copy_(value)
+        captured.graph.replay()
+        return graphs.cloned(captured.result)
+
+    return call
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """Of the bytes of a tensor."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha1(flat.view(torch.uint8).numpy().data).hexdigest() if flat.numel() else ""
+
+
+def moved(value: Any, device: str) -> Any:
+    """A tree of inputs on a device."""
+    return mapped(value, lambda t: t.to(device))
+
+
+def copied(value: Any) -> Any:
+    """The same values in memory of their own."""
+    return mapped(value, lambda t: t.clone())
+
+
+def doubled(value: Any) -> Any:
+    """Floating inputs in float64."""
+    return mapped(value, lambda t: t.double() if t.is_floating_point() else t)
+
+
+def redrawn(value: Any, seed: int) -> Any:
+    """Other values of the same kind: floats are drawn, whole numbers change places, masks change rows."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(t: Any) -> Any:
+        old = t.cpu()
+        if old.is_floating_point():
+            if old.numel() and float(old.min()) >= 0 and float(old.max()) <= 1:
+                return torch.rand(old.shape, generator=generator).to(old.dtype).to(t.device)
+            return torch.randn(old.shape, generator=generator).to(old.dtype).to(t.device)
+        if old.dim() == 0 or old.unique().numel() <= 2:
+            order = torch.randperm(old.shape[0], generator=generator) if old.dim() else ...
+            return old[order].to(t.device)
+        order = torch.randperm(old.numel(), generator=generator)
+        return old.reshape(-1)[order].reshape(old.shape).to(t.device)
+
+    return mapped(value, drawn)
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same structure of tuples, lists and dicts with every tensor changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {k: mapped(v, change) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(mapped(v, change) for v in value)
+    return value
+
+
+def strangers(tree: Path) -> list[str]:
+    """Modules that exist in the tree and were loaded from elsewhere."""
+    return trees.Tree(str(tree), [str(tree)], None).strangers()  # type: ignore[no-any-return]
+
+
+def serve(side: Side, answers: Any) -> None:
+    """Answer requests until the parent closes the pipe."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(side, f"do_{request['op']}")(request)
+        except Exception as error:
+            answer = {"error": trees.place(error, side.tree), "trace": traceback.format_exc()[-2000:]}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--tree", type=Path, required=True)
+parser.add_argument("--builder", type=Path, required=True)
+parser.add_argument("--device", choices=["cuda", "emulated", "cpu"], required=True)
+parser.add_argument(
+    "--prelude", type=Path, help="a file run before anything else, such as a stub of an extension"
+)
+
+if __name__ == "__main__":
+    options = parser.parse_args()
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not look like an answer
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if options.prelude is not None:
+        exec(compile(options.prelude.read_text(), str(options.prelude), "exec"), {})
+    emulator = borrowed("_refactor_emulator", VERIFY / "emulator")
+    borrowed("_refactor_worker", VERIFY / "worker")
+    from _refactor_worker import graphs, judge, observe, reference, trees  # type: ignore[import-not-found]
+
+    if options.device == "emulated":
+        emulator.install()
+    with contextlib.suppress(BrokenPipeError):
+        serve(Side(options.tree.resolve(), options.builder.resolve(), options.device), output)
