@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 328e14e088161eda2f7003300bc8cc6bc2d365bf7562ea5b93495f8f9c193ed6). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 9600ffb059182631b539e4e652fa1d2d6e1a8e32c667a27e6c989faf22081550). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -22,6 +22,7 @@ import copy
 import dataclasses
 import functools
 import gc
+import hashlib
 import inspect
 import io
 import itertools
@@ -45,7 +46,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["constant", "graphed", "scratch", "segment"]
+__all__ = ["constant", "graphed", "grouped_mm", "scratch", "segment"]
 
 _HOME = "_cuda_graphs"  # the private attribute under which an object keeps its graphs
 _FIRST_WARMUP, _LATER_WARMUP = 11, 3  # runs before a capture; the first number is what autograd's hooks need
@@ -225,8 +226,8 @@ def _promoted(left: Any, right: Any) -> Any:
 def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
     """Return ``torch.tensor(data)`` (for a tensor or array ``torch.as_tensor``), built once for each device.
 
-    The result is shared by all callers with equal ``data``: it must not be written to. A tensor argument is
-    recognised by identity and version, everything else by content. Raises what torch.tensor raises.
+    The result is shared by all callers with equal ``data``: it must not be written to. A tensor of more than
+    64 MiB is recognised by identity and version, everything else by content. Raises what torch.tensor raises.
     """
     target = device if isinstance(device, torch.device) or device is None else torch.device(device)
     plain = target is None or target.type != "cuda" or (isinstance(data, Tensor) and data.is_cuda)
@@ -241,19 +242,66 @@ def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None)
     key = (content, dtype, torch.get_default_dtype() if dtype is None else None, target)
     with _constants_lock:
         made = _constants.get(key)
+        capturing = torch.cuda.is_current_stream_capturing()
         if made is None:
             with torch.inference_mode(False), torch.no_grad():
                 made = _make_constant(data, dtype, target)
-            if torch.cuda.is_current_stream_capturing():
+            if capturing:
                 return made
             _constants[key] = made
-            while len(_constants) > 1024:
-                _constants.popitem(last=False)
+            size = sum(t.nbytes for t in _constants.values()) if made.nbytes > _LARGE else 0
+            while len(_constants) > 1024 or (size > 1 << 28 and len(_constants) > 1):
+                size -= _constants.popitem(last=False)[1].nbytes
+        elif capturing:
+            _captured[id(made)] = made
     return made
 
 
+def grouped_mm(input: Tensor, weight: Tensor, offs: Tensor | None = None, **options: Any) -> Tensor:
+    """``torch.nn.functional.grouped_mm``, which a graph can hold in any precision.
+
+    input (rows, K), weight (groups, K, N), offs (groups,): where each group ends, int32; gives (rows, N).
+    The kernel for bfloat16 on Hopper and later reads ``offs`` on the device. For all else torch reads them on
+    the host, so while a graph is captured the rows are multiplied in a fixed number of blocks, which rounds
+    otherwise; rows behind the last group are zeros then. Outside a capture it is the function itself.
+    """
+    plain: Any = getattr(nn.functional, "grouped_mm", None) or torch._grouped_mm
+    if not input.is_cuda or not torch.cuda.is_current_stream_capturing():
+        return cast(Tensor, plain(input, weight, offs=offs, **options))
+    major = torch.cuda.get_device_capability(input.device)[0]
+    if (input.dtype == weight.dtype == torch.bfloat16 and major in (9, 10)) or (
+        offs is None or input.dim() != 2 or weight.dim() != 3 or any(v is not None for v in options.values())
+    ):
+        return cast(Tensor, plain(input, weight, offs=offs, **options))
+    rows, groups = input.shape[0], weight.shape[0]
+    if rows == 0:
+        return input.new_zeros(0, weight.shape[2])
+    block = min(128, max(16, 1 << (max(rows // groups, 1) - 1).bit_length()))
+    blocks = min(rows // block + groups, rows)  # no division of the rows needs more
+    if blocks * weight[0].numel() * weight.element_size() > 1 << 31:
+        return cast(Tensor, plain(input, weight, offs=offs, **options))
+    with torch.autocast("cuda", enabled=False):
+        ends = offs.to(torch.int64)
+        starts = nn.functional.pad(ends, (1, 0))[:-1]
+        needed = (ends - starts + (block - 1)) // block
+        last = needed.cumsum(0)
+        first = last - needed
+        number = torch.arange(blocks, device=input.device)
+        group = torch.searchsorted(last, number, right=True).clamp_(max=groups - 1)
+        row = (starts[group] + (number - first[group]) * block)[:, None] + torch.arange(
+            block, device=input.device
+        )
+        product = torch.bmm(input[row.clamp_(0, rows - 1)], weight[group]).flatten(0, 1)
+        row = torch.arange(rows, device=input.device)
+        group = torch.searchsorted(ends, row, right=True).clamp_(max=groups - 1)
+        place = (first[group] * block + row - starts[group]).clamp_(max=blocks * block - 1)
+        return torch.where((row < ends[-1])[:, None], product[place], 0)
+
+
 _constants: OrderedDict[Hashable, Tensor] = OrderedDict()
+_captured: dict[int, Tensor] = {}  # constants that a graph, whoever made it, has by address
 _constants_lock = threading.Lock()
+_LARGE = 4096  # bytes, beyond which a digest stands for the content
 
 
 def _make_constant(data: Any, dtype: torch.dtype | None, device: Any) -> Tensor:
@@ -265,8 +313,15 @@ def _make_constant(data: Any, dtype: torch.dtype | None, device: Any) -> Tensor:
 def _content(data: Any) -> Hashable | None:
     """A key that is equal only for data that gives an equal tensor; None if there is none."""
     if isinstance(data, Tensor):
-        watchable = type(data) is Tensor and not data.requires_grad and not data.is_inference()
-        return (_Same(data, strong=True), data._version) if watchable else None
+        if type(data) is not Tensor or data.requires_grad or data.layout != torch.strided:
+            return None
+        if data.nbytes <= 1 << 26 and not (data.is_conj() or data.is_neg()):
+            content = data.reshape(-1).view(torch.uint8).numpy().data
+            seen = (
+                bytes(content) if data.nbytes <= _LARGE else hashlib.blake2b(content, digest_size=32).digest()
+            )
+            return ("tensor", data.dtype, tuple(data.shape), data.stride(), seen)
+        return None if data.is_inference() else (_Same(data, strong=True), data._version)
     if type(data) in _NUMBERS:
         return (type(data), repr(data))  # tells 1 from 1.0 and True, and 0.0 from -0.0
     if type(data) in (list, tuple):
