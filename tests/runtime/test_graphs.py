@@ -273,6 +273,39 @@ def test_an_exception_of_the_code_is_raised_as_it_is() -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("size", [torch.Size, range, slice], ids=["a size", "a range", "a slice"])
+def test_immutable_values_made_anew_at_every_call_find_the_same_graph(size: Any) -> None:
+    def fn(x: torch.Tensor, what: Any) -> torch.Tensor:
+        if isinstance(what, slice):
+            return x[what] * 2
+        return x.view(what) * 2 if isinstance(what, torch.Size) else x[what.start :] * 2
+
+    def made() -> Any:
+        return size((3, 4)) if size is torch.Size else size(1, 2)
+
+    wrapper = graphed(fn)
+    for i in range(4):
+        same(wrapper(rnd(4, 3, seed=i), made()), fn(rnd(4, 3, seed=i), made()))
+    assert graphs(wrapper) == 1
+    assert replays(wrapper) == 3
+
+
+@torch.inference_mode()
+def test_an_object_that_is_new_at_every_call_is_not_recorded_for_ever() -> None:
+    class Setting:
+        factor = 2.0
+
+    def fn(x: torch.Tensor, setting: Setting) -> torch.Tensor:
+        return x * setting.factor
+
+    wrapper = graphed(fn)
+    for i in range(20):
+        same(wrapper(rnd(4, seed=i), Setting()), rnd(4, seed=i) * 2)
+    assert wrapper.stats()["eager"]["recording"] <= 8
+    assert "new object at every call" in reasons(wrapper)
+
+
+@torch.inference_mode()
 def test_scalars_of_equal_value_but_other_type_are_other_keys() -> None:
     def fn(x: torch.Tensor, s: Any) -> torch.Tensor:
         return x + (1 if isinstance(s, bool) else 2 if isinstance(s, int) else 3) + torch.full_like(x, s)

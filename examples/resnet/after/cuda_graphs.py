@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 9600ffb059182631b539e4e652fa1d2d6e1a8e32c667a27e6c989faf22081550). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 efb632373faf345817fe953cd586fa099c26a5443bf7a9aa2a244fc1ba3c9848). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -54,7 +54,8 @@ _MOST_VALUES = 8  # of one scalar or attribute, each with graphs of its own; the
 _CALLS_A_GRAPH = 64  # beyond max_graphs recordings, one more for every so many calls
 _MOST_OBJECTS = 50_000  # looked at in search of state
 _NUMBERS = frozenset((int, float, bool, complex))
-_SCALARS = _NUMBERS | {str, bytes, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format}
+_SCALARS = _NUMBERS | {str, bytes, type(None), range, torch.Size}
+_SCALARS |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 _TENSORS = (Tensor, nn.Parameter)
 # private or recent parts of torch, with what stands in for them where they are missing
 _active_transform: Callable[[], Any] = getattr(
@@ -485,6 +486,8 @@ def _children(value: Any) -> tuple[tuple[Any, Any], Iterable[Any]] | None:
     kind = type(value)
     if kind is tuple or kind is list:
         return (kind, len(value)), value
+    if kind is slice:
+        return (kind, 3), (value.start, value.stop, value.step)
     if isinstance(value, dict):
         return (kind, tuple(value)), value.values()
     if isinstance(value, UserDict):
@@ -543,7 +546,7 @@ def _rebuild(value: Any, leaves: Iterator[Any], other: Callable[[Any], Any] | No
     items = [_rebuild(item, leaves, other) for item in inside[1]]
     if kind is tuple or kind is list:
         return kind(items)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) or kind is slice:
         return kind(*items)
     if kind is types.MethodType:
         return value if items[0] is value.__self__ else types.MethodType(value.__func__, items[0])
@@ -1787,6 +1790,8 @@ class _Runner:
                 )
                 raise _Eager(text)
             past.add(_token(value))
+        if self.recorded >= _MOST_VALUES + self._replays() and _Same in map(type, call.form):
+            raise _Eager("an argument is a new object at every call: no graph could be used again")
         calls, limit = sum(self.eager.values()) + self._replays(), self.options.max_bytes
         full = limit is not None and _pool(self._device(call)).bytes > limit
         if self.recorded >= (0 if full else self.options.max_graphs) + calls // _CALLS_A_GRAPH:
