@@ -88,7 +88,7 @@ def test_github_prints_one_annotation_each(command):
     )
 
 
-def test_sarif_is_valid_against_the_parts_of_the_schema_that_it_uses(command):
+def test_sarif_holds_findings_and_files_that_cannot_be_read(command):
     command.write("a.py", "hazard(1)\n")
     command.write("bad.py", "def\n")
     document = json.loads(command("check", "--output-format", "sarif").stdout)
