@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,6 +249,7 @@ def _dims(specs: Iterable[str], batch: object = None) -> tuple[tuple[str, object
     return tuple(found.items())
 
 
+@lru_cache(maxsize=8)
 def _trains(function: Function) -> bool:
     return any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(function))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from refactor.analysis.liveness import target_names
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
@@ -365,16 +366,22 @@ def _graphed(module: ModuleInfo) -> frozenset[str]:
     """Sources of the names that hold a callable which replays graphs already."""
     if not any(word.encode() in module.source.data for word in _WRAPPERS):
         return frozenset()
+    return _graphed_below(module.tree)
+
+
+@lru_cache(maxsize=2)
+def _graphed_below(tree: ast.Module) -> frozenset[str]:
+    nodes = walk(tree)
     assigned = frozenset(
         ast.unparse(target)
-        for node in walk(module.tree)
+        for node in nodes
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
         if last_name(node.value.func) in _WRAPPERS
         for target in node.targets
     )
     segments = (
         f"self.{node.name}"
-        for node in walk(module.tree)
+        for node in nodes
         if isinstance(node, ast.FunctionDef) and any(last_name(d) == "segment" for d in node.decorator_list)
     )
     return assigned.union(segments)

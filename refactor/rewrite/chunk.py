@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
@@ -88,6 +89,7 @@ def _first(stmt: ast.stmt) -> int:
     return min([stmt.lineno, *(node.lineno for node in decorators)])
 
 
+@lru_cache(maxsize=16)
 def _depth(node: ast.AST) -> int:
     deepest, stack = 0, [(node, 1)]
     while stack:

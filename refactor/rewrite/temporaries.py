@@ -9,9 +9,12 @@ still refer to the value by then: not returned, stored, passed to unknown code, 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from refactor.analysis.model import EventKind, Facts, Kind
+from refactor.analysis.trees import walk
 from refactor.rewrite.constants import is_number, is_plain
 from refactor.rewrite.escape import Fate, aliases, fate
 from refactor.rewrite.lazily import libcst as cst
@@ -95,24 +98,45 @@ def _place(facts: Facts, hit: Hit) -> _Place | Refusal:
     cls = enclosing_class(facts, function) if function is not None else None
     if function is None or cls is None:
         return Refusal("a plain function has no object to keep the buffer; make it a method of the module")
-    if isinstance(function, ast.AsyncFunctionDef) or any(
-        isinstance(node, ast.Yield | ast.YieldFrom | ast.Await) for node in ast.walk(function)
-    ):
+    uses = _uses(function)
+    if isinstance(function, ast.AsyncFunctionDef) or uses.suspended:
         return Refusal(
             "the function can be suspended while the buffer is in use; compute this in a plain method"
         )
     if any(ast.unparse(d).endswith("segment") for d in function.decorator_list):
         return Refusal("it is computed inside a graph, where the memory is reused anyway")
-    if any(e.kind in _CUT and e.function is function for e in facts.events):
+    if function in _cut(facts):
         return Refusal("this method is cut into graphs, inside which the memory is reused anyway")
     owner = self_name(function)
     static = {"staticmethod", "classmethod"} & {getattr(d, "id", "") for d in function.decorator_list}
     if owner is None or static:
         return Refusal("the method has no instance to keep the buffer; make it an ordinary method")
-    stores = [n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id == owner]
-    if any(not isinstance(n.ctx, ast.Load) for n in stores):
+    if owner in uses.bound:
         return Refusal(f"`{owner}` is assigned in this method; use another name for that")
     return statement, statement.targets[0].id, function, owner
+
+
+@dataclass(frozen=True)
+class _Uses:
+    """What all temporaries of one function ask of it."""
+
+    suspended: bool  # it yields or awaits
+    bound: frozenset[str]  # names assigned or deleted below it
+
+
+@lru_cache(maxsize=8)
+def _uses(function: FunctionNode) -> _Uses:
+    nodes = walk(function)
+    return _Uses(
+        any(isinstance(node, ast.Yield | ast.YieldFrom | ast.Await) for node in nodes),
+        frozenset(n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)),
+    )
+
+
+@lru_cache(maxsize=2)
+def _cut(facts: Facts) -> frozenset[ast.AST | None]:
+    """Functions that are cut into graphs."""
+    return frozenset(event.function for event in facts.events if event.kind in _CUT)
 
 
 def _operation(facts: Facts, value: ast.expr) -> _Operation | Refusal:
@@ -185,6 +209,7 @@ def _escapes(facts: Facts, statement: ast.Assign, target: str, function: Functio
     return ""
 
 
+@lru_cache(maxsize=8)
 def _calls_itself(facts: Facts, function: FunctionNode) -> bool:
     """Whether the method is reachable from itself through methods of its class."""
     cls = enclosing_class(facts, function)
@@ -195,7 +220,7 @@ def _calls_itself(facts: Facts, function: FunctionNode) -> bool:
     while todo:
         current = todo.pop()
         owner = self_name(current) if isinstance(current, ast.FunctionDef) else None
-        for node in ast.walk(current):
+        for node in walk(current):
             if not isinstance(node, ast.Call):
                 continue
             if isinstance(node.func, ast.Name) and node.func.id == owner:
@@ -217,18 +242,23 @@ def _buffer_name(facts: Facts, cls: ast.ClassDef, statement: ast.Assign, target:
     A class with bases of its own adds its name: a method of a base class may use the same variable on the
     same instance while this value is alive.
     """
-    places = [
-        node
-        for node in ast.walk(cls)
-        if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == target for t in node.targets)
-    ]
-    places.sort(key=lambda node: (node.lineno, node.col_offset))
-    index = places.index(statement)
+    places = _places(cls)
+    index = places[target][statement]
     name = target if index == 0 else f"{target}_{index + 1}"
-    taken = {
-        t.id for n in ast.walk(cls) if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)
-    }
-    while index and name in taken:
+    while index and name in places:
         name += "_"
     plain = all(dotted(facts, base) == "torch.nn.Module" for base in cls.bases)
     return name if plain and cls.bases else f"{cls.name}.{name}"
+
+
+@lru_cache(maxsize=4)
+def _places(cls: ast.ClassDef) -> Mapping[str, Mapping[ast.Assign, int]]:
+    """The assignments of each name below a class, numbered by place."""
+    assigned = [node for node in walk(cls) if isinstance(node, ast.Assign)]
+    found: dict[str, dict[ast.Assign, int]] = {}
+    for node in sorted(assigned, key=lambda node: (node.lineno, node.col_offset)):
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                places = found.setdefault(target.id, {})
+                places.setdefault(node, len(places))
+    return found
