@@ -5,7 +5,7 @@
 Every case computes one thing in two ways that differ in the order of additions, in the kernel or in where
 half precision is rounded; the wrong ones have a small mistake. Each runs on several fills and seeds. A line
 gives, for one dtype, how many results were rejected, and the largest error over its allowance: 1 is the
-limit. Exits 1 if a right one is rejected. The constants are K, M and C of `verify/worker/judge.py`.
+limit. Exits 1 if a right one is rejected. The constants are K, M and C of `verify/worker/measure.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from refactor.verify.worker import reference
 from refactor.verify.worker.episode import disturbed
-from refactor.verify.worker.judge import Suspect, measure, obvious, same_bits
+from refactor.verify.worker.judge import Suspect
+from refactor.verify.worker.measure import measure, obvious
+from refactor.verify.worker.observe import same_bits
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

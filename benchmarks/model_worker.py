@@ -195,13 +195,16 @@ class Side:
             first = found.certain[0]
             return {"equal": False, "why": f"{first.path}: {first.text}"}
         bitwise = not found.suspects
-        runs, largest = judge.Reference(self._again), 0.0
+        runs, largest = numbers.Reference(self._again), 0.0
         for suspect in found.suspects:
-            ratio = judge.obvious(suspect)
+            ratio = numbers.obvious(suspect)
             if ratio is None:
-                measured = judge.measure(suspect, runs, ("rerun", "double", "perturbed1", "perturbed2"))
+                measured = numbers.measure(suspect, runs, ("rerun", "double", "perturbed1", "perturbed2"))
                 if measured.bad is not None:
-                    return {"equal": False, "why": f"{suspect.path}: {judge.explain(suspect, measured.bad)}"}
+                    return {
+                        "equal": False,
+                        "why": f"{suspect.path}: {numbers.explain(suspect, measured.bad)}",
+                    }
                 ratio = measured.largest
             largest = max(largest, ratio)
         return {"equal": True, "bitwise": bitwise, "largest": largest}
@@ -359,6 +362,7 @@ if __name__ == "__main__":
     emulator = borrowed("_refactor_emulator", VERIFY / "emulator")
     borrowed("_refactor_worker", VERIFY / "worker")
     from _refactor_worker import graphs, judge, observe, reference, trees  # type: ignore[import-not-found]
+    from _refactor_worker import measure as numbers
 
     if options.device == "emulated":
         emulator.install()

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from refactor.verify.worker.judge import Reference, Suspect, Trace, compare, measure
+from refactor.verify.worker.judge import Suspect, Trace, compare
+from refactor.verify.worker.measure import Reference, measure
 from refactor.verify.worker.observe import Recorder
 from torch import Tensor
 

@@ -22,19 +22,8 @@ from .episode import Episode, Plan, watch_optimizers
 from .graphs import CaptureBlocked, Capturing, Counter
 from .hardware import Hardware
 from .isolation import go_home, is_sticky, part_at_fork
-from .judge import (
-    Comparison,
-    Difference,
-    Reference,
-    Suspect,
-    Trace,
-    amplified,
-    compare,
-    explain,
-    measure,
-    obvious,
-    only_non_finite,
-)
+from .judge import Comparison, Difference, Suspect, Trace, compare, only_non_finite
+from .measure import Reference, amplified, explain, measure, obvious
 from .observe import same_bits, state_tensors
 from .sites import Sites
 from .spoken import Listener
