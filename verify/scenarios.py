@@ -38,7 +38,8 @@ Draw = Callable[[DrawFn], Any]
 def scenarios(target: Target, hints: Hints) -> list[Scenario]:
     """Scenarios for the operations the target's ``vary`` lists, the most telling first.
 
-    Each has its certain sequences, which are run whatever is drawn, and a strategy for more.
+    Each has its certain sequences, which are run whatever is drawn, and a strategy for more. Long, because it
+    is one list: an entry for each operation, in the order in which they are tried.
     """
     make, sure = _Maker(target, hints), Certain(target, hints)
     found: list[Scenario] = []

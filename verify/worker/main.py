@@ -302,6 +302,10 @@ class Worker:
                 self.sites.paused = False
 
     def _decide(self, request: dict[str, Any], mine: Trace, compared: Comparison) -> dict[str, Any]:
+        """The outcome for numbers that differ, from further runs of the original, the cheapest first.
+
+        Long, because the order of those runs, and what each may settle, is the decision.
+        """
         recording = reference.Recording()
 
         def run(kind: str) -> Trace | None:
