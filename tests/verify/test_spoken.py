@@ -35,6 +35,20 @@ def found(before: Trace, after: Trace) -> tuple[int, int]:
             {"logged": ["DEBUG captured", "INFO batch 3"]},
             id="a record of its own before the original's",
         ),
+        pytest.param(
+            {"err": "\rbatches:   0%|          | 0/4 [00:00<?, ?it/s]\r" + " " * 60 + "\r"},
+            {
+                "err": "\rbatches:   0%|          | 0/4 [00:00<?, ?it/s]"
+                "\rbatches:  50%|█████     | 2/4 [00:01<00:01,  1.71it/s]\r" + " " * 60 + "\r"
+            },
+            id="a progress bar redrawn more often, then cleared",
+        ),
+        pytest.param(
+            {"err": "\r 50%|█| 1/2 [00:00<?, ?it/s]\r100%|█| 2/2 [00:00<00:00, 31.2it/s, loss=0.1]\n"},
+            {"err": "\r100%|█| 2/2 [00:02<00:00,  1.02s/it, loss=0.1]\n"},
+            id="a progress bar that took longer",
+        ),
+        pytest.param({"out": "done\r\n"}, {"out": "done\n"}, id="a carriage return before the line ends"),
     ],
 )
 def test_right_rewrites_may_say_it_so(before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -46,6 +60,12 @@ def test_right_rewrites_may_say_it_so(before: dict[str, Any], after: dict[str, A
     [
         pytest.param({"out": "done\n"}, {}, id="a printed line is lost"),
         pytest.param({"err": "slow\n"}, {}, id="a line on stderr is lost"),
+        pytest.param(
+            {"err": "\r 50%|█| 1/2\r100%|█| 2/2 [00:00<00:00, 31.2it/s, best=a]\n"},
+            {"err": "\r 50%|█| 1/2\r100%|█| 2/2 [00:00<00:00, 31.2it/s, best=b]\n"},
+            id="what a progress bar says in the end",
+        ),
+        pytest.param({"err": "\r100%|█| 2/2 [00:00<00:00, 31.2it/s]\n"}, {}, id="a progress bar is lost"),
         pytest.param({"logged": ["INFO batch 3"]}, {}, id="a record is lost"),
         pytest.param({"logged": ["WARNING batch 3"]}, {"logged": ["INFO batch 3"]}, id="another level"),
         pytest.param({"logged": ["INFO a"]}, {"logged": ["INFO a", "INFO a"]}, id="a record is given twice"),

@@ -23,6 +23,7 @@ Leaves = list[list[Any]]
 
 LIMIT = 20_000  # characters of text compared for one call
 MOST = 10_000  # records, and warnings, of one call
+_RATE = re.compile(r"\[[\d:?]+<[\d:?]+,\s*[\d.?]+\w*/\w+")  # of tqdm: times of this run
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)\b")
 
 
@@ -102,12 +103,31 @@ def told(name: str, text: str) -> Leaves:
     """Text: the words exactly, the numbers in it as numbers, addresses of objects left out."""
     if not text:
         return []
-    text = re.sub(r"0x[0-9a-fA-F]+", "0x", text)
+    text = re.sub(r"0x[0-9a-fA-F]+", "0x", shown(text))
+    if not text:
+        return []
     numbers = _NUMBER.findall(text)
     words = _NUMBER.sub("#", text)
     leaves: Leaves = [[name, ["value", "str", repr(words[:LIMIT])]]]
     leaves += [[f"{name} number {i}", ["number", "printed", n]] for i, n in enumerate(numbers[:500])]
     return leaves
+
+
+def shown(text: str) -> str:
+    """The text as a terminal shows it in the end, without the times of a progress bar.
+
+    How often a line is drawn over depends on how long the work took: only what stays is compared.
+    """
+    if "\r" not in text:
+        return text
+    lines = []
+    for line in text.split("\n"):
+        parts = line.split("\r")
+        screen = ""
+        for part in parts:
+            screen = part + screen[len(part) :]
+        lines.append(_RATE.sub("[", screen).rstrip() if len(parts) > 1 else line)
+    return "\n".join(lines)
 
 
 def quantum(text: str) -> float:
