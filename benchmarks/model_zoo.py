@@ -5,26 +5,29 @@ A builder is a Python file with two functions, so that any library can go throug
     packages(name) -> tuple of import names whose source is copied and rewritten
     recipes(name, errors) -> iterator of (module, (args, kwargs)); the first whose forward runs is taken
 
-This one knows ``hf/TYPE`` (a transformers model type), ``tv/NAME`` (torchvision) and ``timm/NAME``. The
-rules are about kinds of settings and inputs, never about one model: widths shrink by a common factor, heads
-divide widths, layers and experts become few, an input is made for each known parameter of ``forward``.
+This one knows ``hf/TYPE`` (a transformers model type), ``tv/NAME`` (torchvision), ``timm/NAME`` and
+``pyg/NAME`` (a line of ``zoo_pyg.txt``); `names` lists what there is. The rules are about kinds of settings
+and inputs, never about one model: widths shrink by a common factor, heads divide widths, layers and experts
+become few, an input is made for each known parameter of ``forward``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import zoo_pyg
 from torch import nn
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 LARGEST = 450_000_000  # parameters
 VOCABULARY = 500
-_PACKAGES = {"hf": ("transformers",), "tv": ("torchvision",), "timm": ("timm",)}
+_PACKAGES = {"hf": ("transformers",), "tv": ("torchvision",), "timm": ("timm",), "pyg": ("torch_geometric",)}
 
 
 def packages(name: str) -> tuple[str, ...]:
@@ -35,10 +38,28 @@ def packages(name: str) -> tuple[str, ...]:
 def recipes(name: str, errors: list[str]) -> Iterator[tuple[nn.Module, Call]]:
     """Attempts at one model, the most telling first; why some could not be built goes to ``errors``."""
     library, _, rest = name.partition("/")
-    yield from {"hf": _transformers, "tv": _torchvision, "timm": _timm}[library](rest, errors)
+    makers = {"hf": _transformers, "tv": _torchvision, "timm": _timm, "pyg": zoo_pyg.recipes}
+    yield from makers[library](rest, errors)
+
+
+def names(only: Sequence[str] = ()) -> list[str]:
+    """Every model there is a recipe for, of the libraries named (all but torchvision's if none is).
+
+    Libraries and kinds of models are mixed evenly: a run that is cut short still saw all of them.
+    """
+    listed = {"pyg": zoo_pyg.names, "timm": _timm_names, "hf": _transformers_names, "tv": _torchvision_names}
+    columns = [[f"{key}/{name}" for name in listed[key]()] for key in only or ("pyg", "timm", "hf")]
+    places = [((i + 0.5) / len(column), name) for column in columns for i, name in enumerate(column)]
+    return [name for _, name in sorted(places)]
 
 
 # -- torchvision and timm
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    return list(torchvision.models.list_models())
 
 
 def _torchvision(name: str, errors: list[str]) -> Iterator[tuple[nn.Module, Call]]:
@@ -64,12 +85,46 @@ def _torchvision(name: str, errors: list[str]) -> Iterator[tuple[nn.Module, Call
         yield model, ((torch.rand(2, 3, 299, 299),), {})
 
 
+def _timm_names() -> list[str]:
+    """Up to three of each file, small ones and other families first."""
+    import timm
+    from timm.models._registry import _model_to_module
+
+    small = re.compile(r"test|atto|femto|pico|nano|tiny|small|mini|xx?s\b|_s\b|_0\b|18|26|b0|lite|050|base")
+    large = re.compile(
+        r"large|huge|giant|gigant|_xl|_l\b|448|512|384|336|so400m|enormous|_h\b|101|152|200|256|xxl"
+    )
+    groups: dict[str, list[str]] = {}
+    for name in timm.list_models():
+        groups.setdefault(_model_to_module[name], []).append(name)
+    chosen: list[str] = []
+    for rank in range(3):
+        for listed in groups.values():
+            order = sorted(listed, key=lambda n: (bool(large.search(n)), not small.search(n), len(n), n))
+            # The families inside one file differ by the first part of the name.
+            by_family: dict[str, str] = {}
+            for item in order:
+                by_family.setdefault(item.split("_")[0], item)
+            spread = [*by_family.values(), *order]
+            spread = list(dict.fromkeys(spread))
+            if rank < len(spread):
+                chosen.append(spread[rank])
+    return chosen
+
+
 def _timm(name: str, errors: list[str]) -> Iterator[tuple[nn.Module, Call]]:
     import timm
 
     model = timm.create_model(name, pretrained=False)
     size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
     yield model, ((torch.randn(2, *size),), {})
+    if "naflex" in name:
+        patches = {
+            "patches": torch.randn(2, 16, 768),
+            "patch_coord": torch.randint(0, 4, (2, 16, 2)),
+            "patch_valid": torch.arange(16)[None].expand(2, 16) < torch.tensor([[16], [12]]),
+        }
+        yield model, ((patches,), {})
 
 
 # -- transformers
@@ -83,6 +138,13 @@ _WIDTHS = re.compile(
 )
 _HEADED = ("Model", "Generation", "Detection", "Segmentation", "LM", "Classification")
 _HEADS = re.compile(r"^(num_attention_heads|n_heads?|num_heads|attention_heads|encoder_attention_heads)$")
+
+
+def _transformers_names() -> list[str]:
+    """All model types in a fixed shuffle."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return sorted(CONFIG_MAPPING.keys(), key=lambda name: (hashlib.sha1(name.encode()).digest(), name))
 
 
 def _transformers(name: str, errors: list[str]) -> Iterator[tuple[nn.Module, Call]]:
@@ -213,10 +275,14 @@ def _inputs(model: nn.Module, config: Any) -> Iterator[dict[str, Any]]:
     frames = getattr(config, "num_frames", None)
     if isinstance(frames, int):
         options.append({"pixel_values": torch.randn(1, frames, channels, height, width)})
+    size = getattr(config, "feature_size", None)
+    features = {"input_features": torch.randn(2, 100, size if isinstance(size, int) else bins)}
+    series = getattr(config, "num_input_channels", 1) or 1
     options += [
-        {"input_features": torch.randn(2, 100, bins)},
+        features,
+        words | features,
         {"input_values": torch.randn(2, 1024, 128)},
-        {"past_values": torch.randn(2, getattr(config, "context_length", None) or 64, 1)},
+        {"past_values": torch.randn(2, getattr(config, "context_length", None) or 64, series)},
         {"hidden_states": torch.randn(2, 8, hidden)},
         {"inputs_embeds": torch.randn(2, 8, hidden)},
         {"inputs": torch.randint(5, 200, (2, 64))},

@@ -188,10 +188,9 @@ def _alarm(*_: object) -> None:
     raise _TooLong
 
 
-def work(names: list[str], device: str, out: Path, limit: int, until: float) -> None:
+def work(names: list[str], options: argparse.Namespace) -> None:
     """Run models one after another; a process whose device is lost starts itself anew with what is left."""
     import torch
-    import truth_models
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -203,61 +202,54 @@ def work(names: list[str], device: str, out: Path, limit: int, until: float) -> 
     recorder = Recorder(roots)
     signal.signal(signal.SIGALRM, _alarm)
     for index, name in enumerate(names):
-        if time.time() > until:
+        if time.time() > options.until:
             return
-        record: dict[str, Any] = {"name": name}
-        lost = False
-        signal.alarm(limit)
+        signal.alarm(options.limit)
         try:
-            errors: list[str] = []
-            for model, inputs in truth_models.recipes(name, errors):
-                try:
-                    record |= observe(torch, model, inputs, device, recorder)
-                    record.pop("failed", None)
-                    break
-                except Exception as error:  # the next recipe may do
-                    where = place(error, recorder)
-                    errors.append(f"{type(error).__name__}: {str(error)[:200]} {where[:2] if where else ''}")
-                    lost = "CUDA error" in str(error)
-                    if lost:
-                        break
-            if "ran" not in record:
-                record["failed"] = errors[-4:]
+            record, lost = _recorded(torch, name, options.device, recorder)
         except _TooLong:
-            record = {"name": name, "failed": ["too long"]}
+            record, lost = {"name": name, "failed": ["too long"]}, False
         except Exception as error:
-            record = {"name": name, "failed": [f"{type(error).__name__}: {str(error)[:300]}"]}
+            record, lost = {"name": name, "failed": [f"{type(error).__name__}: {str(error)[:300]}"]}, False
         signal.alarm(0)
-        with out.open("a") as stream:
+        with options.out.open("a") as stream:
             stream.write(json.dumps(record, separators=(",", ":")) + "\n")
-        with contextlib.suppress(Exception):
-            model = inputs = None
-            if device == "cuda":
-                torch.cuda.empty_cache()
-        if device == "cuda" and not lost:
-            try:
-                torch.zeros(1, device="cuda").add_(1).item()
-            except Exception:
-                lost = True
-        if lost:
-            rest = names[index + 1 :]
-            os.execv(
-                sys.executable,
-                [
-                    sys.executable,
-                    __file__,
-                    "--worker",
-                    *rest,
-                    "--device",
-                    device,
-                    "--out",
-                    str(out),
-                    "--limit",
-                    str(limit),
-                    "--until",
-                    str(until),
-                ],
-            )
+        if options.device == "cuda" and (lost or not _works(torch)):
+            command = _command(names[index + 1 :], options.out, options)
+            os.execv(command[0], command)
+
+
+def _recorded(torch: Any, name: str, device: str, recorder: Recorder) -> tuple[dict[str, Any], bool]:
+    """What the first recipe that runs does, and whether the device was lost."""
+    import model_zoo
+
+    record: dict[str, Any] = {"name": name}
+    errors: list[str] = []
+    for model, inputs in model_zoo.recipes(name, errors):
+        try:
+            return record | observe(torch, model, inputs, device, recorder), False
+        except Exception as error:  # the next recipe may do
+            where = place(error, recorder)
+            errors.append(f"{type(error).__name__}: {str(error)[:200]} {where[:2] if where else ''}")
+        if "CUDA error" in errors[-1]:
+            return record | {"failed": errors[-4:]}, True
+    return record | {"failed": errors[-4:]}, False
+
+
+def _works(torch: Any) -> bool:
+    """Whether the device still does anything; unused memory is given back."""
+    try:
+        torch.cuda.empty_cache()
+        torch.zeros(1, device="cuda").add_(1).item()
+    except Exception:  # an assertion on the device ends all work in this process
+        return False
+    return True
+
+
+def _command(names: list[str], out: Path, options: argparse.Namespace) -> list[str]:
+    """The command line of a process for some models."""
+    more = ["--device", options.device, "--limit", str(options.limit), "--until", str(options.until)]
+    return [sys.executable, __file__, "--worker", *names, "--out", str(out), *more]
 
 
 def _finish(process: subprocess.Popen[bytes], until: float) -> None:
@@ -267,8 +259,8 @@ def _finish(process: subprocess.Popen[bytes], until: float) -> None:
         process.kill()
 
 
-def main() -> None:
-    """Spread the models over processes and join what they wrote."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
@@ -281,42 +273,31 @@ def main() -> None:
     parser.add_argument("--part", default="1/1")
     parser.add_argument("--worker", nargs="*")
     parser.add_argument("--until", type=float, default=0)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Spread the models over processes and join what they wrote."""
+    options = arguments()
     sys.path.insert(0, str(Path(__file__).parent))
     if options.worker is not None:
-        work(options.worker, options.device, options.out, options.limit, options.until)
+        work(options.worker, options)
         return
-    import truth_models
+    import model_zoo
 
     skipped = {x["name"] for x in json.loads(options.skip.read_text())} if options.skip else set()
-    names = options.names or [n for n in truth_models.names(options.only) if n not in skipped]
+    names = options.names or [n for n in model_zoo.names(options.only) if n not in skipped]
     part, parts = map(int, options.part.split("/"))
     names = names[part - 1 :: parts]
-    until = time.time() + options.seconds
+    options.until = time.time() + options.seconds
     files = [options.out.with_suffix(f".{i}.jsonl") for i in range(options.jobs)]
     for file in files:
         file.unlink(missing_ok=True)
     running = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                __file__,
-                "--worker",
-                *names[i :: options.jobs],
-                "--device",
-                options.device,
-                "--out",
-                str(file),
-                "--limit",
-                str(options.limit),
-                "--until",
-                str(until),
-            ]
-        )
-        for i, file in enumerate(files)
+        subprocess.Popen(_command(names[i :: options.jobs], file, options)) for i, file in enumerate(files)
     ]
     for process in running:
-        _finish(process, until + 5)
+        _finish(process, options.until + 5)
     found = [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
     for file in files:
         file.unlink(missing_ok=True)
