@@ -1,7 +1,9 @@
 """One side of one model of ``benchmarks/models.py``: builds it from one tree, runs, captures and times it.
 
-Started by path in a process of its own; reads one JSON request a line, answers with one. It borrows the
-verifier's worker: what is observed of a call, how two observations are compared, and how a call is captured.
+Started by path, it imports the libraries of one tree and waits at a socket; each connection gets a copy of
+the process to itself (libraries are imported once, and no model sees another). One JSON request a line is
+answered with one. It borrows the verifier's worker: what is observed of a call, how two observations are
+compared, and how a call is captured.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ import hashlib
 import importlib.util
 import json
 import os
+import signal
+import socket
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -64,20 +68,16 @@ class Counter:
 class Side:
     """One built model. Methods called ``do_*`` answer one request."""
 
-    def __init__(self, tree: Path, builder: Path, device: str) -> None:
+    def __init__(self, tree: Path, builder: Any, device: str) -> None:
         self.tree, self.device = tree, "cpu" if device == "cpu" else "cuda"
         self.counter = Counter()
         if self.device == "cuda":
+            torch.cuda.init()
             self.counter.install()
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
-        sys.path[:0] = [str(tree), str(builder.parent)]
-        spec = importlib.util.spec_from_file_location(builder.stem, builder)
-        assert spec is not None
-        assert spec.loader is not None
-        self.builder = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.builder)
+        self.builder = builder
         self.model: Any = None
         self.inputs: Any = None
         self.traces: dict[str, Any] = {}
@@ -331,21 +331,67 @@ def strangers(tree: Path) -> list[str]:
     return trees.Tree(str(tree), [str(tree)], None).strangers()  # type: ignore[no-any-return]
 
 
-def serve(side: Side, answers: Any) -> None:
-    """Answer requests until the parent closes the pipe."""
-    for line in sys.stdin:
+def builder_of(path: Path, tree: Path) -> Any:
+    """The module that builds models, with the tree's libraries importable, and imported if it says how."""
+    sys.path[:0] = [str(tree), str(path.parent)]
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    builder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builder)
+    return builder
+
+
+def listen(options: argparse.Namespace) -> None:
+    """Wait for connections; serve each in a copy of this process, or the only one in the process itself."""
+    tree = options.tree.resolve()
+    builder = builder_of(options.builder.resolve(), tree)
+    if hasattr(builder, "warm"):
+        builder.warm(options.packages)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(options.socket))
+    listener.listen()
+    while True:
+        connection, _ = listener.accept()
+        if not options.once and os.fork():
+            connection.close()
+            continue
+        listener.close()
+        with connection.makefile("rw") as stream, contextlib.suppress(BrokenPipeError):
+            log = os.open(json.loads(stream.readline())["log"], os.O_WRONLY | os.O_CREAT)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            hello: dict[str, Any] = {"pid": os.getpid()}
+            try:
+                side = Side(tree, builder, options.device)
+            except RuntimeError as error:  # CUDA that was initialised before the copy was made
+                hello["error"] = str(error)
+            stream.write(json.dumps(hello) + "\n")
+            stream.flush()
+            if "error" not in hello:
+                serve(side, stream)
+        os._exit(0)
+
+
+def serve(side: Side, stream: TextIO) -> None:
+    """Answer requests until the parent closes the connection."""
+    for line in stream:
         request = json.loads(line)
         try:
             answer = getattr(side, f"do_{request['op']}")(request)
         except Exception as error:
             answer = {"error": trees.place(error, side.tree), "trace": traceback.format_exc()[-2000:]}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        stream.write(json.dumps(answer) + "\n")
+        stream.flush()
 
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--tree", type=Path, required=True)
 parser.add_argument("--builder", type=Path, required=True)
+parser.add_argument("--socket", type=Path, required=True, help="made here, connected to by the parent")
+parser.add_argument("--packages", nargs="*", default=[], help="what models will need")
+parser.add_argument("--once", action="store_true", help="serve one connection, without a copy")
 parser.add_argument("--device", choices=["cuda", "emulated", "cpu"], required=True)
 parser.add_argument(
     "--prelude", type=Path, help="a file run before anything else, such as a stub of an extension"
@@ -353,8 +399,6 @@ parser.add_argument(
 
 if __name__ == "__main__":
     options = parser.parse_args()
-    output = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not look like an answer
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if options.prelude is not None:
@@ -366,5 +410,4 @@ if __name__ == "__main__":
 
     if options.device == "emulated":
         emulator.install()
-    with contextlib.suppress(BrokenPipeError):
-        serve(Side(options.tree.resolve(), options.builder.resolve(), options.device), output)
+    listen(options)

@@ -1,9 +1,10 @@
 """Small models with random weights, and inputs for them, from a model's type alone: nothing is downloaded.
 
-A builder is a Python file with two functions, so that any library can go through ``benchmarks/models.py``:
+A builder is a Python file with these functions, so that any library can go through ``benchmarks/models.py``:
 
     packages(name) -> tuple of import names whose source is copied and rewritten
     recipes(name, errors) -> iterator of (module, (args, kwargs)); the first whose forward runs is taken
+    warm(packages): optional; imports what many models need, before any is built
 
 This one knows ``hf/TYPE`` (a transformers model type), ``tv/NAME`` (torchvision), ``timm/NAME`` and
 ``pyg/NAME`` (a line of ``zoo_pyg.txt``); `names` lists what there is. The rules are about kinds of settings
@@ -33,6 +34,15 @@ _PACKAGES = {"hf": ("transformers",), "tv": ("torchvision",), "timm": ("timm",),
 def packages(name: str) -> tuple[str, ...]:
     """The packages a model's code lives in."""
     return _PACKAGES[name.partition("/")[0]]
+
+
+def warm(packages: Sequence[str]) -> None:
+    """Import what most models of the packages import."""
+    for package in packages:
+        importlib.import_module(package)
+        if package == "transformers":
+            importlib.import_module("transformers.modeling_utils")
+            importlib.import_module("transformers.models.auto.modeling_auto")
 
 
 def recipes(name: str, errors: list[str]) -> Iterator[tuple[nn.Module, Call]]:

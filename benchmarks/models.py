@@ -16,16 +16,19 @@ synchronised calls on values drawn anew; a captured forward copies its inputs in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import itertools
 import json
 import math
 import os
 import shutil
+import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,50 +39,95 @@ _BESIDE = Path(sys.executable).with_name("refactor")
 Row = dict[str, Any]
 
 
-class Process:
-    """One side of one model, in a process of its own."""
+class Workers:
+    """Where the processes of one side come from: one that has imported the libraries, and copies of it."""
 
-    def __init__(self, tree: Path, options: argparse.Namespace) -> None:
-        command = [options.python, str(HERE / "model_worker.py"), "--tree", str(tree),
-                   "--builder", str(options.builder), "--device", options.device]  # fmt: skip
+    def __init__(self, tree: Path, packages: list[str], folder: Path, options: argparse.Namespace) -> None:
+        self.tree, self.packages, self.folder, self.options = tree, packages, folder, options
+        self.fresh = False  # set where a copy cannot use the device: then each has to start from nothing
+        self.count = itertools.count()
+        self.nursery = self._start(once=False)
+
+    def _start(self, *, once: bool) -> tuple[subprocess.Popen[bytes], Path, Path]:
+        number = next(self.count)
+        place, log = (
+            self.folder / f"{self.tree.name}{number}.sock",
+            self.folder / f"{self.tree.name}{number}.log",
+        )
+        options = self.options
+        command = [options.python, str(HERE / "model_worker.py"), "--tree", str(self.tree), "--builder",
+                   str(options.builder), "--device", options.device, "--socket", str(place), "--packages",
+                   *self.packages]  # fmt: skip
         command += ["--prelude", str(options.prelude)] if options.prelude else []
+        command += ["--once"] if once else []
         environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1", HF_HUB_OFFLINE="1")
         environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            env=environment,
-        )
+        environment.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asking for a device must not start it
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                       env=environment)  # fmt: skip
+        return process, place, log
+
+    def process(self) -> Process:
+        """A process for one model."""
+        if not self.fresh:
+            made = Process(self.nursery, self.folder / f"{self.tree.name}-{next(self.count)}.log")
+            if not made.unfit:
+                return made
+            made.close()
+            self.fresh = True
+        return Process(self._start(once=True), self.folder / f"{self.tree.name}-{next(self.count)}.log")
+
+    def close(self) -> None:
+        """End the process that the others are copies of."""
+        self.nursery[0].kill()
+        self.nursery[0].wait()
+
+
+class Process:
+    """One side of one model."""
+
+    def __init__(self, origin: tuple[subprocess.Popen[bytes], Path, Path], log: Path) -> None:
+        self.log, self.pid = log, 0
+        self.socket = socket.socket(socket.AF_UNIX)
+        end = time.time() + 180
+        while True:
+            try:
+                self.socket.connect(str(origin[1]))
+                break
+            except OSError:
+                if origin[0].poll() is not None or time.time() > end:
+                    raise RuntimeError(f"no process: {_last_line(origin[2])}") from None
+                time.sleep(0.05)
+        self.stream = self.socket.makefile("rw")
+        hello = self.ask("hello", log=str(log))
+        self.pid, self.unfit = hello.get("pid", 0), "error" in hello
 
     def ask(self, op: str, limit: float = 180.0, **request: Any) -> Row:
         """The answer, or ``{"error": …}`` if there is none within ``limit`` seconds."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        late = threading.Timer(limit, self.process.kill)
-        late.start()
+        self.socket.settimeout(limit)
         try:
-            self.process.stdin.write(json.dumps({"op": op, **request}) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            self.stream.write(json.dumps({"op": op, **request}) + "\n")
+            self.stream.flush()
+            line = self.stream.readline()
         except OSError:
             line = ""
-        finally:
-            late.cancel()
         if line:
             return dict(json.loads(line))
-        self.log.seek(0)
-        words = self.log.read().decode(errors="replace").strip().splitlines()
-        return {"error": f"the process ended in `{op}`: {words[-1] if words else 'no output'}"}
+        return {"error": f"the process ended in `{op}`: {_last_line(self.log)}"}
 
     def close(self) -> None:
         """End it."""
-        self.process.kill()
-        self.process.wait()
-        self.log.close()
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        self.stream.close()
+        self.socket.close()
+
+
+def _last_line(log: Path) -> str:
+    words = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return words[-1] if words else "no output"
 
 
 class Model:
@@ -92,17 +140,18 @@ class Model:
         self.row: Row = {"name": name, "verdict": "error", "how": "-", "reason": ""}
         self.sides: dict[str, Process] = {}
 
-    def prove(self, trees: dict[str, Path]) -> Model:
+    def prove(self, workers: dict[str, Workers]) -> Model:
         """Build both sides, compare them eagerly, then captured."""
         start = time.time()
-        self.sides = {side: Process(tree, self.options) for side, tree in trees.items()}
         try:
+            self.sides = {side: origin.process() for side, origin in workers.items()}
             self.row["reason"] = self._prove()
         except Exception as error:  # one model must not end the run
             self.row["reason"] = f"{type(error).__name__}: {error}"
         self.row["seconds"] = round(time.time() - start, 1)
         if self.row["verdict"] != "equal" or self.row["how"] == "-":
             self.close()
+        print(f"# {self.name}: {self.row['verdict']}, {self.row['how']} {self.row['reason']}", flush=True)
         return self
 
     def _prove(self) -> str:
@@ -320,41 +369,52 @@ def main() -> None:
     ]
     names = options.names or wanted
     compiled = {x["name"]: x for x in json.loads(options.compile.read_text())} if options.compile else {}
-    spec = importlib.util.spec_from_file_location("builder", options.builder)
-    assert spec is not None
-    assert spec.loader is not None
-    builder = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(options.builder.parent))
-    spec.loader.exec_module(builder)
+    builder = builder_of(options.builder)
     packages = sorted({p for name in names for p in builder.packages(name)})
     ran = {f for x in truth if x["name"] in names for f in x["ran"] if f.partition("/")[0] in packages}
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.work or Path(scratch)
         trees = copies(packages, folder, options)
         findings = rewrite(trees["after"], packages if options.all_files or not ran else sorted(ran), options)
+        workers = {side: Workers(tree, packages, Path(scratch), options) for side, tree in trees.items()}
         rows: list[Row] = []
         size = options.jobs * 2
         for first in range(0, len(names), size):
-            if time.time() - began > options.seconds:
-                rows += [
-                    {"name": n, "verdict": "error", "how": "-", "reason": "no time left"}
-                    for n in names[first:]
-                ]
-                break
             batch = [Model(name, Path(scratch), options) for name in names[first : first + size]]
+            if time.time() - began > options.seconds:
+                rows += [model.row | {"reason": "no time left"} for model in batch]
+                continue
             with ThreadPoolExecutor(options.jobs) as pool:
-                list(pool.map(lambda model: model.prove(trees), batch))
+                list(pool.map(lambda model: model.prove(workers), batch))
             for model in batch:
-                if model.row["verdict"] == "equal" and model.row["how"] != "-" and options.device == "cuda":
-                    model.time()
-                model.close()
-                model.row["reason"] = explained(model.row, findings)
-                print(json.dumps(model.row), flush=True)
-                rows.append(model.row)
-            if options.json:
-                options.json.write_text(json.dumps(rows, indent=1))
+                rows.append(finish(model, findings, options))
+                if options.json:
+                    options.json.write_text(json.dumps(rows, indent=1))
+        for origin in workers.values():
+            origin.close()
         print(table(rows, compiled))
     print(f"{time.time() - began:.0f} s")
+
+
+def finish(model: Model, findings: list[Row], options: argparse.Namespace) -> Row:
+    """Time a model that runs under graphs, alone; its row."""
+    if model.row["verdict"] == "equal" and model.row["how"] != "-" and options.device == "cuda":
+        model.time()
+    model.close()
+    model.row["reason"] = explained(model.row, findings)
+    print(json.dumps(model.row), flush=True)
+    return model.row
+
+
+def builder_of(path: Path) -> Any:
+    """The module that builds models."""
+    sys.path.insert(0, str(path.resolve().parent))
+    spec = importlib.util.spec_from_file_location("builder", path)
+    assert spec is not None
+    assert spec.loader is not None
+    builder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builder)
+    return builder
 
 
 if __name__ == "__main__":
