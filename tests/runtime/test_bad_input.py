@@ -223,3 +223,23 @@ def test_calls_inside_another_capture_are_inlined() -> None:
     x.copy_(rnd(2, 4, seed=5))
     graph.replay()
     same(out, model(rnd(2, 4, seed=5)) + 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*runs eagerly:RuntimeWarning")
+@pytest.mark.parametrize("kind", ["a list", "a dict", "a list that grows"])
+def test_a_container_that_the_code_changes_is_changed_at_every_call(kind: str) -> None:
+    def body(x: torch.Tensor, kept: Any) -> torch.Tensor:
+        y = x * 2
+        if kind == "a list that grows":
+            kept.append(y)
+        else:
+            kept["k" if kind == "a dict" else 0] = y
+        return y + 1
+
+    fast = graphed(body)
+    for i in range(4):
+        kept: Any = {"k": rnd(3)} if kind == "a dict" else [rnd(3)]
+        x = rnd(3, seed=i)
+        same(fast(x, kept), x * 2 + 1)
+        last = list(kept.values())[-1] if isinstance(kept, dict) else kept[-1]
+        same(last, x * 2)

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 efb632373faf345817fe953cd586fa099c26a5443bf7a9aa2a244fc1ba3c9848). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 5d79f277d76d1085c488c6ce26f02be7270addc7819051b5ea750b66d12d19dd). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -585,6 +585,19 @@ class _Call:
     def objects(self) -> list[Any]:
         """The objects among the arguments that are neither tensors, scalars nor containers."""
         return [t.refer() for t in self.form if type(t) is _Same]
+
+    def is_as_given(self) -> bool:
+        """Whether the containers among the arguments still hold what they held."""
+        leaves: list[Tensor] = []
+        form: list[Hashable] = []
+        for value in self.args:
+            _flatten(value, leaves, form)
+        if self.kwargs:
+            form.append(tuple(self.kwargs))
+            for value in self.kwargs.values():
+                _flatten(value, leaves, form)
+        same = len(leaves) == len(self.leaves) and all(map(operator.is_, leaves, self.leaves))
+        return same and tuple(form) == self.form[: len(form)]
 
     def named(self, fn: Any) -> Iterator[tuple[int | None, tuple[Any, ...], Any]]:
         """Position, path and value of everything in ``form`` but the names of keywords, in order."""
@@ -1833,6 +1846,8 @@ class _Runner:
             _local.inline = inline
         why = "recording"
         try:
+            if not call.is_as_given():
+                raise _Eager("it changes a list or dict that is an argument, which a replay would not do")
             trains = any(
                 now[0] is not was[0] or now[1:] != was[1:]
                 for now, was in zip(map(_versions, parameters), before, strict=True)
