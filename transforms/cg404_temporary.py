@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+import ast
+from collections.abc import Iterable, Sequence
 
 from refactor.transforms.wording import hits, quote
 
@@ -11,10 +11,11 @@ from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
 from refactor.rewrite.escape import Fate, fate
 from refactor.rewrite.model import Proposal
+from refactor.rewrite.syntax import ancestors
 from refactor.rewrite.temporaries import propose_temporary
 from refactor.rule import Example, Hit, Rewritten, Rule
 
-_FEWEST = 2  # in one function; a buffer for a single temporary saves less than the longer line costs a reader
+_FEWEST = 2  # in one call; a buffer for a single temporary saves less than the longer line costs a reader
 
 
 def _message(facts: Facts, event: Event) -> str | None:
@@ -30,8 +31,30 @@ def _detect(facts: Facts) -> Iterable[Hit]:
         for hit in hits(EventKind.TEMPORARY, message=_message)(facts)
         if isinstance(propose_temporary(facts, hit), Proposal)
     ]
-    blocks = Counter(hit.event.function for hit in found)
-    return [hit for hit in found if blocks[hit.event.function] >= _FEWEST]
+    places = [(hit.event.function, _arms(facts, hit.event)) for hit in found]
+    return [hit for hit, place in zip(found, places, strict=True) if _together(place, places) >= _FEWEST]
+
+
+_Arms = dict[ast.If, bool]  # every `if` around a place, and whether it is below the condition
+
+
+def _arms(facts: Facts, event: Event) -> _Arms:
+    arms: _Arms = {}
+    node: ast.AST = event.statement
+    for around in ancestors(facts, node):
+        if isinstance(around, ast.If):
+            arms[around] = any(node is statement for statement in around.body)
+        node = around
+    return arms
+
+
+def _together(place: tuple[object, _Arms], places: Sequence[tuple[object, _Arms]]) -> int:
+    """How many of the places may run in one call with this one, itself included."""
+    function, arms = place
+    return sum(
+        other is function and all(arms.get(node, side) == side for node, side in sides.items())
+        for other, sides in places
+    )
 
 
 RULE = Rule(
@@ -43,7 +66,9 @@ RULE = Rule(
     detect=_detect,
     what=(
         "Reports assignments in a method whose elementwise result is used only by later operations of the "
-        "same call, where there are at least two of them that can be given a buffer."
+        "same call, where there are at least two of them that can be given a buffer. A method that no other "
+        "calls and that returns the sum or mean of a tensor is taken for a loss, which autograd records, and "
+        "left alone."
     ),
     why=(
         "Each call allocates the memory again. It captures as it is; outside a graph it costs the "
@@ -86,6 +111,41 @@ class Block(nn.Module):
 """,
             "one temporary alone is not worth a buffer",
         ),
+        Example(
+            """\
+import torch
+import torch.nn as nn
+
+class Focal(nn.Module):
+    def forward(self, x, target):
+        p = torch.sigmoid(x)
+        weight = (p - target) ** 2
+        return (weight * x).mean()
+""",
+            "a loss runs under autograd",
+        ),
+        Example(
+            """\
+import torch
+import torch.nn as nn
+
+class Attention(nn.Module):
+    def __init__(self, fused):
+        super().__init__()
+        self.qkv = nn.Linear(4, 12)
+        self.fused = fused
+
+    def forward(self, x, bias):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        if self.fused:
+            scaled = bias * 2
+            return nn.functional.scaled_dot_product_attention(q, k, v, scaled)
+        else:
+            weights = q * 0.5
+            return torch.softmax(weights @ k.mT, -1) @ v
+""",
+            "no call computes more than one of the two",
+        ),
     ),
     invalid=(
         Example(
@@ -102,7 +162,7 @@ class Block(nn.Module):
         h = self.fc(x)
         a = h * 2  # !
         b = torch.exp(a)  # !
-        return b.sum()
+        return b.sum(-1)
 """
         ),
     ),

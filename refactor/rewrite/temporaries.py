@@ -107,6 +107,11 @@ def _place(facts: Facts, hit: Hit) -> _Place | Refusal:
         return Refusal("it is computed inside a graph, where the memory is reused anyway")
     if function in _cut(facts):
         return Refusal("this method is cut into graphs, inside which the memory is reused anyway")
+    if len(hit.event.chain) < 2 and _reduces(function):
+        return Refusal(
+            "the method reduces its arguments to one number, as a loss does: autograd records it, and then "
+            "no buffer can be used; leave it as it is"
+        )
     owner = self_name(function)
     static = {"staticmethod", "classmethod"} & {getattr(d, "id", "") for d in function.decorator_list}
     if owner is None or static:
@@ -131,6 +136,28 @@ def _uses(function: FunctionNode) -> _Uses:
         any(isinstance(node, ast.Yield | ast.YieldFrom | ast.Await) for node in nodes),
         frozenset(n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)),
     )
+
+
+@lru_cache(maxsize=8)
+def _reduces(function: FunctionNode) -> bool:
+    """Whether it may return the sum or mean of a whole tensor: ``return -loss.sum()``."""
+    nodes = walk(function)
+    returned = [node.value for node in nodes if isinstance(node, ast.Return) and node.value is not None]
+    names = {value.id for value in returned if isinstance(value, ast.Name)}
+    assigned = (
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Assign) and any(getattr(t, "id", None) in names for t in node.targets)
+    )
+    return any(
+        _is_reduction(value.operand if isinstance(value, ast.UnaryOp) else value)
+        for value in (*returned, *assigned)
+    )
+
+
+def _is_reduction(node: ast.expr) -> bool:
+    whole = isinstance(node, ast.Call) and not node.args and not node.keywords
+    return whole and isinstance(node.func, ast.Attribute) and node.func.attr in ("sum", "mean")
 
 
 @lru_cache(maxsize=2)

@@ -17,7 +17,7 @@ from tests.rewrite.support import facts_of, hit_at
 def _visited(assignments: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """Nodes visited by walks while every assignment of one method is proposed."""
     head = "import torch\nfrom torch import nn\n\n\nclass M(nn.Module):\n    def forward(self, x):\n"
-    code = head + "        t = x * 2\n" * assignments + "        return t.sum()\n"
+    code = head + "        t = x * 2\n" * assignments + "        return t.sum(-1)\n"
     facts = facts_of(code, {"x": Value(Kind.TENSOR), "t": Value(Kind.TENSOR)})
     visited = 0
 
