@@ -129,7 +129,7 @@ def _named(it: Interpreter, module: ModuleInfo, node: ast.expr, depth: int) -> V
         return Dict((), None, True)
     found: Any = module.resolve(node)
     if isinstance(found, ClassInfo):
-        return Obj((found,))
+        return Tensor(Device.DEVICE) if "torch.Tensor" in found.mro else Obj((found,))
     if isinstance(found, str):
         scope, _, leaf = found.rpartition(".")
         if leaf in TENSOR_CLASSES and scope.split(".")[0] in ("torch", "jaxtyping", "torchtyping"):

@@ -38,6 +38,7 @@ _NOT_TENSOR = names(
     join copy_ strip insert
     """
 ) - {"copy_"}
+_SIZING = names("range arange zeros ones empty full rand randn eye linspace")
 
 
 def bind_call(
@@ -76,8 +77,15 @@ def bind_call(
         extra = tuple(given[len(positional) :])
         env[spec.vararg.arg] = Seq("tuple", None, rest) if spread else Seq("tuple", extra)
     if spec.kwarg is not None:
-        env[spec.kwarg.arg] = Dict(tuple(left.items()), None, open_keywords)
+        others = _annotated_tensor(it, target, spec.kwarg) if open_keywords else None
+        env[spec.kwarg.arg] = Dict(tuple(left.items()), others, open_keywords)
     return env
+
+
+def _annotated_tensor(it: Interpreter, target: FunctionInfo, arg: ast.arg) -> Tensor | None:
+    """What each of ``**kwargs: Tensor`` is."""
+    known = from_annotation(it, target.module, arg.annotation)
+    return known if isinstance(known, Tensor) else None
 
 
 def _one_of_many(it: Interpreter, target: FunctionInfo, arg: ast.arg, rest: Val | None) -> Val:
@@ -182,7 +190,7 @@ def bind_region(it: Interpreter, target: FunctionInfo, bound: Val | None) -> dic
         known = from_annotation(it, target.module, spec.vararg.annotation)
         env[spec.vararg.arg] = Seq("tuple", None, known if known is not None else TAINTED)
     if spec.kwarg is not None:
-        env[spec.kwarg.arg] = Dict((), None, True)
+        env[spec.kwarg.arg] = Dict((), _annotated_tensor(it, target, spec.kwarg), True)
     return env
 
 
@@ -240,7 +248,32 @@ def _is_input(target: FunctionInfo, name: str) -> bool:
     node = target.node
     if isinstance(node, ast.Lambda) or node.name != "forward" or len(node.args.args) < 2:
         return False
-    return node.args.args[1].arg == name and len(node.args.defaults) < len(node.args.args) - 1
+    first = node.args.args[1].arg == name and len(node.args.defaults) < len(node.args.args) - 1
+    return first and not _is_size(target, name)
+
+
+def _is_size(target: FunctionInfo, name: str) -> bool:
+    """Whether a parameter is a size or bound, alone or in arithmetic: ``arange(j - i)``, ``x[-i:]``."""
+    for node in target.uses:
+        if isinstance(node, ast.Call) and last_name(node.func) in _SIZING:
+            parts: list[ast.expr | None] = list(node.args)
+        elif isinstance(node, ast.Subscript):
+            slices = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            parts = [b for s in slices if isinstance(s, ast.Slice) for b in (s.lower, s.upper)]
+        else:
+            continue
+        if any(name in _operands(part) for part in parts if part is not None):
+            return True
+    return False
+
+
+def _operands(node: ast.expr) -> list[str]:
+    """Names that an arithmetic expression is made of."""
+    if isinstance(node, ast.BinOp):
+        return _operands(node.left) + _operands(node.right)
+    if isinstance(node, ast.UnaryOp):
+        return _operands(node.operand)
+    return [node.id] if isinstance(node, ast.Name) else []
 
 
 def _indexed_as_tensor(index: ast.expr) -> bool:

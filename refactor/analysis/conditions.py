@@ -31,6 +31,7 @@ from refactor.analysis.domain import (
     truth,
 )
 from refactor.analysis.model import Device, EventKind
+from refactor.analysis.torchops import OTHER_DEVICES
 from refactor.analysis.trees import walk
 
 if TYPE_CHECKING:
@@ -196,6 +197,14 @@ def _host_compare(left: Host, op: ast.cmpop, right: Host) -> Val:
             return BOOL
     if left.type == "array" or right.type == "array":
         return Host("array")
+    for kind, other in ((left, right), (right, left)):
+        # Graphs are captured on one kind of device: code for others does not run then.
+        if (
+            kind.owner == "device type"
+            and other.value in OTHER_DEVICES
+            and isinstance(op, ast.Eq | ast.NotEq)
+        ):
+            return Host("bool", isinstance(op, ast.NotEq))
     return BOOL
 
 

@@ -295,6 +295,8 @@ def is_tainted(value: Val | None) -> bool:
         return is_tainted(value.element) or any(is_tainted(v) for _, v in value.entries)
     if isinstance(value, Obj):
         return any(is_tainted(v) for _, v in value.fields)
+    if isinstance(value, Method):
+        return value.bound == TAINTED  # an attribute of something unknown that came from the device
     return isinstance(value, Readback)
 
 

@@ -55,6 +55,15 @@ def functions(module: ModuleInfo) -> Iterator[tuple[FunctionInfo, ClassInfo | No
                 yield item, cls
 
 
+def names_device(node: ast.AST) -> bool:
+    """Whether a node puts something on a device by name."""
+    if isinstance(node, ast.Attribute):
+        return node.attr in ("cuda", "to", "device", "set_default_device")
+    return (isinstance(node, ast.Name) and node.id == "device") or (
+        isinstance(node, ast.keyword) and node.arg == "device"
+    )
+
+
 def captures(node: ast.AST) -> bool:
     """Whether a statement is ``with torch.cuda.graph(...)``."""
     return isinstance(node, ast.With) and any(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from refactor.analysis.domain import (
     NONE,
+    TAINTED,
     Host,
     Opaque,
     Readback,
@@ -54,7 +55,7 @@ def factory(it: Interpreter, frame: Frame, name: str, args: Arguments) -> Val:
     given = args.keywords.get("device")
     if given is None and name in ("as_tensor", "asarray", "tensor") and isinstance(data, Tensor):
         device = data.device
-    elif (given is None and args.open) or (given is None and is_tainted(data) and isinstance(data, Opaque)):
+    elif given is None and (frame.placeless or args.open or data == TAINTED):
         device = Device.UNKNOWN
     else:
         device = as_device(given).device

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from refactor.analysis import instances
 from refactor.analysis.domain import (
+    DEVICE_TENSOR,
     HOST,
     INT,
     NO_VALUE,
@@ -45,6 +46,8 @@ def subscript(it: Interpreter, frame: Frame, node: ast.Subscript) -> Val:
     if isinstance(owner, Tensor):
         return index_tensor(it, frame, node, owner)
     index = it.evaluate(frame, node.slice)
+    if owner == TAINTED and _takes_tensor(node.slice, index):
+        return index_tensor(it, frame, node, DEVICE_TENSOR)
     if isinstance(owner, Seq):
         return _index_sequence(it, frame, node, owner, index)
     if isinstance(owner, Dict):
@@ -61,6 +64,14 @@ def subscript(it: Interpreter, frame: Frame, node: ast.Subscript) -> Val:
     if isinstance(owner, Readback):
         return owner
     return TAINTED if is_tainted(owner) else OPAQUE
+
+
+def _takes_tensor(node: ast.expr, index: Val) -> bool:
+    """Whether only a tensor takes such an index: a mask, or several dimensions."""
+    if isinstance(index, Tensor):
+        return index.dtype == "bool" and index.rank != 0
+    several = isinstance(node, ast.Tuple) and any(isinstance(part, ast.Slice) for part in node.elts)
+    return several or (isinstance(node, ast.Constant) and node.value in (None, ...))
 
 
 def join_all(values: tuple[Val, ...]) -> Val:
@@ -224,7 +235,7 @@ def _tensor_index(
     if value.device is Device.HOST and owner.device is Device.DEVICE:
         if value.rank != 0:
             it.readback(frame, EventKind.INDEX_LIST, node, part, "CPU index")
-    elif _scatters_number(owner, value, stored):
+    elif _scatters_number(owner, part, value, stored):
         it.emit(frame, EventKind.INDEX_FILL, node, part, "assignment of a Python number")
     return "gather"
 
@@ -234,16 +245,24 @@ _SAME_ELEMENTS = frozenset(
 )
 
 
+_INDICES = frozenset({"index", "indices", "idx", "idxs", "ids", "inds", "perm"})
+
+
 def _called_mask(node: ast.expr) -> bool:
     """Whether an index of unknown dtype is named a mask, through changes of its shape."""
+    return "mask" in _called(node)
+
+
+def _called(node: ast.expr) -> list[str]:
+    """The words of an index's name, which changes of its shape keep."""
     while isinstance(node, ast.Call | ast.Subscript | ast.UnaryOp):
         if isinstance(node, ast.Call):
             if not (isinstance(node.func, ast.Attribute) and node.func.attr in _SAME_ELEMENTS):
-                return False
+                return []
             node = node.func.value
         else:
             node = node.value if isinstance(node, ast.Subscript) else node.operand
-    return "mask" in last_name(node).lower().split("_")
+    return last_name(node).lower().split("_")
 
 
 def _from_host(stored: Val | None) -> bool:
@@ -253,10 +272,13 @@ def _from_host(stored: Val | None) -> bool:
     return isinstance(stored, Host | Readback) and stored.type in ("int", "float", "bool")
 
 
-def _scatters_number(owner: Tensor, index: Tensor, stored: Val | None) -> bool:
+def _scatters_number(owner: Tensor, part: ast.expr, index: Tensor, stored: Val | None) -> bool:
     """``x[index] = 0`` with integers on the device: the number becomes a CPU tensor that is copied."""
     number = isinstance(stored, Host) and stored.type in ("int", "float", "bool")
-    known = index.dtype in ("int", "number") and index.rank != 0
+    integers = index.dtype in ("int", "number") or (
+        index.dtype is None and not _INDICES.isdisjoint(_called(part))
+    )
+    known = integers and index.rank != 0
     return number and known and index.device is owner.device is Device.DEVICE
 
 
@@ -270,6 +292,10 @@ def _list_index(
     inner = element(value)
     if (isinstance(inner, Host) and inner.type in ("int", "bool")) or isinstance(inner, Readback):
         it.readback(frame, EventKind.INDEX_LIST, node, part, "list")
+    elif (
+        part is not node.slice and read_back(inner) and isinstance(inner, Tensor) and inner.rank in (0, None)
+    ):
+        it.readback(frame, EventKind.DEVICE_SIZE, node, part, "index made of its elements")
 
 
 def store(it: Interpreter, frame: Frame, target: ast.Subscript, value: Val) -> None:
@@ -308,7 +334,7 @@ def element_of(value: Val | None) -> Val | None:
         return found
     if isinstance(value, Tensor):
         rank = value.rank - 1 if value.rank else None
-        return Tensor(value.device, value.dtype, rank)
+        return Tensor(value.device, value.dtype, rank, maybe=value.maybe)
     if isinstance(value, Host):
         if value.type == "shape":
             return INT

@@ -13,6 +13,7 @@ from refactor.analysis.domain import (
     BOOL,
     DEVICE_TENSOR,
     HOST,
+    INT,
     NO_VALUE,
     NONE,
     OPAQUE,
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
     from refactor.analysis.interpreter import Frame, Interpreter
 
 _BUILTINS = frozenset(dir(builtins))
+TORCH_PARAMETERS = {
+    "weight": None, "bias": 1, "running_mean": 1, "running_var": 1, "in_proj_weight": 2, "in_proj_bias": 1,
+}  # fmt: skip
+"""Tensors of torch's modules and their ranks; None: it depends on the class."""
 INIT_DEPTH = 16
 """Depth at which constructors start, wherever they are needed first: what they give must not depend on it."""
 
@@ -109,7 +114,11 @@ def attribute(it: Interpreter, frame: Frame, owner: Val, name: str) -> Val:
     if isinstance(owner, Opaque):
         if owner.tainted and name in HOST_ATTRIBUTES:
             return Host(HOST_ATTRIBUTES[name], device=Device.DEVICE)
+        if name in ("shape", "ndim"):
+            return Host(HOST_ATTRIBUTES[name])  # of arrays and tensors alike
         return Method(owner, name)
+    if isinstance(owner, Method) and owner.bound == TAINTED:
+        return attribute(it, frame, TAINTED, name)  # batch.graph.x: the inner one was an attribute
     return Method(owner, name)
 
 
@@ -121,6 +130,8 @@ def _submodule(it: Interpreter, info: ModuleInfo, name: str) -> Val:
 def _tensor_attribute(owner: Tensor, name: str) -> Val:
     if name == "is_cuda" and owner.device is not Device.UNKNOWN:
         return Host("bool", owner.device is Device.DEVICE)
+    if name in ("is_mps", "is_xpu"):
+        return Host("bool", False)
     if name in HOST_ATTRIBUTES:
         return Host(
             HOST_ATTRIBUTES[name], device=owner.device, owner=owner.dtype if name == "dtype" else None
@@ -138,13 +149,13 @@ def _host_attribute(owner: Val, name: str) -> Val:
     if isinstance(owner, Host) and owner.type == "device" and name in ("type", "index"):
         if owner.device is Device.DEVICE and name == "type":
             return Host("str", "cuda")
-        return Host("str" if name == "type" else "int")
+        return Host("str", owner="device type") if name == "type" else INT
     return Method(owner, name)
 
 
 def _external_attribute(owner: ExtObj, name: str) -> Val:
-    if owner.name.startswith("torch.nn.") and name in ("weight", "bias", "running_mean", "in_proj_weight"):
-        return Tensor(Device.DEVICE, "float", 1 if name in ("bias", "running_mean") else None)
+    if owner.name.startswith("torch.nn.") and name in TORCH_PARAMETERS:
+        return Tensor(Device.DEVICE, "float", TORCH_PARAMETERS[name])
     if name == "training":
         return BOOL
     return Method(owner, name)
@@ -216,6 +227,8 @@ def _unknown_attribute(owner: Obj, cls: ClassInfo, name: str) -> Val:
             return Host("dtype", owner="float")
         if name in ("config", "cfg", "args", "hparams", "opt", "options"):
             return HOST
+        if name in TORCH_PARAMETERS and any(b.startswith("torch.nn.") for b in cls.mro if isinstance(b, str)):
+            return Tensor(Device.DEVICE, "float", TORCH_PARAMETERS[name])
     return Method(owner, name)
 
 
@@ -332,6 +345,8 @@ def construct(it: Interpreter, frame: Frame, cls: Cls, args: list[Val], keywords
         for base in info.mro
     ):
         return HOST
+    if "torch.Tensor" in info.mro:
+        return Tensor(Device.DEVICE if any(map(is_tainted, args)) else Device.UNKNOWN)
     if info.find("__init__") is None and not info.is_module and len(cls.classes) == 1:
         names = [
             name for base in reversed(info.mro) if isinstance(base, ClassInfo) for name in base.annotations

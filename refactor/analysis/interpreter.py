@@ -23,12 +23,13 @@ from refactor.analysis.domain import (
     join,
     mentions,
 )
-from refactor.analysis.drivers import Driver
+from refactor.analysis.drivers import Driver, names_device
 from refactor.analysis.environment import Env
 from refactor.analysis.isolation import Answers
 from refactor.analysis.loops import drives_batches
 from refactor.analysis.model import Event, EventKind, Region
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, Project
+from refactor.analysis.trees import walk
 
 MAX_DEPTH = 28
 """Calls followed below a region."""
@@ -61,6 +62,7 @@ class Frame:
     leaves: list[ast.expr] = field(default_factory=list)  # tensors that the test at hand reads back
     init_of: ClassInfo | None = None
     only: ast.expr | None = None  # a test of the precision around the statement at hand
+    placeless: bool = False  # a script that names no device: what it makes is where its models are
     values: dict[ast.expr, Val] | None = None  # where the values of its expressions are recorded
 
     @property
@@ -391,13 +393,14 @@ class Interpreter:
         self.windows = driver.windows
         info = driver.info
         if info is None:
-            frame = Frame(module, None, Env({}), chain=("<module>",))
-            self.block(
-                frame, [s for s in module.tree.body if not isinstance(s, ast.FunctionDef | ast.ClassDef)]
-            )
+            own = [s for s in module.tree.body if not isinstance(s, ast.FunctionDef | ast.ClassDef)]
+            placeless = not any(names_device(node) for stmt in own for node in walk(stmt))
+            self.block(Frame(module, None, Env({}), chain=("<module>",), placeless=placeless), own)
         else:
             env = bind_region(self, info, Obj((driver.owner,)) if driver.owner is not None else None)
-            self.run(Frame(module, info, Env(env), chain=(display(info, env),), parent=info.closure))
+            placeless = not any(map(names_device, info.nodes))
+            chain = (display(info, env),)
+            self.run(Frame(module, info, Env(env), chain=chain, parent=info.closure, placeless=placeless))
         self.windows = {}
 
     def call(self, frame: Frame, node: ast.Call) -> Val:

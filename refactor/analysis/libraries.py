@@ -233,6 +233,9 @@ def _enumerate(it: Interpreter, frame: Frame, args: Arguments) -> Val:
 
 
 def _zip(it: Interpreter, frame: Frame, args: Arguments) -> Val:
+    starred = args.values[0] if len(args.values) == 1 else None
+    if isinstance(starred, Seq) and starred.type == "*":  # zip(*rows): each item is a column
+        return Seq("generator", None, Seq("tuple", None, indexing.element_of(starred.element)))
     inner = tuple(indexing.iterate(it, frame, value, args.node) for value in args.values)
     return Seq("generator", None, Seq("tuple", inner))
 

@@ -243,8 +243,12 @@ class ModuleInfo:
         table: dict[str, Any] = {}
         for stmt in _flat(self.tree.body):
             for name, bound in self._bindings(stmt):
-                if not (name in table and isinstance(table[name], tuple | ClassInfo) and _is_none(bound)):
-                    table[name] = bound
+                known = table.get(name)
+                if isinstance(known, tuple | ClassInfo) and _is_none(bound):
+                    continue
+                if isinstance(known, FunctionInfo | ClassInfo) and _wraps(bound, name):
+                    continue
+                table[name] = bound
         return table
 
     @cached_property
@@ -475,6 +479,12 @@ def last_name(node: ast.AST) -> str:
 
 def _is_none(bound: Any) -> bool:
     return isinstance(bound, ast.Constant)
+
+
+def _wraps(bound: Any, name: str) -> bool:
+    """``f = script(f)``: a decorator in other words, which the analysis looks through."""
+    first = bound.args[0] if isinstance(bound, ast.Call) and bound.args else None
+    return isinstance(first, ast.Name) and first.id == name
 
 
 def _flat(stmts: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -82,6 +82,11 @@ def torch_function(it: Interpreter, frame: Frame, name: str, args: Arguments) ->
         return Tensor(Device.HOST, TENSOR_CLASSES[leaf] or "float", factories.rank_of(args.get(0, "data")))
     if scope == "torch" and leaf in FACTORIES:
         return factories.factory(it, frame, leaf, args)
+    if scope == "torch.Tensor" and args.node.args and isinstance(args.values[0], Tensor):
+        from refactor.analysis.calls import Arguments as NewArguments
+
+        rest = NewArguments(args.node, args.values[1:], args.keywords, args.open, args.nodes)
+        return method(it, frame, args.values[0], leaf, rest, args.node.args[0])
     if scope == "torch" and leaf in ("is_tensor",):
         return BOOL
     if scope in TORCH_SCOPES or scope.startswith("torch.ops"):
@@ -178,7 +183,8 @@ def call_module(it: Interpreter, frame: Frame, func: ExtObj, args: Arguments) ->
     if leaf.endswith("Loss"):
         return Tensor(device, "float", 0)
     if leaf[:1].isupper():
-        return Tensor(device, "float")
+        # Of "a module" nothing says that it returns one tensor.
+        return Tensor(device, "float", maybe=leaf == "Module")
     return args.unknown
 
 
@@ -200,10 +206,17 @@ def external_method(it: Interpreter, frame: Frame, owner: ExtObj, name: str, arg
 # -- operations ----------------------------------------------------------------------------------------------
 
 
-def method(it: Interpreter, frame: Frame, owner: Tensor, name: str, args: Arguments) -> Val:
-    """The value of ``tensor.name(...)``."""
+def method(
+    it: Interpreter,
+    frame: Frame,
+    owner: Tensor,
+    name: str,
+    args: Arguments,
+    subject: ast.expr | None = None,
+) -> Val:
+    """The value of ``tensor.name(...)``; ``subject`` is the tensor's expression, if not the owner's."""
     func = args.node.func
-    subject = func.value if isinstance(func, ast.Attribute) else args.node
+    subject = subject or (func.value if isinstance(func, ast.Attribute) else args.node)
     if name not in TENSOR_NAMES and not name.startswith("_"):
         return OPAQUE  # no tensor after all
     if name in READBACKS:
@@ -354,7 +367,10 @@ def _result(
             "tuple", None, Tensor(device, first.dtype if first else None, None if name == "unbind" else rank)
         )
     if name in ("where", "nonzero") and (len(flat) == 1 or "as_tuple" in args.keywords):
-        if name == "nonzero" and "as_tuple" not in args.keywords:
+        separate = args.keywords.get("as_tuple")
+        if name == "nonzero" and (
+            separate is None or (isinstance(separate, Host) and separate.value is False)
+        ):
             return Tensor(device, "int", 2)
         return Seq("tuple", None, Tensor(device, "int", 1))
     if name in ("unique", "unique_consecutive"):
@@ -427,11 +443,10 @@ def _dtype(name: str, args: Arguments, first: Tensor | None, flat: list[Val]) ->
             return "float"
         if len(families) == 1 and all(isinstance(v, Tensor) for v in flat):
             return families.pop()
-        return (
-            "int"
-            if families == {"int"} and all(not isinstance(v, Host) or v.type == "int" for v in flat)
-            else None
-        )
+        exact = all(not isinstance(v, Host) or v.type in ("int", "bool") for v in flat)
+        if families == {"int"} and exact:
+            return "int"
+        return "number" if families and families <= {"int", "number"} else None
     if bare in ("cat", "stack", "concat", "einsum", "matmul", "bmm"):
         return first.dtype or ("float" if bare in ("einsum",) else None)
     return first.dtype

@@ -155,6 +155,10 @@ DYNAMIC = {
     "masked_scatter_backward": "the number of selected elements",
     "combinations": "the number of combinations",
     "to_sparse": "the number of non-zero elements",
+    "to_sparse_csr": "the number of non-zero elements",
+    "to_sparse_csc": "the number of non-zero elements",
+    "to_sparse_bsr": "the number of non-zero elements",
+    "to_sparse_bsc": "the number of non-zero elements",
 }
 """Operations whose result has a shape that depends on the data, and what the host has to learn for it."""
 
@@ -228,6 +232,11 @@ ALWAYS = {
     "typing.TYPE_CHECKING": False,
 }
 """What tests of the execution mode answer while a CUDA graph is captured."""
+
+OTHER_DEVICES = frozenset(
+    {"mps", "xpu", "npu", "hpu", "xla", "mlu", "musa", "ipu", "tpu", "meta", "privateuseone"}
+)
+"""Device types on which no CUDA graph is captured; "cpu" is left open, for tensors that stay there."""
 
 TENSOR_ONLY = names(
     """
