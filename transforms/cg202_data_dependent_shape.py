@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.sizes import propose_static
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -18,7 +19,7 @@ RULE = Rule(
     name="data-dependent-shape",
     summary="an operation whose result's shape depends on the data",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.DYNAMIC_OP, message=_message),
     what=(
         "Reports `nonzero`, `argwhere`, one-argument `where`, `masked_select`, `unique`, `bincount`, "
@@ -60,4 +61,29 @@ class Model(nn.Module):
 """,
         ),
     ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Hits(nn.Module):
+    def forward(self, x: torch.Tensor):
+        hits = (x - x.mean()).abs() > 1
+        return hits.masked_select(x > 0).sum()
+""",
+            after="""\
+import torch
+import torch.nn as nn
+
+
+class Hits(nn.Module):
+    def forward(self, x: torch.Tensor):
+        hits = (x - x.mean()).abs() > 1
+        return torch.where(x > 0, hits, 0).sum()
+""",
+        ),
+    ),
+    propose=propose_static,
 )

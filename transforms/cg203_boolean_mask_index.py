@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.masks import propose_mask
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -21,7 +22,7 @@ RULE = Rule(
     name="boolean-mask-index",
     summary="a tensor indexed with a boolean mask",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.MASK_INDEX, message=_message),
     what="Reports `x[mask]` and `x[mask] = tensor` with a boolean mask on the device.",
     why="The number of selected elements depends on values: the host waits for it, which capture forbids.",
@@ -57,4 +58,37 @@ class Model(nn.Module):
 """,
         ),
     ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Masked(nn.Module):
+    def forward(self, x: torch.Tensor):
+        target = torch.tanh(x)
+        valid = target > 0
+        error = (x * 2 - target).abs()
+        error[valid] *= target[valid]
+        x[valid] = target[valid] - 1  # in place, as the caller expects
+        return x, (error[valid] > 1).sum()
+""",
+            after="""\
+import torch
+import torch.nn as nn
+
+
+class Masked(nn.Module):
+    def forward(self, x: torch.Tensor):
+        target = torch.tanh(x)
+        valid = target > 0
+        error = (x * 2 - target).abs()
+        error.mul_(torch.where(valid, target, 1))
+        x.copy_(torch.where(valid, target - 1, x))  # in place, as the caller expects
+        return x, torch.where(valid, error > 1, 0).sum()
+""",
+        ),
+    ),
+    propose=propose_mask,
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from refactor.analysis.model import EventKind, Facts
 from refactor.analysis.project import FunctionInfo
@@ -55,6 +56,12 @@ def propose_branch(facts: Facts, hit: Hit) -> Proposal | Refusal:
         return _plan(facts, hits, settled)
 
     return Proposal((), "", joint=Joint(("outline", id(facts.tree)), plan))
+
+
+def propose_split(facts: Facts, hit: Hit, static: Refusal) -> Proposal | Refusal:
+    """What has no static form stays on the host, and the device work around it is outlined."""
+    cut = propose_branch(facts, hit)
+    return static if isinstance(cut, Refusal) else replace(cut, otherwise=static)
 
 
 def _functions(facts: Facts, hit: Hit) -> list[FunctionNode]:

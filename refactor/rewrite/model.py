@@ -26,6 +26,7 @@ class Change:
     node: ast.AST
     build: Build
     line: bool = False  # the node is a simple statement: `build` gets the line it stands on
+    moves: bool = False  # it only takes the node elsewhere, and another change of the node is made before
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class Proposal:
     group: str = ""  # rewrites with the same non-empty group stand or fall together
     joint: Joint | None = None  # not None: the changes depend on which hits are accepted together
     plans: tuple[CutPlan, ...] = ()  # of the functions it cuts
+    otherwise: Refusal | None = None  # what to say where a joint rewrite has no place for the hit
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,13 @@ class Outliner:
         self.facts, self.function, self.plan, self.names = facts, function, plan, names
         self.owner = self_name(function) or "self"
         self.parts: dict[ast.expr, cst.BaseExpression] = {}
+        self.placed: set[ast.expr] = set()
         self.methods: list[cst.FunctionDef] = []
 
     def changes(self) -> list[Change]:
         """One for each part that is computed before its statement, and one for the function."""
         taken = [
-            Change(part, self.take(part, name))
+            Change(part, self.take(part, name), moves=True)
             for hoist in self.plan.hoists()
             for part, name in zip(hoist.parts, hoist.names, strict=True)
         ]
@@ -58,11 +59,18 @@ class Outliner:
 
     def computed(self, hoist: Hoist) -> list[cst.BaseExpression]:
         """The expressions of a hoist."""
-        return [_bare(self.parts[part].deep_clone()) for part in hoist.parts]
+        return [_bare(self.once(part)) for part in hoist.parts]
+
+    def once(self, part: ast.expr) -> cst.BaseExpression:
+        """A part that was taken, the node itself for its first place, so that it is known not to be lost."""
+        if part in self.placed:
+            return self.parts[part].deep_clone()
+        self.placed.add(part)
+        return self.parts[part]
 
     def build(self, node: cst.FunctionDef) -> cst.FlattenSentinel[cst.BaseStatement] | Refusal:
         """The segments, and the function that calls them."""
-        self.methods = []
+        self.methods, self.placed = [], set()
         try:
             body = self.suite(node.body, self.plan)
         except _Mismatch:

@@ -90,7 +90,11 @@ def _plan_jointly(
     joint = members[0][2].joint
     assert joint is not None
     planned = joint.plan([hit for _, hit, _ in members], settled)
-    return {finding: planned[hit] for finding, hit, _ in members}
+    answers: dict[Finding, Proposal | Refusal] = {}
+    for finding, hit, proposal in members:
+        refused = isinstance(planned[hit], Refusal) and proposal.otherwise is not None
+        answers[finding] = proposal.otherwise if refused and proposal.otherwise else planned[hit]
+    return answers
 
 
 def _in_order(answers: Mapping[Finding, Proposal | Refusal], accepted: Sequence[Accepted]) -> list[Proposal]:
@@ -104,18 +108,18 @@ def _in_order(answers: Mapping[Finding, Proposal | Refusal], accepted: Sequence[
 
 def _conflicts(source: Source, proposals: Sequence[Proposal]) -> dict[Proposal, Refusal]:
     """Of two rewrites of the same node the first one stays."""
-    taken: dict[ast.AST, Proposal] = {}
+    taken: dict[tuple[ast.AST, bool], Proposal] = {}
     dropped: dict[Proposal, Refusal] = {}
     for proposal in proposals:
-        clash = next((c.node for c in proposal.changes if taken.get(c.node, proposal) is not proposal), None)
+        places = {(change.node, change.moves) for change in proposal.changes}
+        clash = next((place[0] for place in places if taken.get(place, proposal) is not proposal), None)
         if clash is not None:
             line: int = clash.lineno  # type: ignore[attr-defined]
             dropped[proposal] = Refusal(
                 f"another rewrite changes the same code in line {line}; apply again after verifying that one"
             )
             continue
-        for change in proposal.changes:
-            taken[change.node] = proposal
+        taken.update(dict.fromkeys(places, proposal))
     dropped.update(_fallen_with(proposals, dropped))
     return dropped
 
@@ -187,7 +191,10 @@ def _rewrite(
     if lost:
         reason = "the place was not found again when rewriting; put each statement on a line of its own"
         return {owner[change]: Refusal(reason) for change in lost}
-    transformer = _Replace({node: change for change, node in parsed.nodes.items()})
+    changes: dict[cst.CSTNode, list[Change]] = {}
+    for change, node in sorted(parsed.nodes.items(), key=lambda pair: pair[0].moves):
+        changes.setdefault(node, []).append(change)
+    transformer = _Replace(changes)
     module = parsed.module.visit(transformer)
     failed = {owner[change]: refusal for change, refusal in transformer.refused.items()}
     failed.update({owner[change]: _LOST for change in transformer.vanished(module, owner)})
@@ -207,7 +214,7 @@ _LOST = Refusal("another rewrite replaces the code around it; apply again after 
 class _Replace(cst.CSTTransformer):
     """Applies each change when its original node is left, so that it sees all inner changes made."""
 
-    def __init__(self, changes: Mapping[cst.CSTNode, Change]) -> None:
+    def __init__(self, changes: Mapping[cst.CSTNode, Sequence[Change]]) -> None:
         super().__init__()
         self.changes = changes
         self.refused: dict[Change, Refusal] = {}
@@ -217,18 +224,17 @@ class _Replace(cst.CSTTransformer):
         return True
 
     def on_leave(self, original_node: Any, updated_node: Any) -> Any:
-        change = self.changes.get(original_node)
-        if change is None:
-            return updated_node
-        result = change.build(updated_node)
-        if isinstance(result, Refusal):
-            self.refused[change] = result
-            return updated_node
-        if isinstance(result, cst.CSTNode):
-            self.made[change] = (result,)
-        elif isinstance(result, cst.FlattenSentinel):
-            self.made[change] = tuple(result)
-        return result
+        for change in self.changes.get(original_node, ()):
+            result = change.build(updated_node)
+            if isinstance(result, Refusal):
+                self.refused[change] = result
+                return updated_node
+            if isinstance(result, cst.CSTNode):
+                self.made[change] = (result,)
+            elif isinstance(result, cst.FlattenSentinel):
+                self.made[change] = tuple(result)
+            updated_node = result
+        return updated_node
 
     def vanished(self, module: cst.Module, owner: Mapping[Change, Proposal]) -> list[Change]:
         """Changes whose result an outer change of another proposal threw away."""

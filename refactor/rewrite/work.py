@@ -130,7 +130,10 @@ def work(
             total += work(facts, function, head, free)
             total += _rounds(root) * work(facts, function, [*root.body, *root.orelse], free)
             continue
-        if root in free or in_training(facts, root):
+        if in_training(facts, root):
+            continue
+        if root in free:
+            total += _selection_work(facts, function, root, free)
             continue
         if isinstance(root, ast.Call):
             total += _call_work(facts, function, root)
@@ -141,6 +144,19 @@ def work(
         if not isinstance(root, SCOPES):
             total += work(facts, function, ast.iter_child_nodes(root), free)
     return total
+
+
+def _selection_work(facts: Facts, function: FunctionNode, node: ast.AST, free: Collection[ast.AST]) -> float:
+    """What a selection by a mask takes at most when it is computed for all elements instead."""
+    chooses = isinstance(node, ast.Call) and "masked_select" in ast.unparse(node.func)
+    if not chooses and not (isinstance(node, ast.Subscript) and on_device(facts, node.value)):
+        return 0.0
+    around = (n for n in ancestors(facts, node) if isinstance(n, ast.Call))
+    mean = any(getattr(call.func, "attr", "") == "mean" for call in around)
+    stored = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+    launches = 3 if stored else 2 + 4 * mean
+    parts = work(facts, function, ast.iter_child_nodes(node), free)
+    return LAUNCH * launches + parts * (1 + mean)
 
 
 def _rounds(loop: ast.For | ast.While) -> int:
