@@ -30,8 +30,9 @@ from refactor.analysis.domain import (
     Val,
     is_tainted,
     join,
+    plain,
 )
-from refactor.analysis.project import FunctionInfo
+from refactor.analysis.project import ClassInfo, FunctionInfo
 from refactor.analysis.torchops import names
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ def arguments(it: Interpreter, frame: Frame, node: ast.Call) -> Arguments:
             else:
                 values.append(Seq("*", None, indexing.element_of(value) or OPAQUE))
         else:
-            values.append(it.evaluate(frame, arg))
+            values.append(plain(it.evaluate(frame, arg)))
     for keyword in node.keywords:
-        value = it.evaluate(frame, keyword.value)
+        value = plain(it.evaluate(frame, keyword.value))
         if keyword.arg is not None:
             found.keywords[keyword.arg] = value
             found.nodes[keyword.arg] = keyword.value
@@ -231,6 +232,8 @@ def _call_method(it: Interpreter, frame: Frame, func: Method, args: Arguments) -
     if isinstance(owner, ExtObj):
         return tensors.external_method(it, frame, owner, name, args)
     if isinstance(owner, Cls):
+        if name == "apply" and "torch.autograd.Function" in owner.classes[0].mro:
+            return _apply_function(it, frame, owner.classes[0], args)
         return Obj(owner.classes) if name.startswith(("from_", "_from")) else OPAQUE
     guessed = _by_name(it, frame, owner, name, args)
     if guessed is not None:
@@ -244,6 +247,15 @@ def _call_method(it: Interpreter, frame: Frame, func: Method, args: Arguments) -
     if isinstance(owner, Readback):
         return owner
     return TAINTED if is_tainted(owner) or any(map(is_tainted, args.every)) else OPAQUE
+
+
+def _apply_function(it: Interpreter, frame: Frame, cls: ClassInfo, args: Arguments) -> Val:
+    """``Function.apply(...)`` runs its ``forward``, with a context unless ``setup_context`` takes that."""
+    found = cls.find("forward")
+    if found is None or not isinstance(found[1], FunctionInfo):
+        return args.unknown
+    context: list[Val] = [] if cls.find("setup_context") else [OPAQUE]
+    return it.call_function(frame, found[1], [*context, *args.values], args.keywords, args.open)
 
 
 def _by_name(it: Interpreter, frame: Frame, owner: Val, name: str, args: Arguments) -> Val | None:

@@ -300,6 +300,11 @@ def is_tainted(value: Val | None) -> bool:
     return isinstance(value, Readback)
 
 
+def plain(value: Val) -> Val:
+    """The value when it is handed on: an attribute of something unknown is unknown itself."""
+    return TAINTED if isinstance(value, Method) and value.bound == TAINTED else value
+
+
 def spread(value: Val | None) -> tuple[Val, ...]:
     """The items of a sequence, or what they have in common where they are not known; else the value."""
     if not isinstance(value, Seq):

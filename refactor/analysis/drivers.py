@@ -98,9 +98,9 @@ def _steps(module: ModuleInfo, name: str, scope: ast.AST) -> dict[ast.stmt, Regi
 
 
 def _blocks(function: ast.AST) -> Iterator[tuple[ast.AST, list[ast.stmt]]]:
-    """Innermost blocks that contain a step: a loop's body before the function's."""
+    """Innermost blocks that contain a step: a loop's body before the function's; the top level runs once."""
     for node in walk(function):
-        if not isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.For | ast.While):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.For | ast.While):
             continue
         inside = [inner for stmt in node.body for inner in walk(stmt)]
         nested = any(isinstance(inner, ast.For | ast.While) and _steps_in(inner) for inner in inside)

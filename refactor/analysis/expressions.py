@@ -223,7 +223,10 @@ def _unknown(*values: Val) -> bool:
 
 def combined_device(values: list[Val]) -> Device:
     """Where the result of an operation on these operands lives."""
-    found = [value.device for value in values if isinstance(value, Tensor)]
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    found = [tensor.device for tensor in tensors]
+    if set(found) == {Device.HOST} and any(tensor.rank for tensor in tensors):
+        return Device.HOST  # what goes with a tensor on the host is there too, unless that is one number
     if any(isinstance(value, Opaque) for value in values):
         found.append(Device.DEVICE if any(map(is_tainted, values)) else Device.UNKNOWN)
     if Device.DEVICE in found:

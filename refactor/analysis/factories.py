@@ -65,9 +65,26 @@ def factory(it: Interpreter, frame: Frame, name: str, args: Arguments) -> Val:
     if name in ("tensor", "as_tensor", "asarray"):
         constant_hazard(it, frame, name, args, data, device, given)
         return Tensor(device, _data_dtype(args, data), _data_rank(data))
+    if name == "sparse_coo_tensor":
+        return _sparse(it, frame, args, device if given is not None else None)
     if on_device_sizes(args, name):
         it.readback(frame, EventKind.DEVICE_SIZE, args.node, args.node, f"torch.{name}")
+    if name in SIZED and any(
+        isinstance(v, Host) and v.value == 0 and v.type == "int" for v in _sizes(name, args)
+    ):
+        device = Device.UNKNOWN  # nothing in it: moving it copies nothing
     return Tensor(device, _dtype(name, args), _rank(name, args))
+
+
+def _sparse(it: Interpreter, frame: Frame, args: Arguments, device: Device | None) -> Val:
+    """``torch.sparse_coo_tensor(indices, values, size)``: without a size the largest index is read back."""
+    values = args.get(1, "values")
+    where = values.device if isinstance(values, Tensor) else Device.UNKNOWN
+    if args.get(2, "size") is None and where is Device.DEVICE and not args.open:
+        it.readback(
+            frame, EventKind.DEVICE_SIZE, args.node, args.node, "torch.sparse_coo_tensor without a size"
+        )
+    return Tensor(device or where, values.dtype if isinstance(values, Tensor) else None)
 
 
 def on_device_sizes(args: Arguments, name: str) -> bool:
@@ -170,13 +187,7 @@ def _rank(name: str, args: Arguments) -> int | None:
         return RANKS[name]
     if name not in SIZED and name != "randint":
         return None
-    sizes = list(args.values)
-    if name in ("full", "new_full"):
-        sizes = sizes[:1]
-    if name == "randint":
-        sizes = [v for v in sizes if isinstance(v, Seq)]
-    if "size" in args.keywords:
-        sizes = [args.keywords["size"]]
+    sizes = _sizes(name, args)
     if len(sizes) == 1 and isinstance(sizes[0], Seq) and sizes[0].type != "*":
         return len(sizes[0].items) if sizes[0].items is not None else None
     if any(isinstance(s, Seq) for s in sizes) or (
@@ -184,6 +195,15 @@ def _rank(name: str, args: Arguments) -> int | None:
     ):
         return None
     return len(sizes)
+
+
+def _sizes(name: str, args: Arguments) -> list[Val]:
+    """The arguments of a factory that are sizes."""
+    if "size" in args.keywords:
+        return [args.keywords["size"]]
+    if name in ("full", "new_full"):
+        return args.values[:1]
+    return [v for v in args.values if isinstance(v, Seq)] if name == "randint" else list(args.values)
 
 
 def like(it: Interpreter, frame: Frame, name: str, args: Arguments) -> Val:

@@ -30,6 +30,7 @@ from refactor.analysis.domain import (
     is_tainted,
     join,
     on_device,
+    plain,
     read_back,
     settled,
 )
@@ -364,6 +365,7 @@ def iterate(it: Interpreter, frame: Frame, value: Val, node: ast.expr) -> Val:
 def bind(it: Interpreter, frame: Frame, target: ast.expr, value: Val) -> None:
     """Assign a value to a target: names, unpacking, attributes and subscripts."""
     if isinstance(target, ast.Name):
+        value = plain(value)
         frame.env[target.id] = value
         frame.env.forget(target.id)
         if frame.emit:

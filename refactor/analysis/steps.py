@@ -50,8 +50,12 @@ def _graphed(module: ModuleInfo) -> frozenset[str]:
 
 
 def _in_scope(function: FunctionNode | None, roots: list[ast.stmt]) -> Iterator[TrainingStep]:
+    loops = [node for root in roots for node in _own(root) if isinstance(node, ast.For | ast.While)]
+    repeated = {id(node) for loop in loops for node in _own(loop)}
     for root in roots:
         for node in _own(root):
+            if function is None and id(node) not in repeated:
+                continue  # the top level of a file runs once
             block = tuple(getattr(node, "body", ()))
             found = [(i, call) for i, stmt in enumerate(block) if (call := backward_of(stmt)) is not None]
             every = sum(_is_backward(n) for stmt in block for n in walk(stmt))

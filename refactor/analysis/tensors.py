@@ -58,6 +58,7 @@ from refactor.analysis.torchops import (
     TENSOR_CLASSES,
     TO_HOST,
     TORCH_SCOPES,
+    TUPLES,
 )
 
 if TYPE_CHECKING:
@@ -354,6 +355,8 @@ def _result(
     """The value an operation gives."""
     dtype = _dtype(name, args, first, flat)
     base = Tensor(device, dtype)
+    if name in ("equal", "allclose"):
+        return BOOL if device is Device.HOST else Readback("bool")
     if name in REDUCTIONS:
         return _reduced(name, values, args, first, base)
     if name in PAIRS:
@@ -377,19 +380,7 @@ def _result(
         result = Tensor(device, first.dtype if first else None, None if "dim" in args.keywords else 1)
         several = any(key.startswith("return_") for key in args.keywords)
         return Seq("tuple", None, replace(result, dtype=None)) if several else result
-    if name in (
-        "svd",
-        "eigh",
-        "qr",
-        "slogdet",
-        "lstsq",
-        "eig",
-        "aminmax",
-        "frexp",
-        "var_mean",
-        "std_mean",
-        "lu",
-    ):
+    if name in TUPLES:
         return Seq("tuple", None, base)
     return replace(base, rank=_rank(name, values, args, first, flat))
 
@@ -470,7 +461,7 @@ def _rank(name: str, values: list[Val], args: Arguments, first: Tensor | None, f
         ranks = [t.rank for t in tensors if t.rank is not None]
         return (
             max(ranks)
-            if len(ranks) == len(tensors) and not any(isinstance(v, Opaque) for v in flat)
+            if ranks and len(ranks) == len(tensors) and not any(isinstance(v, Opaque) for v in flat)
             else None
         )
     if bare in ("cat", "concat", "stack", "hstack", "vstack"):

@@ -28,6 +28,9 @@ PAIR_WITH_DIM = frozenset(["max", "min", "median", "nanmedian", "mode"])
 PAIRS = frozenset(["topk", "sort", "cummax", "cummin", "kthvalue"])
 """They return values and indices."""
 
+TUPLES = names("svd eigh qr slogdet lstsq eig aminmax frexp var_mean std_mean lu")
+"""They return several tensors."""
+
 SPLITS = names(
     """
     chunk split unbind tensor_split hsplit vsplit dsplit split_with_sizes meshgrid broadcast_tensors
@@ -95,7 +98,7 @@ FACTORIES = names(
     """
     zeros ones full empty rand randn randint arange range linspace logspace eye randperm tensor
     as_tensor scalar_tensor tril_indices triu_indices hann_window hamming_window blackman_window
-    bartlett_window kaiser_window from_numpy empty_strided normal complex sparse_coo_tensor asarray
+    bartlett_window kaiser_window from_numpy empty_strided normal sparse_coo_tensor asarray
     frombuffer empty_permuted
     """
 )

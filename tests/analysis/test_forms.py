@@ -370,6 +370,67 @@ FORMS = {
             tasks = torch.randint(0, 8, (2,))
             model(torch.randn(2, 8), tasks).sum().backward()
     """,
+    "an autograd function": """
+        import torch
+        from torch import nn
+        class Clip(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x, limit):
+                ctx.save_for_backward(x)
+                return x.clamp(max=torch.tensor(limit, device=x.device))  # !
+        class Count(torch.autograd.Function):
+            @staticmethod
+            def forward(x):
+                return x.nonzero()  # !
+            @staticmethod
+            def setup_context(ctx, inputs, output):
+                pass
+        class Model(nn.Module):
+            def forward(self, x: torch.Tensor):
+                return Clip.apply(x, 2.0), Count.apply(x)
+    """,
+    "a comparison that is a Python bool": """
+        import torch
+        from torch import nn
+        class Model(nn.Module):
+            def forward(self, x: torch.Tensor, y: torch.Tensor):
+                same = torch.equal(x, y)  # !
+                if not same:
+                    x = x + 1
+                return x if same else y
+    """,
+    "a random number on the host beside something unknown": """
+        import torch
+        from torch import nn
+        from elsewhere import rate_of
+        class Model(nn.Module):
+            def forward(self, x: torch.Tensor):
+                if torch.rand(1) > rate_of(x):
+                    return x
+                empty = torch.empty(0).to(x.device)
+                return torch.complex(x, x), torch.cat([x, empty]), x.sum() if x.sum() > 0 else x  # !
+    """,
+    "unknown values in lists": """
+        import torch
+        from torch import nn
+        from elsewhere import encode
+        class Model(nn.Module):
+            def forward(self, x: torch.Tensor):
+                found = encode(x)
+                kept = torch.where(x > 0, found.logits, found.bias)
+                return torch.maximum(found.a, found.b), kept, x.any().item()  # !
+    """,
+    "training that runs once, and training in a loop": """
+        import torch
+        from torch import nn
+        model = nn.Linear(2, 2).cuda()
+        if __name__ == "__main__":
+            inputs = torch.randn(4, 2).cuda()
+            model(inputs).sum().backward()
+            for inputs in [torch.randn(4, 2)] * 100:
+                noise = torch.randn(4, 2)
+                model(inputs.cuda() + noise.cuda()).sum().backward()  # !
+    """,
 }
 
 
