@@ -71,6 +71,7 @@ import torch.nn as nn
 class Hits(nn.Module):
     def forward(self, x: torch.Tensor):
         hits = (x - x.mean()).abs() > 1
+        hits[torch.where(x < -2)] = False
         return hits.masked_select(x > 0).sum()
 """,
             after="""\
@@ -81,6 +82,7 @@ import torch.nn as nn
 class Hits(nn.Module):
     def forward(self, x: torch.Tensor):
         hits = (x - x.mean()).abs() > 1
+        hits[x < -2] = False
         return torch.where(x > 0, hits, 0).sum()
 """,
         ),

@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.fills import propose_fill
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -21,7 +22,7 @@ RULE = Rule(
     name="scalar-scatter",
     summary="a Python number assigned through an integer index",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.SAFE,
     detect=hits(EventKind.INDEX_FILL, message=_message),
     what="Reports `x[index] = number` where `index` is an integer tensor on the device.",
     why=(
@@ -61,4 +62,35 @@ class Model(nn.Module):
 """,
         ),
     ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Marked(nn.Module):
+    def forward(self, x: torch.Tensor):
+        best = x.argmax(-1)
+        marks = torch.zeros_like(x)
+        marks[torch.arange(x.shape[0], device=x.device), best] = 1.0  # one in each row
+        marks[0, 0] = -1.0
+        return marks
+""",
+            after="""\
+import torch
+import torch.nn as nn
+
+
+class Marked(nn.Module):
+    def forward(self, x: torch.Tensor):
+        best = x.argmax(-1)
+        marks = torch.zeros_like(x)
+        marks[torch.arange(x.shape[0], device=x.device), best] = marks.new_full((), 1.0)  # one in each row
+        marks[0, 0] = -1.0
+        return marks
+""",
+        ),
+    ),
+    propose=propose_fill,
 )

@@ -94,6 +94,10 @@ class Shapes:
         ranks = self.facts.value(mask).rank, self.facts.value(tensor).rank
         if ranks[0] is not None and ranks[1] is not None:
             return ranks[1] - ranks[0] if ranks[1] >= ranks[0] else None
+        return self.behind(mask, tensor)
+
+    def behind(self, mask: ast.expr, tensor: ast.expr) -> int | None:
+        """The same where the one may not fit the other: None unless its sizes are the other's first ones."""
         first, second = self.of(mask), self.of(tensor)
         if first is None or second is None or first.base != second.base:
             return None

@@ -55,6 +55,7 @@ UNKNOWN_CALL = 3 * LAUNCH
 _STATEMENTS = 40
 ROUNDS = 4
 """Rounds counted for a loop whose length is not known."""
+_SIZED_BY_DATA = names_in("masked_select where nonzero one_hot repeat_interleave")
 _LAYERS = {
     "MultiheadAttention": 8,
     "TransformerEncoderLayer": 14,
@@ -148,7 +149,8 @@ def work(
 
 def _selection_work(facts: Facts, function: FunctionNode, node: ast.AST, free: Collection[ast.AST]) -> float:
     """What a selection by a mask takes at most when it is computed for all elements instead."""
-    chooses = isinstance(node, ast.Call) and "masked_select" in ast.unparse(node.func)
+    called = node.func if isinstance(node, ast.Call) else None
+    chooses = getattr(called, "attr", getattr(called, "id", "")) in _SIZED_BY_DATA
     if not chooses and not (isinstance(node, ast.Subscript) and on_device(facts, node.value)):
         return 0.0
     around = (n for n in ancestors(facts, node) if isinstance(n, ast.Call))
