@@ -6,8 +6,10 @@ The decode, ResNet, training and ragged workloads are the eager programs in `exa
 of their `bench.toml`. Times are milliseconds a call, the median over rounds in which the variants take turns,
 each round synchronised. "hand" is a hand-written graph: inputs copied in, replayed, outputs cloned; "bare" is
 `CUDAGraph.replay()` alone: the floor for whatever launches the same kernels. "compiled" is
-`torch.compile(mode="reduce-overhead")`. "cold" is the time from the first graphed call to the end of the
-first replay, warmups and capture included; for the compiler the first three calls.
+`torch.compile(mode="reduce-overhead")`; "over compiled kernels" is `graphed(torch.compile(model))`, whose
+graph holds the compiler's fused kernels, where "graphed" and "bare" hold those of eager torch. "cold" is the
+time from the first graphed call to the end of the first replay, warmups and capture included; for the
+compiler the first three calls.
 
 Each workload prints its times, then one line for every target: the ratio, what it must reach, and whether it
 does. A target no graph of the same kernels can reach is marked with the floor that shows it. Under Nsight
@@ -17,6 +19,7 @@ Systems every variant is an NVTX range.
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import gc
 import importlib
@@ -171,6 +174,21 @@ def compiled(fn: Any, args: tuple[Tensor, ...]) -> tuple[Callable[[], Any] | Non
     return lambda: (torch.compiler.cudagraph_mark_step_begin(), fast(*args)), seconds
 
 
+def over_compiled(fn: Any, args: tuple[Any, ...]) -> Callable[[], Any] | None:
+    """A graph of ours over what `torch.compile` makes in its default mode; None if that does not run."""
+    try:
+        wrapper = graphed(torch.compile(fn))
+        for _ in range(3):
+            wrapper(*args)
+    except Exception as error:
+        print("   graphed(torch.compile):", str(error).splitlines()[0][:100])
+        return None
+    if not wrapper.stats()["replays"]:
+        print("   graphed(torch.compile):", wrapper.stats()["eager"])
+        return None
+    return lambda: wrapper(*args)
+
+
 def compare(
     work: str,
     fn: Any,
@@ -184,12 +202,14 @@ def compare(
     fn(*args)
     # the compiler first: recording, it frees the workspaces of cuBLAS, which hand-written graphs go on using
     fast, compile_seconds = compiled(fn, args) if with_compile else (None, 0.0)
+    fused = over_compiled(fn, args) if with_compile else None
     seconds = cold(wrapper, args)
     inputs = len(args) if inputs is None else inputs
     hand, replay = hand_written(lambda *some: fn(*some, *args[inputs:]), args[:inputs])
     variants: Variants = {"eager": lambda: fn(*args), "graphed": lambda: wrapper(*args)}
     variants |= {"hand": lambda: hand(*args[:inputs]), "bare": replay}
     variants |= {"compiled": fast} if fast else {}
+    variants |= {"over compiled kernels": fused} if fused else {}
     times = timed(variants)
     times["kernels"] = kernel_time(replay)
     if "compiled" in variants:
@@ -233,6 +253,12 @@ def decode(with_compile: bool) -> Iterator[Row]:
             t = compare("the cache as a buffer", Held(model, cache), args[:2])
             value, what = t["compiled"] / t["graphed"], "speedup over reduce-overhead, cache in a buffer"
             yield row(what, value, 3, note=floor(t))
+            if "over compiled kernels" in t:
+                value, what = (
+                    t["compiled"] / t["over compiled kernels"],
+                    "the same, graph of compiled kernels",
+                )
+                yield row(what, value, 1)
 
 
 class Held(nn.Module):
@@ -254,12 +280,33 @@ def resnet(with_compile: bool) -> Iterator[Row]:
         model = program.ResNet(**sizes).cuda().eval()
         wrapper = graphed(model)
         for batch in (1, 8):
-            args = (torch.randn(batch, 3, 224, 224, device="cuda"),)
+            row = functools.partial(Row, f"ResNet-50 b{batch}")
+            with torch.inference_mode(False):  # as a graph's inputs are, so that nothing is compiled twice
+                args = (torch.randn(batch, 3, 224, 224, device="cuda"),)
             t = compare(f"ResNet-50 fp32 b{batch}", model, args, wrapper=wrapper, with_compile=with_compile)
-            yield Row(f"ResNet-50 b{batch}", "speedup over eager", t["eager"] / t["graphed"], 1.5)
+            yield row("speedup over eager", t["eager"] / t["graphed"], 1.5)
             if "compiled" in t:
-                value = t["compiled"] / t["graphed"]
-                yield Row(f"ResNet-50 b{batch}", "speedup over reduce-overhead", value, 1, note=floor(t))
+                yield row("speedup over reduce-overhead", t["compiled"] / t["graphed"], 1, note=floor(t))
+            if "over compiled kernels" in t and "compiled" in t:
+                value, note = t["compiled"] / t["over compiled kernels"], "graphed(torch.compile(model))"
+                yield row("the same, graph of compiled kernels", value, 1, note=note)
+            settings(model, args)
+
+
+def settings(model: nn.Module, args: tuple[Tensor, ...]) -> None:
+    """What two settings of cuDNN do for a graph of eager kernels."""
+    variants: Variants = {"as it is": functools.partial(graphed(model), *args)}
+    like = {"memory_format": torch.channels_last}
+    last, image = copy.deepcopy(model).to(**like), args[0].contiguous(**like)
+    variants["channels_last"] = functools.partial(graphed(last), image)
+    torch.backends.cudnn.benchmark = True
+    for name, net, x in (("tuned", copy.deepcopy(model), args[0]), ("both", copy.deepcopy(last), image)):
+        variants[name] = functools.partial(graphed(net), x)
+        for _ in range(2):
+            variants[name]()
+    torch.backends.cudnn.benchmark = False
+    times = timed(variants, seconds=0.4)
+    print("   graphed, by settings of cuDNN:", {name: round(ms, 4) for name, ms in times.items()}, "ms")
 
 
 def training(with_compile: bool) -> Iterator[Row]:
@@ -439,7 +486,7 @@ def overhead(with_compile: bool) -> Iterator[Row]:
             "state": lambda: runner._state(call),
             "find the graph (modes, state included)": lambda: runner._find(call),
             "is a capture under way": torch.cuda.is_current_stream_capturing,
-            "copies and replay in the runtime": lambda: graph(call, True),
+            "copies and replay in the runtime": lambda: graph(call),
         }
         print(
             "one kernel, microseconds of the host:", {k: round(host_time(fn), 2) for k, fn in pieces.items()}

@@ -10,6 +10,7 @@ import random
 import threading
 import types
 import warnings
+import weakref
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -163,21 +164,53 @@ def test_arguments_changed_in_place_are_changed_for_the_caller() -> None:
     same(both, other)
 
 
-@torch.inference_mode()
-def test_a_cache_passed_as_an_argument_is_used_where_it_is_until_another_one_comes() -> None:
-    def step(x: torch.Tensor, cache: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        cache.index_copy_(0, at, x)
-        return cache.sum(0)
+def cache_step(x: torch.Tensor, cache: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    cache.index_copy_(0, at, x)
+    return cache.sum(0)
 
-    wrapper = graphed(step)
+
+def in_place(wrapper: Any) -> list[int]:
+    """Replays of each graph that uses an argument where it is, and of each that copies."""
+    found = wrapper._cg_runner.graphs.values()
+    return [sum(g.replays for g in found if bool(g.placed) is placed) for placed in (True, False)]
+
+
+@torch.inference_mode()
+def test_a_cache_passed_as_an_argument_is_used_where_it_is_and_another_one_is_copied() -> None:
+    wrapper = graphed(cache_step)
     caches = [torch.zeros(8, 4, device="cuda") for _ in range(4)]
-    for n, which in enumerate((0, 0, 0, 1, 1, 0)):
+    for n, which in enumerate((0, 0, 0, 1, 1, 0, 0)):
         ours, theirs = caches[which], caches[which + 2]
         at = torch.tensor([n], device="cuda")
-        same(wrapper(rnd(1, 4, seed=n), ours, at), step(rnd(1, 4, seed=n), theirs, at))
+        same(wrapper(rnd(1, 4, seed=n), ours, at), cache_step(rnd(1, 4, seed=n), theirs, at))
         same(ours, theirs)
-        bound = [bool(g.bound) for g in wrapper._cg_runner.graphs.values()]
-        assert bound == [n < 3]
+    assert in_place(wrapper) == [4, 1]
+    for n in range(80):  # often enough to be worth a graph at its address
+        ours, theirs = caches[1], caches[3]
+        at = torch.tensor([n % 8], device="cuda")
+        same(wrapper(rnd(1, 4, seed=n), ours, at), cache_step(rnd(1, 4, seed=n), theirs, at))
+    same(ours, theirs)
+    assert in_place(wrapper)[0] > 4
+    assert graphs(wrapper) == 3
+
+
+@torch.inference_mode()
+def test_a_graph_does_not_keep_the_cache_of_a_request_so_that_the_next_one_can_be_in_its_place() -> None:
+    wrapper = graphed(cache_step)
+    at = torch.tensor([1], device="cuda")
+    for n in range(12):
+        cache = torch.zeros(8, 4, device="cuda")
+        gone = weakref.ref(cache.untyped_storage())
+        for i in range(3):
+            want = torch.zeros(8, 4, device="cuda")
+            same(wrapper(rnd(1, 4, seed=n + i), cache, at), cache_step(rnd(1, 4, seed=n + i), want, at))
+        del cache
+        assert gone() is None
+    assert graphs(wrapper) <= 3
+
+
+@torch.inference_mode()
+def test_parts_of_one_cache_are_used_where_they_are_together() -> None:
     halves = torch.zeros(2, 8, 4, device="cuda")
     want = torch.zeros(2, 8, 4, device="cuda")
 

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 5d79f277d76d1085c488c6ce26f02be7270addc7819051b5ea750b66d12d19dd). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 22c97bcc343bf66cdfc471d1c0f9e8c5c82b8514a23a95b447b6198cd3645737). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -6,13 +6,19 @@ it afterwards; ``scratch`` and ``constant`` keep temporaries and constants out o
 under autograd, ``torch.compile`` or a function transform, and for anything that cannot be replayed
 faithfully, the original code runs instead, and one warning says why.
 
-How a call runs. Its arguments, the modes and the state of the code make a key (``_Runner._find``). If there
-is a graph under the key, the arguments are copied in, it is replayed, and the results copied out
-(``_Graph.__call__``). Otherwise the original code runs and its result is returned (``_Runner._first``); then,
-every effect undone afterwards, the code runs again on private copies (``_Recording``): once watched, which
-finds what it reads and writes, some times more on a side stream, and once recorded. What the code can reach
-besides its arguments (parameters, attributes, closures, globals, optimizers) is watched (``_Watch``): a
-number that changes selects another graph, anything else that changes drops the graphs.
+How to read this file, in its order:
+1. the public functions;
+2. wrappers: what ``graphed`` returns, and where graphs are kept (with their module or instance);
+3. trees: a call taken apart into tensors and a hashable rest;
+4. padding: the dimensions that grow to a bucket;
+5. state: what the code reads besides its arguments is watched (``_Watch``). A number that changes selects
+   another graph, anything else that changes drops the graphs;
+6. trial runs that leave no trace (``_Observer``, ``_Random``, ``_quiet``);
+7. one graph (``_Graph``): copy in, replay, hand out; and the memory all graphs share (``_Pool``);
+8. one callable (``_Runner``): a call becomes a key, and the key finds a graph. If there is none, the original
+   code runs and its result is returned;
+9. then, its effects undone, it is recorded (``_Recording``): run once watched, which finds what it reads and
+   writes, some times more on a side stream, and once captured.
 """
 
 from __future__ import annotations
@@ -53,21 +59,50 @@ _FIRST_WARMUP, _LATER_WARMUP = 11, 3  # runs before a capture; the first number 
 _MOST_VALUES = 8  # of one scalar or attribute, each with graphs of its own; then eager
 _CALLS_A_GRAPH = 64  # beyond max_graphs recordings, one more for every so many calls
 _MOST_OBJECTS = 50_000  # looked at in search of state
+_LARGE = 4096  # bytes of a constant, beyond which a digest stands for the content
 _NUMBERS = frozenset((int, float, bool, complex))
 _SCALARS = _NUMBERS | {str, bytes, type(None), range, torch.Size}
 _SCALARS |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 _TENSORS = (Tensor, nn.Parameter)
-# private or recent parts of torch, with what stands in for them where they are missing
-_active_transform: Callable[[], Any] = getattr(
-    getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None
-)
-_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", torch.jit.is_tracing)  # type: ignore[attr-defined]
-_current_stream: Callable[[int], Any] = getattr(
-    torch._C, "_cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index)
-)
-_profiling: Callable[[], bool] = getattr(torch._C._autograd, "_profiler_enabled", lambda: False)
+
+
+def _torch(name: str, fallback: Any) -> Any:
+    """A private or recent part of torch, or what stands in for it where it is missing."""
+    try:
+        found = operator.attrgetter(name)(torch)
+    except AttributeError:
+        return fallback
+    return fallback if isinstance(found, type) else found  # a class stands for what a build lacks
+
+
+_compiling = torch.compiler.is_compiling
+_active_transform = _torch("_C._functorch.peek_interpreter_stack", lambda: None)
+_tracing = _torch("_C._is_tracing", lambda: torch._C._get_tracing_state() is not None)
+_capturing = _torch("_C._cuda_isCurrentStreamCapturing", lambda: torch.cuda.is_current_stream_capturing())
+_current_stream = _torch("_C._cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index))
+_profiling = _torch("_C._autograd._profiler_enabled", lambda: False)
+_deterministic = _torch("_C._get_deterministic_algorithms", torch.are_deterministic_algorithms_enabled)
+_cudnn_deterministic = _torch("_C._get_cudnn_deterministic", lambda: torch.backends.cudnn.deterministic)
+_cudnn_tf32 = _torch("_C._get_cudnn_allow_tf32", lambda: torch.backends.cudnn.allow_tf32)
+_matmul_precision = _torch("_C._get_float32_matmul_precision", torch.get_float32_matmul_precision)
 _nsight = "NSYS_PROFILING_SESSION_ID" in os.environ  # Nsight Systems, which sees NVTX ranges only
-_local = threading.local()  # .inline: run nested graphed callables as plain code
+
+
+def _uncompiled() -> Any:
+    """A context in which what ``torch.compile`` made runs as the code it was made from."""
+    stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    if stance is None:
+        raise _Eager("what torch.compile has compiled can be watched from torch 2.6 on")
+    return stance("force_eager")
+
+
+class _Local(threading.local):
+    inline = False  # run nested graphed callables as plain code
+
+
+_local = _Local()
 
 
 class _Eager(Exception):
@@ -86,7 +121,7 @@ class _Leak(Exception):
     """Padding changes a result; the message says which."""
 
 
-# --------------------------------------------------------------------------------------- public functions
+# ------------------------------------------------------------------------------------ 1. public functions
 
 
 def graphed(
@@ -113,36 +148,35 @@ def graphed(
     max_graphs: the least recently used graph makes room for one more.
     max_bytes: of memory for graphs on the device, all callables together; beyond it all of them start anew.
 
-    An argument that is written in place, such as a cache, is used where it is as long as all calls pass the
-    same one. The wrapper of a module is kept with the module: the same options give the same wrapper.
+    An argument that is written in place, such as a cache, is used where it is for as long as calls pass it
+    there. The wrapper of a module is kept with the module: the same options give the same wrapper. What
+    ``torch.compile`` returns can be wrapped, too: then the graph holds the compiled kernels.
     Raises ValueError for a ``pad`` or ``buckets`` that cannot be read, TypeError if ``fn`` cannot be called.
     """
     if not callable(fn):
         raise TypeError(f"graphed() takes a module or a function, not {type(fn).__name__}")
-    guard = (guard,) if isinstance(guard, str) else tuple(guard)
     padding = None if pad is None else _Padding(pad, fill, buckets)
-    options = _Options(padding, guard, clone, max_graphs, max_bytes)
+    options = _Options(padding, _as_tuple(guard), clone, max_graphs, max_bytes)
     if isinstance(fn, Graphed):
         fn = fn._cg_runner.fn
     owner, name = (fn.__self__, fn.__name__) if isinstance(fn, types.MethodType) else (fn, "")
-    home = _home(owner)
-    if home is None:
-        return Graphed(_Runner(fn, options))
-    key = (name, repr((pad, fill, buckets)), guard, clone, max_graphs, max_bytes)
-    return home.kept(key, lambda: Graphed(_Runner(fn, options)))
+    home, key = _home(owner), (name, repr((pad, fill, buckets)), *options[1:])
+    return (
+        Graphed(_Runner(fn, options))
+        if home is None
+        else home.kept(key, lambda: Graphed(_Runner(fn, options)))
+    )
 
 
 def segment(method: Any = None, *, guard: str | Sequence[str] = ()) -> Any:
     """Decorate a method whose device work becomes one graph for each kind of input and each instance."""
     if method is None:
         return functools.partial(segment, guard=guard)
-    options = _Options(None, (guard,) if isinstance(guard, str) else tuple(guard), True, 64, None)
+    options = _Options(None, _as_tuple(guard), True, 64, None)
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return method(self, *args, **kwargs)
-        home = _home(self)
+        home = None if torch.compiler.is_compiling() else _home(self)
         if home is None:
             return method(self, *args, **kwargs)
         runner = home.made.get(call)
@@ -181,47 +215,39 @@ def scratch(owner: Any, name: str, *operands: Any) -> Tensor | None:
             return None
     if not tensors:
         return None
-    device = tensors[0].device
-    key = (name, threading.get_ident(), torch.cuda.current_stream(device), *looks)
+    key = (name, threading.get_ident(), torch.cuda.current_stream(tensors[0].device), *looks)
     try:
         buffer = home.buffers[key]
     except KeyError:
-        if torch.cuda.is_current_stream_capturing():
+        if _capturing():
             return None
-        buffer = _new_scratch(tensors, operands)
         with home.lock:
-            home.buffers[key] = buffer
+            buffer = home.buffers[key] = _new_scratch(tensors, operands)
             while len(home.buffers) > 256:
                 home.buffers.popitem(last=False)
     if buffer is None:
         return None
     address = _storage(buffer)
-    return None if address and any(_storage(t) == address for t in tensors) else buffer
+    return None if address and address in map(_storage, tensors) else buffer
 
 
 def _new_scratch(tensors: list[Tensor], operands: tuple[Any, ...]) -> Tensor | None:
     """Memory for the result of an elementwise operation, laid out as the operation would; None if unknown."""
     device = tensors[0].device
-    if any(t.device != device for t in tensors):
-        return None
-    shape: torch.Size = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
-    dtype = functools.reduce(_promoted, operands) if len(operands) > 1 else tensors[0].dtype
-    if isinstance(dtype, Tensor):
-        dtype = dtype.dtype
-    if not dtype.is_floating_point or any(not (t.is_floating_point() or t.dtype == dtype) for t in tensors):
-        return None
-    like = next((t for t in tensors if t.shape == shape), None)
     with torch.inference_mode(False), torch.no_grad():
-        if like is None:
-            return torch.empty(shape, dtype=dtype, device=device)
-        return torch.empty_like(like, dtype=dtype, requires_grad=False)
-
-
-def _promoted(left: Any, right: Any) -> Any:
-    """An empty tensor that promotes as the two operands together do."""
-    dtype = torch.result_type(left, right)
-    dims = max((x.dim() for x in (left, right) if isinstance(x, Tensor)), default=0)
-    return torch.empty((0,) * dims if dims else (), dtype=dtype, device="meta")
+        sketches = [
+            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+            if isinstance(x, Tensor)
+            else x
+            for x in operands
+        ]
+        result = (
+            functools.reduce(operator.add, sketches) if len(sketches) > 1 else torch.empty_like(sketches[0])
+        )
+        plain = all(t.is_floating_point() or t.dtype == result.dtype for t in tensors)
+        if not result.is_floating_point() or not plain or any(t.device != device for t in tensors):
+            return None
+        return torch.empty_strided(result.shape, result.stride(), dtype=result.dtype, device=device)
 
 
 def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
@@ -232,30 +258,57 @@ def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None)
     """
     target = device if isinstance(device, torch.device) or device is None else torch.device(device)
     plain = target is None or target.type != "cuda" or (isinstance(data, Tensor) and data.is_cuda)
-    content = None
-    if not plain and not torch.compiler.is_compiling() and _active_transform() is None:
-        content = _content(data)
-    if content is None:
+    plain = plain or torch.compiler.is_compiling() or _active_transform() is not None
+    content = None if plain else _content(data)
+    if content is None or target is None:
         return _make_constant(data, dtype, device)
-    target = cast(torch.device, target)
     if target.index is None:
         target = torch.device("cuda", torch.cuda.current_device())
     key = (content, dtype, torch.get_default_dtype() if dtype is None else None, target)
     with _constants_lock:
         made = _constants.get(key)
-        capturing = torch.cuda.is_current_stream_capturing()
         if made is None:
             with torch.inference_mode(False), torch.no_grad():
                 made = _make_constant(data, dtype, target)
-            if capturing:
+            if _capturing():
                 return made
             _constants[key] = made
             size = sum(t.nbytes for t in _constants.values()) if made.nbytes > _LARGE else 0
             while len(_constants) > 1024 or (size > 1 << 28 and len(_constants) > 1):
                 size -= _constants.popitem(last=False)[1].nbytes
-        elif capturing:
+        elif _capturing():
             _captured[id(made)] = made
     return made
+
+
+_constants: OrderedDict[Hashable, Tensor] = OrderedDict()
+_captured: dict[int, Tensor] = {}  # constants that a graph, whoever made it, has by address
+_constants_lock = threading.Lock()
+
+
+def _make_constant(data: Any, dtype: torch.dtype | None, device: Any) -> Tensor:
+    make = torch.as_tensor if isinstance(data, Tensor) or type(data).__module__ == "numpy" else torch.tensor
+    return make(data, dtype=dtype, device=device)
+
+
+def _content(data: Any) -> Hashable | None:
+    """A key that is equal only for data that gives an equal tensor; None if there is none."""
+    if type(data) in _NUMBERS:
+        return (type(data), repr(data))  # tells 1 from 1.0 and True, and 0.0 from -0.0
+    if type(data) in (list, tuple):
+        if all(type(item) in _NUMBERS for item in data):
+            return ("flat", repr(data))
+        parts = [None if isinstance(item, Tensor) else _content(item) for item in data]
+        return None if None in parts else ("sequence", *parts)
+    if type(data).__module__ == "numpy" and hasattr(data, "tobytes") and data.nbytes <= 1 << 20:
+        return ("numpy", str(data.dtype), tuple(data.shape), data.tobytes())
+    if type(data) is not Tensor or data.requires_grad or data.layout != torch.strided:
+        return None
+    if data.nbytes > 1 << 26 or data.is_conj() or data.is_neg():
+        return None if data.is_inference() else (_Same(data, strong=True), data._version)
+    content = data.reshape(-1).view(torch.uint8).numpy().data
+    seen = bytes(content) if data.nbytes <= _LARGE else hashlib.blake2b(content, digest_size=32).digest()
+    return ("tensor", data.dtype, tuple(data.shape), data.stride(), seen)
 
 
 def grouped_mm(input: Tensor, weight: Tensor, offs: Tensor | None = None, **options: Any) -> Tensor:
@@ -299,43 +352,7 @@ def grouped_mm(input: Tensor, weight: Tensor, offs: Tensor | None = None, **opti
         return torch.where((row < ends[-1])[:, None], product[place], 0)
 
 
-_constants: OrderedDict[Hashable, Tensor] = OrderedDict()
-_captured: dict[int, Tensor] = {}  # constants that a graph, whoever made it, has by address
-_constants_lock = threading.Lock()
-_LARGE = 4096  # bytes, beyond which a digest stands for the content
-
-
-def _make_constant(data: Any, dtype: torch.dtype | None, device: Any) -> Tensor:
-    if isinstance(data, Tensor) or type(data).__module__ == "numpy":
-        return torch.as_tensor(data, dtype=dtype, device=device)
-    return torch.tensor(data, dtype=dtype, device=device)
-
-
-def _content(data: Any) -> Hashable | None:
-    """A key that is equal only for data that gives an equal tensor; None if there is none."""
-    if isinstance(data, Tensor):
-        if type(data) is not Tensor or data.requires_grad or data.layout != torch.strided:
-            return None
-        if data.nbytes <= 1 << 26 and not (data.is_conj() or data.is_neg()):
-            content = data.reshape(-1).view(torch.uint8).numpy().data
-            seen = (
-                bytes(content) if data.nbytes <= _LARGE else hashlib.blake2b(content, digest_size=32).digest()
-            )
-            return ("tensor", data.dtype, tuple(data.shape), data.stride(), seen)
-        return None if data.is_inference() else (_Same(data, strong=True), data._version)
-    if type(data) in _NUMBERS:
-        return (type(data), repr(data))  # tells 1 from 1.0 and True, and 0.0 from -0.0
-    if type(data) in (list, tuple):
-        if all(type(item) in _NUMBERS for item in data):
-            return ("flat", repr(data))
-        parts = [None if isinstance(item, Tensor) else _content(item) for item in data]
-        return None if any(part is None for part in parts) else ("sequence", *parts)
-    if type(data).__module__ == "numpy" and hasattr(data, "tobytes") and data.nbytes <= 1 << 20:
-        return ("numpy", str(data.dtype), tuple(data.shape), data.tobytes())
-    return None
-
-
-# --------------------------------------------------------------------------- wrappers and where they live
+# ---------------------------------------------------------------------- 2. wrappers and where they are kept
 
 
 class _Options(NamedTuple):
@@ -344,6 +361,10 @@ class _Options(NamedTuple):
     clone: bool
     max_graphs: int
     max_bytes: int | None
+
+
+def _as_tuple(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 class _Home:
@@ -388,26 +409,25 @@ class Graphed:
     _cg_runner: _Runner
 
     def __init__(self, runner: _Runner) -> None:
-        self.__dict__["_cg_runner"] = runner
-        self.__dict__["__wrapped__"] = runner.fn
+        self.__dict__.update(_cg_runner=runner, __wrapped__=runner.fn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if _compiling():
             return self._cg_runner.fn(*args, **kwargs)
         return self._cg_runner(args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         fn = self.__dict__["_cg_runner"].fn
         value = getattr(fn, name)
-        if isinstance(value, types.MethodType) and value.__self__ is fn and isinstance(fn, nn.Module):
+        if not (isinstance(value, types.MethodType) and value.__self__ is fn and isinstance(fn, nn.Module)):
+            return value
 
-            @functools.wraps(value)
-            def method(*args: Any, **kwargs: Any) -> Any:
-                result = value(*args, **kwargs)
-                return self if result is fn else result  # graphed(model).eval() stays graphed
+        @functools.wraps(value)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            result = value(*args, **kwargs)
+            return self if result is fn else result  # graphed(model).eval() stays graphed
 
-            return method
-        return value
+        return method
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._cg_runner.fn, name, value)
@@ -446,7 +466,7 @@ def _rewrap(fn: Any, options: Iterable[Any]) -> Graphed:
     return Graphed(_Runner(fn, _Options(*options)))
 
 
-# ------------------------------------------------------------------------------------- trees of arguments
+# -------------------------------------------------------------------------------- 3. trees and calls
 
 
 class _Same:
@@ -482,18 +502,15 @@ def _token(value: Any) -> Hashable:
 
 
 def _children(value: Any) -> tuple[tuple[Any, Any], Iterable[Any]] | None:
-    """What a container is made of: (its kind and names, its items); None if it is no container."""
+    """What a container is made of: (its kind and names or length), its items; None if it is no container."""
     kind = type(value)
-    if kind is tuple or kind is list:
+    if kind is tuple or kind is list or (isinstance(value, tuple) and hasattr(value, "_fields")):
         return (kind, len(value)), value
     if kind is slice:
         return (kind, 3), (value.start, value.stop, value.step)
-    if isinstance(value, dict):
-        return (kind, tuple(value)), value.values()
-    if isinstance(value, UserDict):
-        return (kind, tuple(value.data)), value.data.values()
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return (kind, len(value)), value
+    if isinstance(value, (dict, UserDict)):
+        table = value if isinstance(value, dict) else value.data
+        return (kind, tuple(table)), table.values()
     if kind is types.MethodType:  # a new object at every access
         return (kind, (value.__func__,)), (value.__self__,)
     if dataclasses.is_dataclass(value) and not isinstance(value, (type, nn.Module)):
@@ -502,27 +519,42 @@ def _children(value: Any) -> tuple[tuple[Any, Any], Iterable[Any]] | None:
     return None
 
 
-def _flatten(value: Any, leaves: list[Tensor], form: list[Hashable]) -> None:
-    """Append the tensors of a tree to ``leaves`` and everything else about it to ``form``."""
-    kind = type(value)
-    if kind in _TENSORS:
-        leaves.append(value)
-        form.append(cast(Hashable, kind))
-    elif kind in _SCALARS:
-        form.append(_token(value))
-    elif isinstance(value, Tensor):
-        raise _Eager(f"an argument is a {kind.__name__}, a tensor subclass")
-    else:
-        inside = _children(value)
-        if inside is None:
-            opaque = isinstance(value, (Iterator, set, bytearray)) or kind.__module__ == "numpy"
-            if opaque:
-                raise _Eager(f"an argument is a {kind.__name__}, whose contents cannot be watched")
-            form.append(_Same(value))
-        else:
+def _flatten(values: Iterable[Any], leaves: list[Tensor], form: list[Hashable]) -> bool:
+    """Append the tensors of trees to ``leaves``, all else to ``form``; return whether there are objects."""
+    objects = False
+    for value in values:
+        kind = type(value)
+        if kind in _TENSORS:
+            leaves.append(value)
+            form.append(cast(Hashable, kind))
+        elif kind in _SCALARS:
+            form.append(_token(value))
+        elif isinstance(value, Tensor):
+            raise _Eager(f"an argument is a {kind.__name__}, a tensor subclass")
+        elif (inside := _children(value)) is not None:
             form.append(inside[0])
-            for item in inside[1]:
-                _flatten(item, leaves, form)
+            objects |= _flatten(inside[1], leaves, form)
+        elif isinstance(value, (Iterator, set, bytearray)) or kind.__module__ == "numpy":
+            raise _Eager(f"an argument is a {kind.__name__}, whose contents cannot be watched")
+        else:
+            form.append(_Same(value))
+            objects = True
+    return objects
+
+
+def _flatten_call(args: Any, kwargs: Any, leaves: list[Tensor], form: list[Hashable]) -> bool:
+    objects = _flatten(args, leaves, form)
+    if kwargs:
+        form.append(tuple(kwargs))
+        objects |= _flatten(kwargs.values(), leaves, form)
+    return objects
+
+
+def _taken_apart(value: Any) -> tuple[list[Tensor], list[Hashable]]:
+    leaves: list[Tensor] = []
+    form: list[Hashable] = []
+    _flatten((value,), leaves, form)
+    return leaves, form
 
 
 def _paths(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -551,36 +583,37 @@ def _rebuild(value: Any, leaves: Iterator[Any], other: Callable[[Any], Any] | No
     if kind is types.MethodType:
         return value if items[0] is value.__self__ else types.MethodType(value.__func__, items[0])
     new = copy.copy(value)
-    if isinstance(value, (dict, UserDict)):
-        for name, item in zip(tuple(value), items, strict=True):
+    for name, item in zip(inside[0][1], items, strict=True):
+        if isinstance(value, (dict, UserDict)):
             new[name] = item
-    else:
-        for field, item in zip(dataclasses.fields(value), items, strict=True):
-            object.__setattr__(new, field.name, item)
+        else:
+            object.__setattr__(new, name, item)
     return new
 
 
-def _taken_apart(value: Any) -> tuple[list[Tensor], list[Hashable]]:
-    leaves: list[Tensor] = []
-    form: list[Hashable] = []
-    _flatten(value, leaves, form)
-    return leaves, form
-
-
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    address: int = tensor.untyped_storage().data_ptr()
+    return address
 
 
 class _Call:
     """One call, taken apart."""
 
-    __slots__ = ("args", "buckets", "form", "kwargs", "leaves", "plans", "sizes")
+    plans: Sequence[_LeafPlan] = ()  # how each tensor is padded
+    sizes: Mapping[str, int] = types.MappingProxyType({})  # of the dimensions with a name
+    buckets: Mapping[str, int] = types.MappingProxyType({})  # what they grow to
+    at: tuple[int, ...] = ()  # the sizes alone
 
-    def __init__(self, args: Any, kwargs: Any, leaves: list[Tensor], form: tuple[Hashable, ...]) -> None:
-        self.args, self.kwargs, self.leaves, self.form = args, kwargs, leaves, form
-        self.plans: Sequence[_LeafPlan] = ()
-        self.sizes: dict[str, int] = {}
-        self.buckets: dict[str, int] = {}
+    def __init__(
+        self, args: Any, kwargs: Any, leaves: list[Tensor], form: Sequence[Hashable], has_objects: bool
+    ) -> None:
+        self.args, self.kwargs, self.leaves, self.form, self.has_objects = (
+            args,
+            kwargs,
+            leaves,
+            form,
+            has_objects,
+        )
 
     def objects(self) -> list[Any]:
         """The objects among the arguments that are neither tensors, scalars nor containers."""
@@ -590,12 +623,7 @@ class _Call:
         """Whether the containers among the arguments still hold what they held."""
         leaves: list[Tensor] = []
         form: list[Hashable] = []
-        for value in self.args:
-            _flatten(value, leaves, form)
-        if self.kwargs:
-            form.append(tuple(self.kwargs))
-            for value in self.kwargs.values():
-                _flatten(value, leaves, form)
+        _flatten_call(self.args, self.kwargs, leaves, form)
         same = len(leaves) == len(self.leaves) and all(map(operator.is_, leaves, self.leaves))
         return same and tuple(form) == self.form[: len(form)]
 
@@ -606,11 +634,13 @@ class _Call:
             known = [p.name for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
         except (TypeError, ValueError):
             known = []
-        for i, argument in enumerate(self.args):
-            name = known[i] if i < len(known) else f"_{i}"
-            yield from ((i, path, value) for path, value in _paths(argument, (name,)))
-        for name, argument in self.kwargs.items():
-            yield from ((None, path, value) for path, value in _paths(argument, (name,)))
+        names = [*known, *(f"_{i}" for i in range(len(known), len(self.args)))]
+        arguments = [
+            *zip(itertools.count(), names, self.args),
+            *((None, *item) for item in self.kwargs.items()),
+        ]
+        for position, name, argument in arguments:
+            yield from ((position, path, value) for path, value in _paths(argument, (name,)))
 
     def shape(self, i: int) -> tuple[int, ...]:
         """The shape of leaf ``i`` with its named dimensions grown to their buckets."""
@@ -619,11 +649,13 @@ class _Call:
             shape[dim] = self.buckets[name]
         return tuple(shape)
 
-    def cut(self, sizes: Mapping[str, int]) -> list[Tensor]:
-        """The tensors with their named dimensions cut to these sizes."""
+    def with_sizes(self, sizes: Mapping[str, int]) -> _Call:
+        """The same call with the named dimensions of its tensors cut to these sizes."""
         dims = [[(d, name, 1) for d, name in plan.dims] for plan in self.plans]
-        made = {id(t): _cut(t, cut, sizes).contiguous() for t, cut in zip(self.leaves, dims, strict=True)}
-        return [made[id(t)] for t in self.leaves]
+        cut = {id(t): _cut(t, where, sizes).contiguous() for t, where in zip(self.leaves, dims, strict=True)}
+        made = _Call(self.args, self.kwargs, [cut[id(t)] for t in self.leaves], self.form, self.has_objects)
+        made.plans, made.sizes, made.buckets, made.at = self.plans, sizes, self.buckets, tuple(sizes.values())
+        return made
 
     def smaller(self) -> _Call:
         """A call with padding in every named dimension, as far as there is room; this one if it has that."""
@@ -633,14 +665,10 @@ class _Call:
             bucket = self.buckets[name]
             sizes[name] = next((n for n in range(size, 0, -1) if n / bucket not in ratios), size)
             ratios.add(sizes[name] / bucket)
-        if sizes == self.sizes:
-            return self
-        made = _Call(self.args, self.kwargs, self.cut(sizes), self.form)
-        made.plans, made.sizes, made.buckets = self.plans, sizes, self.buckets
-        return made
+        return self if sizes == self.sizes else self.with_sizes(sizes)
 
 
-# ------------------------------------------------------------------------------------------------ padding
+# ------------------------------------------------------------------------------------------ 4. padding
 
 
 class _LeafPlan(NamedTuple):
@@ -696,10 +724,9 @@ class _Padding:
         plans: list[_LeafPlan] = []
         for position, path, value in call.named(fn):
             if type(value) in _TENSORS:
-                pattern = self._lookup(self.pad, path, position)
                 fill = self._lookup(self.fill, path, position)
                 explicit = isinstance(self.fill, Mapping) and fill is not None
-                dims = self._match(pattern, value.dim(), path)
+                dims = self._match(self._lookup(self.pad, path, position), value.dim(), path)
                 plans.append(_LeafPlan(dims, 0 if fill is None else fill, explicit))
         return plans
 
@@ -709,8 +736,7 @@ class _Padding:
         if not isinstance(table, Mapping):
             return table
         inner = [key for key in reversed(path[1:]) if isinstance(key, str)]
-        found = next((k for k in (path[0], position, *inner) if k is not None and k in table), None)
-        rest = None if found is None else table[found]
+        rest = next((table[k] for k in (path[0], position, *inner) if k is not None and k in table), None)
         for key in path[1:]:
             rest = rest.get(key) if isinstance(rest, Mapping) else rest
         return None if isinstance(rest, Mapping) else rest
@@ -720,7 +746,7 @@ class _Padding:
         rest = ndim - len(parts) + 1
         if "..." in parts and rest >= 0:
             at = parts.index("...")
-            parts = parts[:at] + ["_"] * rest + parts[at + 1 :]
+            parts[at : at + 1] = ["_"] * rest
         if len(parts) == ndim:
             return tuple((i, p) for i, p in enumerate(parts) if p != "_")
         if ndim == 0 and not isinstance(self.pad, Mapping):
@@ -741,40 +767,59 @@ def _cut(tensor: Tensor, dims: Iterable[tuple[int, str, int]], sizes: Mapping[st
 def _dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
     """Whether every element has memory of its own."""
     reach = 0
-    for step, size in sorted(zip(stride, shape, strict=True)):
-        if size > 1:
-            if step <= reach:
-                return False
-            reach += step * (size - 1)
+    for step, size in sorted((k, n) for k, n in zip(stride, shape, strict=True) if n > 1):
+        if step <= reach:
+            return False
+        reach += step * (size - 1)
     return True
 
 
-def _compact(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
-    """Strides without gaps for ``shape`` in the memory order of ``stride``."""
+def _order(tensor: Tensor) -> list[int]:
+    """The dimensions of a tensor in the order of its memory, the innermost first."""
+    stride = tensor.stride()
+    return sorted(range(tensor.dim()), key=lambda d: (stride[d], -d))
+
+
+def _compact(shape: Sequence[int], like: Tensor) -> tuple[int, ...]:
+    """Strides without gaps for ``shape`` in the memory order of a tensor."""
     result, step = [0] * len(shape), 1
-    for dim in sorted(range(len(shape)), key=lambda d: (stride[d], -d)):
+    for dim in _order(like):
         result[dim] = step
         step *= max(shape[dim], 1)
     return tuple(result)
 
 
+def _zero_strides(tensor: Tensor) -> list[int]:
+    """The dimensions along which a tensor repeats itself, as ``expand`` makes them."""
+    return [d for d, step in enumerate(tensor.stride()) if not step and tensor.shape[d] > 1]
+
+
+def _narrowed(tensor: Tensor, dims: Iterable[int]) -> Tensor:
+    for dim in dims:
+        tensor = tensor.narrow(dim, 0, 1)
+    return tensor
+
+
 def _empty_like(leaf: Tensor) -> Tensor:
     """Memory of its own for a tensor, with the same strides."""
-    steps = [0 if size > 1 and step == 0 else 1 for size, step in zip(leaf.shape, leaf.stride(), strict=True)]
-    small = [size if keep else 1 for size, keep in zip(leaf.shape, steps, strict=True)]
+    small = _narrowed(leaf, _zero_strides(leaf)).shape
     if not _dense(small, leaf.stride()):
         raise _Eager("the elements of an argument share memory")
     made = torch.empty_strided(small, leaf.stride(), dtype=leaf.dtype, device=leaf.device)
     return made.as_strided(leaf.shape, leaf.stride())
 
 
-# -------------------------------------------------------------- what the code reads besides its arguments
+# ------------------------------------------------------- 5. state: what the code reads besides its arguments
 
 
 _PLUMBING = frozenset(nn.Module().__dict__) | {_HOME}
+_TABLES = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _WATCHED_IN_CLASSES = (_SCALARS | {Tensor, nn.Parameter, list, dict, set, deque}) - {str}
 _LIBRARIES = (sys.stdlib_module_names | {"torch", "numpy", "builtins"}) - {"__main__", "types", "argparse"}
+_BY_OTHER_MEANS = frozenset(  # than its name code may ask for an attribute
+    {"getattr", "vars", "attrgetter", "__dict__", "__getattribute__", "eval", "exec", "locals"}
+)
 _get_cell: Callable[[Any], Any] = operator.attrgetter("cell_contents", "cell_contents")
 
 
@@ -788,92 +833,63 @@ def _settings(space: dict[str, Any]) -> list[str]:
     return [n for n, v in space.items() if type(v) in (float, bool, *_TENSORS) and n not in _PLUMBING]
 
 
-def _equal(a: Any, b: Any) -> bool:
-    """Interchangeable for code that was recorded: the same object, or equal scalars of one type."""
-    if a is b:
-        return True
-    kind = type(a)
-    if kind is not type(b):
-        return False
-    if kind is tuple or kind is torch.Size:
-        return len(a) == len(b) and all(map(_equal, a, b))
-    return kind in _SCALARS and bool(_token(a) == _token(b))
-
-
 @functools.cache
 def _entries(*names: str) -> Callable[[Any], Any]:
     return operator.itemgetter(*names, names[0])  # a tuple also for one name
 
 
-def _code_names(fn: Any) -> set[str]:
+def _names_in(code: types.CodeType) -> set[str]:
     """Every name in the code of a function, those of functions nested in it as well."""
-    names: set[str] = set()
-    todo = [fn.__code__]
-    while todo:
-        code = todo.pop()
-        names.update(code.co_names, code.co_freevars)
-        todo += [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    return names
+    inner = [_names_in(const) for const in code.co_consts if isinstance(const, types.CodeType)]
+    return {*code.co_names, *code.co_freevars}.union(*inner)
 
 
 def _functions_in(member: Any) -> list[types.FunctionType]:
     """The functions behind a member of a class: a method, a property, a static or wrapped method."""
-    parts = [getattr(member, n, None) for n in ("__func__", "fget", "fset", "func", "__wrapped__")]
+    parts = [getattr(member, n, None) for n in ("__func__", "fget", "fset", "func")]
     found = [f for f in (member, *parts) if isinstance(f, types.FunctionType)]
-    wrapped = [inspect.unwrap(f) for f in found]
-    return list(dict.fromkeys((*found, *(f for f in wrapped if isinstance(f, types.FunctionType)))))
+    return [f for f in map(inspect.unwrap, found) if isinstance(f, types.FunctionType)]
 
 
 def _unnamed(root: Any) -> frozenset[str]:
-    """Attributes of a segment's instance that no code within its reach names, such as a counter beside it.
+    """Attributes of a method's instance that no code within its reach names, such as a counter beside it.
 
     Code that asks for attributes by other means than their names (``getattr``, ``vars``) may read them all.
     """
     owner = getattr(root, "__self__", None)
     if not isinstance(root, types.MethodType) or not isinstance(getattr(owner, "__dict__", None), dict):
         return frozenset()
-    members: dict[str, Any] = {}
-    for kind in reversed(type(owner).__mro__):
-        members.update({} if _is_library(kind) else vars(kind))
+    members = {n: m for k in reversed(type(owner).__mro__) if not _is_library(k) for n, m in vars(k).items()}
     names: set[str] = set()
-    met: set[Any] = set()
-    todo: list[Any] = _functions_in(root.__func__)
+    todo: list[Any] = [root.__func__]
+    met: dict[int, Any] = {}
     while todo:
-        fn = todo.pop()
-        if fn in met:
+        thing = todo.pop()
+        if id(thing) in met or _is_library(thing):
             continue
-        met.add(fn)
-        fresh = _code_names(fn) - names
-        names |= fresh
-        if names & _BY_OTHER_MEANS:
-            return frozenset()
-        for name in fresh:
-            if name in members:
-                todo += _functions_in(members[name])
-            item = fn.__globals__.get(name)
-            if item is not None and not _is_library(item) and not isinstance(item, types.ModuleType):
-                todo += _functions_in(item)
-                todo += (
-                    [f for m in vars(item).values() for f in _functions_in(m)]
-                    if isinstance(item, type)
-                    else []
-                )
-        for cell in fn.__closure__ or ():
-            with contextlib.suppress(ValueError):
-                todo += _functions_in(cell.cell_contents)
-    parts = list(owner.modules()) if isinstance(owner, nn.Module) else []
-    held = [value for part in (owner, *parts) for value in vars(part).values()]
-    for kind in {type(value) for value in (*parts[1:], *held)}:
-        for klass in () if _is_library(kind) or kind is type(owner) else kind.__mro__:
-            if not _is_library(klass):
-                for member in vars(klass).values():
-                    names.update(*map(_code_names, _functions_in(member)))
+        met[id(thing)] = thing
+        if isinstance(thing, type):
+            todo += vars(thing).values()
+        for fn in _functions_in(thing):
+            fresh = _names_in(fn.__code__) - names
+            names |= fresh
+            todo += [space[name] for name in fresh for space in (members, fn.__globals__) if name in space]
+            todo += [cell.cell_contents for cell in fn.__closure__ or () if cell != types.CellType()]
+    if names & _BY_OTHER_MEANS:
+        return frozenset()
+    parts = list(owner.modules()) if isinstance(owner, nn.Module) else [owner]
+    held = {type(value) for part in parts for value in (part, *vars(part).values())} - {type(owner)}
+    for kind in itertools.chain.from_iterable(k.__mro__ for k in held if not _is_library(k)):
+        for member in () if _is_library(kind) else vars(kind).values():
+            names.update(*(_names_in(fn.__code__) for fn in _functions_in(member)))
     return frozenset(name for name in vars(owner) if name not in names and name != _HOME)
 
 
-_BY_OTHER_MEANS = frozenset(
-    {"getattr", "vars", "attrgetter", "__dict__", "__getattribute__", "eval", "exec", "locals"}
-)
+def _refuse_graphs_of(attributes: Mapping[str, Any]) -> None:
+    """Raise _Eager if these are attributes of something compiled that makes graphs of its own."""
+    config = attributes.get("get_compiler_config", dict)() or {}
+    if config.get("triton.cudagraphs"):
+        raise _Eager("torch.compile makes graphs of its own in it: compile with the default mode instead")
 
 
 class _Watch:
@@ -887,14 +903,13 @@ class _Watch:
         self.root = _Same(root)
         self.unnamed = _unnamed(root)
         self.owner = id(root.__self__) if self.unnamed else 0
-        self.seen: dict[int, Any] = {id(root): None}  # all but the root are kept alive
+        self.seen: dict[int, Any] = {}
         self.groups: dict[Callable[[Any], Any], tuple[list[Any], list[str]]] = {}  # how to read what
         self.sized: list[tuple[Any, str]] = []  # watched for their size alone
         self.hooks: list[Any] = []  # the same, but looked at only after a hook was registered somewhere
         self.found: list[tuple[Tensor, str]] = []
         self.generators: list[torch.Generator] = []
-        self.todo: deque[tuple[Any, str, int]] = deque()
-        self._visit(root, name, 0)
+        self.todo: deque[tuple[Any, str, int]] = deque([(root, name, 0)])
         while self.todo:
             if len(self.seen) > _MOST_OBJECTS:
                 raise _Eager(f"it can reach more than {_MOST_OBJECTS} objects, too many to watch")
@@ -902,6 +917,7 @@ class _Watch:
             if type(value) not in _SCALARS and id(value) not in self.seen:
                 self.seen[id(value)] = value
                 self._visit(value, label, depth)
+        self.seen[id(root)] = None  # all others are kept alive
         self.pointed: list[tuple[Tensor, str]] = []  # the tensors that graphs read: compared by address
         self.host: list[tuple[Tensor, int]] = []  # CPU tensors that were read, and their versions
         self.getters = list(self.groups)
@@ -919,6 +935,18 @@ class _Watch:
         spaces.append(space)
         labels.append(label)
 
+    def _read_some(self, space: Any, names: Sequence[str], label: str, depth: int) -> None:
+        if names:
+            self._read(_entries(*names), space, label)
+            self.todo.extend((space[n], f"{label}.{n}".lstrip("."), depth) for n in names)
+
+    def _read_all(self, table: dict[Any, Any], label: str, depth: int, named: bool = False) -> None:
+        self._read(dict.values, table, label)
+        if not named:
+            self._read(iter, table, label)  # the keys
+        for key, item in itertools.islice(dict.items(table), 4096):  # not what a subclass makes up
+            self.todo.append((item, f"{label}.{key}" if named else f"{label}[{key!r}]", depth))
+
     def _visit(self, value: Any, label: str, depth: int) -> None:
         kind = type(value)
         if isinstance(value, type):
@@ -928,17 +956,14 @@ class _Watch:
                 self.found.append((value, label))
         elif isinstance(value, torch.Generator):
             self.generators.append(value)
-        elif isinstance(value, nn.Module):
-            self._visit_module(value, label, depth)
         elif isinstance(value, dict):
             if kind.__len__ is dict.__len__:
-                self._visit_dict(value, label, depth)
+                self._read_all(value, label, depth)
         elif isinstance(value, (list, deque, tuple)):
             if not isinstance(value, tuple):
                 self._read(iter, value, label)
-            self.todo.extend(
-                (item, f"{label}[{i}]", depth) for i, item in enumerate(itertools.islice(value, 4096))
-            )
+            items = enumerate(itertools.islice(value, 4096))
+            self.todo.extend((item, f"{label}[{i}]", depth) for i, item in items)
         elif isinstance(value, set):
             self.sized.append((value, label))
         elif isinstance(value, functools.partial):
@@ -947,54 +972,43 @@ class _Watch:
             owner = label.rpartition(".")[0] or label
             self.todo += [(value.__self__, owner, depth), (value.__func__, label, depth)]
         elif isinstance(value, types.FunctionType):
-            self._visit_function(value, depth)
+            _refuse_graphs_of(vars(value))
+            if made_from := vars(value).get("_torchdynamo_orig_callable"):
+                self.todo.append((made_from, label, depth))
+            else:
+                self._visit_function(value, depth)
         elif kind is Graphed:
             self.todo.append((value._cg_runner.fn, label, depth))
         elif kind is not _Home and isinstance(getattr(value, "__dict__", None), dict):
-            if _is_library(kind):
-                self._visit_some(value.__dict__, _settings(value.__dict__), label, depth)
-            elif id(value) != self.owner:
-                self._visit_dict(value.__dict__, label, depth, dotted=True)
-                self._visit_class(kind, label)
-            else:
-                self.sized.append((value.__dict__, label))
-                names = [n for n in value.__dict__ if n not in self.unnamed and n != _HOME]
-                self._visit_some(value.__dict__, names, label, depth)
-                self._visit_class(kind, label)
+            self._visit_object(value, label, depth)
 
-    def _visit_some(self, space: dict[str, Any], names: list[str], label: str, depth: int) -> None:
-        if names:
-            self._read(_entries(*names), space, label)
-            self.todo.extend((space[n], f"{label}.{n}", depth) for n in names)
-
-    def _visit_dict(self, table: dict[Any, Any], label: str, depth: int, dotted: bool = False) -> None:
-        self._read(dict.values, table, label)
-        if not dotted:
-            self._read(iter, table, label)  # the keys
-        for key, item in itertools.islice(dict.items(table), 4096):  # not what a subclass makes up
-            self.todo.append((item, f"{label}.{key}" if dotted else f"{label}[{key!r}]", depth))
-
-    def _visit_module(self, module: nn.Module, label: str, depth: int) -> None:
-        space = module.__dict__
-        ours = _is_library(type(module))
-        self.sized.append((space, label))
-        for part in ("_parameters", "_buffers", "_modules"):
-            if space[part]:
-                self._read(dict.values, space[part], label)
-                self.todo.extend((item, f"{label}.{name}", depth) for name, item in space[part].items())
-            elif not ours:
-                self.sized.append((space[part], label))
-        for table in map(space.get, _HOOKS):
-            if table:
-                self._visit_dict(table, label, depth)
-            elif table is not None:
-                self.hooks.append(table)
-        names = _settings(space) if ours else [n for n in space if n not in _PLUMBING]
-        if id(module) == self.owner:
+    def _visit_object(self, value: Any, label: str, depth: int) -> None:
+        """What an instance holds, and its class; of a library's own only what is meant to be changed."""
+        space, kind, module = value.__dict__, type(value), isinstance(value, nn.Module)
+        _refuse_graphs_of(space)
+        ours = _is_library(kind)
+        names = (
+            _settings(space) if ours else [n for n in space if n not in (_PLUMBING if module else (_HOME,))]
+        )
+        if id(value) == self.owner:
             names = [n for n in names if n not in self.unnamed]
-        self._visit_some(space, ["training", *names], label, depth)
+        if module or not ours:
+            self.sized.append((space, label))
+        if module:
+            names += ["training"] if "training" in space else []
+            for table in map(space.__getitem__, _TABLES):
+                if table:
+                    self._read_all(table, label, depth, named=True)
+                elif not ours:
+                    self.sized.append((table, label))
+            for table in map(space.get, _HOOKS):
+                if table:
+                    self._read_all(table, label, depth)
+                elif table is not None:
+                    self.hooks.append(table)
+        self._read_some(space, names, label, depth)
         if not ours:
-            self._visit_class(type(module), label)
+            self._visit_class(kind, label)
 
     def _visit_class(self, kind: type, label: str) -> None:
         for klass in kind.__mro__:
@@ -1003,12 +1017,8 @@ class _Watch:
             self.seen[id(klass)] = klass
             table = vars(klass)
             names = [n for n, v in table.items() if type(v) in _WATCHED_IN_CLASSES and n[:2] != "__"]
-            if names:
-                self._read(_entries(*names), table, klass.__name__)
-                self.todo.extend((table[n], f"{klass.__name__}.{n}", 2) for n in names)
-            for member in table.values():
-                if isinstance(member, types.FunctionType):
-                    self.todo.append((inspect.unwrap(member), label, 2))
+            self._read_some(table, names, klass.__name__, 2)
+            self.todo += [(fn, label, 2) for member in table.values() for fn in _functions_in(member)]
 
     def _visit_function(self, fn: types.FunctionType, depth: int) -> None:
         """Closure and globals; of functions that the code only calls, and of classes, not much deeper."""
@@ -1018,9 +1028,7 @@ class _Watch:
             with contextlib.suppress(ValueError):  # a variable without a value yet
                 self.todo.append((cell.cell_contents, name, depth))
                 self._read(_get_cell, cell, name)
-        names = set(fn.__code__.co_names)
-        for code in fn.__code__.co_consts:
-            names.update(code.co_names if isinstance(code, types.CodeType) else ())
+        names = _names_in(fn.__code__)
         modules = [m for m in map(fn.__globals__.get, names) if isinstance(m, types.ModuleType)]
         known = [vars(m) for m in modules if not _is_library(m) and m.__name__ != __name__]
         for space in (fn.__globals__, *known):
@@ -1033,9 +1041,7 @@ class _Watch:
                 far = isinstance(item, types.FunctionType) and (depth >= 3 or _is_library(item))
                 if not isinstance(item, fixed) and name[:2] != "__" and not far:
                     chosen.append(name)
-                    self.todo.append((item, name, depth + 1))
-            if chosen:
-                self._read(_entries(*chosen), space, "")
+            self._read_some(space, chosen, "", depth + 1)
 
     # -- the hot check
 
@@ -1053,10 +1059,11 @@ class _Watch:
         self.addresses = [*map(Tensor.data_ptr, self.tensors)]
         self.idle = not (values or self.sizes or self.tensors or self.host or self.found)
 
-    def use(self, addresses: Iterable[int]) -> None:
-        """From now on compare the tensors at these addresses, too."""
+    def use(self, addresses: Iterable[int], host: Iterable[Tensor]) -> None:
+        """From now on compare the tensors at these addresses, too, and these CPU tensors by version."""
         wanted, known = set(addresses), {*map(id, self.tensors)}
         self.pointed += [(t, n) for t, n in self.found if id(t) not in known and _storage(t) in wanted]
+        self.host += [(t, t._version) for t in host]
         self._expect(self.expected)
 
     def state(self) -> int:
@@ -1092,20 +1099,18 @@ class _Watch:
             raise _Rebound("a CPU tensor")
         if len(values) != len(self.expected):
             raise _Rebound("a container")
-        differing = [
-            i for i, (a, b) in enumerate(zip(values, self.expected, strict=True)) if not _equal(a, b)
-        ]
+        pairs = enumerate(zip(values, self.expected, strict=True))
+        differing = [i for i, (a, b) in pairs if a is not b and _token(a) != _token(b)]
         labels = self._labels() if differing else []
         for i in differing:
             if type(values[i]) not in _SCALARS or type(self.expected[i]) not in _SCALARS:
                 raise _Rebound(labels[i])
         signature = self._signature(values)
-        if signature not in self.known:
-            for i in differing:
-                past = self.history.setdefault(i, {_token(self.expected[i])})
-                past.add(_token(values[i]))
-                if len(past) > _MOST_VALUES:
-                    raise _Eager(f"{labels[i]} has taken more than {_MOST_VALUES} values")
+        for i in differing if signature not in self.known else ():
+            past = self.history.setdefault(i, {_token(self.expected[i])})
+            past.add(_token(values[i]))
+            if len(past) > _MOST_VALUES:
+                raise _Eager(f"{labels[i]} has taken more than {_MOST_VALUES} values")
         self.current = self.known.setdefault(signature, len(self.known))
         self.differing = labels[differing[0]] if differing else self.differing
         self._expect(values)
@@ -1119,9 +1124,9 @@ class _Watch:
         found = []
         for getter, (spaces, labels) in self.groups.items():
             for space, label in zip(spaces, labels, strict=True):
-                names = list(space) if getter is dict.values else list(range(len([*getter(space)])))
-                if isinstance(getter, operator.itemgetter):
-                    names = list(getter.__reduce__()[1])
+                names: Any = range(len([*getter(space)]))
+                if isinstance(getter, operator.itemgetter) or getter is dict.values:
+                    names = space if getter is dict.values else getter.__reduce__()[1]
                 found += [label if getter is _get_cell else f"{label}.{n}".lstrip(".") for n in names]
         return found
 
@@ -1163,20 +1168,41 @@ class _Watch:
                 space.extend(old.values())
 
 
-# ------------------------------------------------------------------------ running without leaving a trace
+# --------------------------------------------------------------------- 6. trial runs that leave no trace
+
+
+_BLAS = (
+    "mm",
+    "mv",
+    "dot",
+    "linear",
+    "attention",
+    "transformer",
+    "lstm",
+    "gru",
+    "rnn",
+)  # in names of operations
 
 
 class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation: which memory from outside is read, which is written, with what it held before."""
+    """Sees every operation: which memory from outside is read, which is written, with what it held before.
 
-    def __init__(self) -> None:
+    It also knows the random number generators of host and device, and can put back all that it has seen.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.default = torch.cuda.default_generators[device.index or 0]
         self.made: set[int] = set()
         self.read: dict[int, Any] = {}  # address -> the storage there
         self.written: dict[int, tuple[Tensor, Tensor]] = {}  # address -> (all of the memory, a copy of it)
         self.host: dict[int, Tensor] = {}
         self.generators: dict[int, tuple[torch.Generator, Tensor]] = {}  # with their state before
         self.reason = ""
+        self.blas = False  # whether cuBLAS may be at work
+        self.add(torch.default_generator)
+        self.add(self.default)
+        self.on_host = self._on_host()
 
     def see(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and note what it reads, writes and makes."""
@@ -1189,17 +1215,16 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif isinstance(value, (Tensor, list, tuple)):
                 alias = argument.alias_info
                 # batch norm updates its statistics without saying so in its schema
-                stated = alias is not None and alias.is_write
-                writes = stated or argument.name in ("running_mean", "running_var")
+                writes = alias is not None and alias.is_write
+                writes = writes or argument.name in ("running_mean", "running_var")
                 for tensor in (value,) if isinstance(value, Tensor) else value:
                     if isinstance(tensor, Tensor):
                         self._meet(tensor, writes, schema.name == "aten::lift_fresh")
+        self.blas = self.blas or (schema is not None and any(part in schema.name for part in _BLAS))
         result = func(*args, **kwargs)
         for item in result if isinstance(result, (list, tuple)) else (result,):
             if isinstance(item, Tensor) and item.layout == torch.strided and type(item) in _TENSORS:
-                address = _storage(item)
-                if address not in self.read:
-                    self.made.add(address)
+                self.made |= {_storage(item)} - self.read.keys()
         return result
 
     def add(self, generator: torch.Generator) -> None:
@@ -1225,60 +1250,39 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.reason = self.reason or text
             else:
                 self.host.setdefault(address, tensor)
-        if address not in self.read:
-            self.read[address] = tensor.untyped_storage()
+        self.read.setdefault(address, tensor.untyped_storage())
         if writes and address not in self.written:
             with torch.inference_mode(False), torch.no_grad():  # without autograd history and version
                 whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(self.read[address])
                 self.written[address] = (whole, whole.clone())
 
+    @staticmethod
+    def _on_host() -> tuple[Any, Any]:
+        numpy = sys.modules.get("numpy")
+        return random.getstate(), numpy.random.get_state() if numpy else None
+
+    def drawn(self) -> set[str]:
+        """Where random numbers were drawn, "cpu" or "cuda"."""
+        (python, array), (now, other) = self.on_host, self._on_host()
+        same = python == now and (array is None or (array[2:] == other[2:] and (array[1] == other[1]).all()))
+        moved = {g.device.type for g, s in self.generators.values() if not torch.equal(g.get_state(), s)}
+        return moved if same else moved | {"cpu"}
+
     def restore(self) -> None:
-        """Put back the contents of all memory that was written."""
+        """Put back every generator and the contents of all memory that was written."""
         with torch.inference_mode(False), torch.no_grad():
             for whole, before in self.written.values():
                 whole.copy_(before)
+        for generator, state in self.generators.values():
+            generator.set_state(state)
+        random.setstate(self.on_host[0])
+        if self.on_host[1] is not None:
+            sys.modules["numpy"].random.set_state(self.on_host[1])
 
 
 # Assigned here because a method of that name in the class body is wrapped so that it imports all of
 # torch._dynamo, seconds of it, at its first call.
 _Observer.__torch_dispatch__ = _Observer.see  # type: ignore[assignment, method-assign]
-
-
-class _Random:
-    """The random number generators of host and device: whether they were drawn from, and back again."""
-
-    def __init__(self, device: torch.device, observer: _Observer) -> None:
-        self.device, self.observer = device, observer
-        self.before = self._now()
-
-    def _now(self) -> tuple[list[Any], Tensor]:
-        numpy = sys.modules.get("numpy")
-        host = [torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None]
-        return host, torch.cuda.get_rng_state(self.device)
-
-    def drawn(self) -> tuple[bool, bool]:
-        """Whether there were draws on the host, and on the device."""
-        (cpu, python, array), device = self._now()
-        (old_cpu, old_python, old_array), old_device = self.before
-        host = python != old_python or not torch.equal(cpu, old_cpu)
-        host = host or (
-            array is not None and (array[2:] != old_array[2:] or (array[1] != old_array[1]).any())
-        )
-        changed = [
-            g.device.type for g, s in self.observer.generators.values() if not torch.equal(g.get_state(), s)
-        ]
-        return host or "cpu" in changed, "cuda" in changed or not torch.equal(device, old_device)
-
-    def restore(self) -> None:
-        """Put every generator back."""
-        (cpu, python, array), device = self.before
-        torch.set_rng_state(cpu)
-        random.setstate(python)
-        if array is not None:
-            sys.modules["numpy"].random.set_state(array)
-        torch.cuda.set_rng_state(device, self.device)
-        for generator, state in self.observer.generators.values():
-            generator.set_state(state)
 
 
 class _Sink(io.StringIO):
@@ -1297,7 +1301,7 @@ class _Sink(io.StringIO):
 def _quiet() -> Iterator[_Sink]:
     """Swallow what trial runs print; graphed callables inside run as plain code; no garbage collection."""
     sink = _Sink(sys.stdout)
-    before, collecting = getattr(_local, "inline", False), gc.isenabled()
+    before, collecting = _local.inline, gc.isenabled()
     _local.inline = True
     gc.disable()  # a collected tensor or graph would free device memory in the middle of a capture
     torch.clear_autocast_cache()
@@ -1312,35 +1316,28 @@ def _quiet() -> Iterator[_Sink]:
             gc.enable()
 
 
-# ---------------------------------------------------------------------------------------------- one graph
+# ---------------------------------------------------------------------------------------- 7. one graph
 
 
 class _Pool:
     """The memory that the graphs of one device share, the lock and the order that make sharing safe."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.index = device, device.index or 0
         self.lock = threading.RLock()
         self.handle: Any = None
-        self.warm = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # Captures have a stream of their own, whose cuBLAS workspace is then made inside the pool. That of
-        # a warmup belongs to nobody: torch.compile frees it, and graphs would go on writing to it.
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.warm, self.stream = (torch.cuda.Stream(device) for _ in "ab")  # type: ignore[no-untyped-call]
         self.last = torch.cuda.current_stream(device)  # the stream of the latest replay
-        self.last_raw = _current_stream(device.index or 0)
+        self.last_raw = _current_stream(self.index)
         self.clock = 0
         self.graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()  # those that live in the pool
+        self.anchors = torch.cuda.graph_pool_handle()  # memory for the workspaces of cuBLAS alone
+        self.anchor: Any = None  # the graph that owns it
 
     @property
     def bytes(self) -> int:
         """What recording the graphs of the pool took from the device."""
         return sum(graph.bytes for graph in self.graphs)
-
-    def memory(self) -> Any:
-        """The handle to capture with: a new one when no graph is left, as the old pool is gone then."""
-        if not self.graphs:
-            self.handle = torch.cuda.graph_pool_handle()
-        return self.handle
 
     def drop(self, graphs: Iterable[_Graph]) -> None:
         """Give up graphs and their memory, once no replay is under way."""
@@ -1354,11 +1351,43 @@ class _Pool:
 
     def order(self) -> None:
         """Make the current stream wait for the latest replay, whichever stream it was on."""
-        raw = _current_stream(self.device.index or 0)
+        raw = _current_stream(self.index)
         if raw != self.last_raw:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_stream(self.last)
             self.last, self.last_raw = stream, raw
+
+    @contextlib.contextmanager
+    def capture(self, graph: Any, handle: Any) -> Iterator[None]:
+        """Record what is launched inside, into the memory that the handle names."""
+        with torch.cuda.stream(self.stream):
+            graph.capture_begin(pool=handle, capture_error_mode="thread_local")
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    graph.capture_end()
+                graph.reset()
+                raise
+            graph.capture_end()
+
+    def memory(self, blas: bool) -> Any:
+        """The handle to capture with: a new one when no graph is left, as the old pool is gone then.
+
+        Before that the workspaces that cuBLAS will want are made where they stay: graphs go on writing to
+        theirs when torch has freed it (all of them, whenever `torch.compile` records), and the pool of the
+        graph whose capture made it may be gone by then. So a graph that is never given up owns them.
+        """
+        if blas:
+            x, anchor = torch.zeros(16, 16, device=self.device), torch.cuda.CUDAGraph()
+            nn.functional.linear(x @ x, x, x[0])  # with a bias it is cuBLASLt that works
+            torch.cuda.synchronize(self.device)
+            with self.capture(anchor, self.anchors):
+                nn.functional.linear(x @ x, x, x[0])
+            self.anchor = self.anchor or anchor
+        if not self.graphs:
+            self.handle = torch.cuda.graph_pool_handle()
+        return self.handle
 
     def recover(self, failed: Any, generators: Iterable[torch.Generator]) -> None:
         """After a failed capture: clean up, and turn graphs off for good if the device no longer works.
@@ -1378,10 +1407,8 @@ class _Pool:
             graph = torch.cuda.CUDAGraph()
             for generator in generators:
                 graph.register_generator_state(generator)
-            with torch.cuda.stream(self.stream):
-                graph.capture_begin(capture_error_mode="thread_local")
+            with self.capture(graph, None):
                 torch.zeros(1, device=self.device)
-                graph.capture_end()
             graph.reset()
             state = torch.cuda.get_rng_state(self.device)
             torch.rand(1, device=self.device)
@@ -1405,31 +1432,33 @@ def _pool(device: torch.device) -> _Pool:
         return _pools[device]
 
 
+_Delivery = Callable[["_Call", list[Tensor], dict[int, Tensor]], Tensor]
+
+
 class _Graph:
     """One captured call: static inputs, graph, outputs, and what has to be copied around a replay."""
 
-    def __init__(self, pool: _Pool, call: _Call, inputs: list[Tensor], bound: Sequence[int] = ()) -> None:
+    def __init__(self, pool: _Pool, call: _Call, inputs: list[Tensor], placed: Sequence[int] = ()) -> None:
         self.pool, self.inputs, self.plans = pool, inputs, call.plans
-        self.bound = [(i, inputs[i].data_ptr()) for i in bound]  # these are the caller's own memory
+        self.placed = placed  # these inputs are the caller's own memory
         first = {id(t): i for i, t in reversed(list(enumerate(call.leaves)))}
         own = [i for i, t in enumerate(call.leaves) if first[id(t)] == i and t.numel()]
-        self.copied = [i for i in own if i not in bound]
-        zeros = {
-            i: [d for d, k in enumerate(inputs[i].stride()) if not k and inputs[i].shape[d] > 1] for i in own
-        }
-        self.expanded = {i: dims for i, dims in zeros.items() if dims}  # written once, read many times
+        self.copied = [i for i in own if i not in placed]
+        self.expanded = {
+            i: dims for i in own if (dims := _zero_strides(inputs[i]))
+        }  # written once, read often
         self.whole = self.copied == [*range(len(call.leaves))] and not self.expanded  # all is copied as it is
         self.mutated: list[int] = []  # of the copied, those to copy back
-        self.writes = {_storage(inputs[i]) for i in bound}  # addresses outside that the graph writes
+        self.writes = {_storage(inputs[i]) for i in placed}  # addresses outside that the graph writes
         self.reads: set[int] = set()  # and that it reads
         self.keep: list[Any] = []  # the memory that it reads
         self.views: dict[tuple[int, ...], tuple[list[Tensor], list[tuple[Tensor, Any]], int]] = {}
         self.graph: Any = None
-        self.template: Any = None
+        self.grad = torch.is_grad_enabled()
+        self.template: Any = None  # the result, with tensors of the graph
         self.outputs: list[Tensor] = []
-        self.kinds: list[tuple[str, Any]] = []
         self.cuts: _Cuts = []  # of each output, if there is padding
-        self.simple = False  # all outputs are memory of their own, to be copied whole
+        self.deliveries: list[_Delivery | None] = []  # how each output reaches the caller; none: as copies
         self.grads_in: list[tuple[Tensor, Tensor]] = []
         # the parameter, the gradient that the graph leaves, whether it was there before
         self.grads_out: list[tuple[Tensor, Tensor | None, bool]] = []
@@ -1442,16 +1471,8 @@ class _Graph:
         """Let go of the graph and of all memory."""
         if self.graph is not None:
             self.graph.reset()
-        self.__dict__.update(
-            graph=None, template=None, inputs=[], outputs=[], keep=[], views={}, grads_in=[], grads_out=[]
-        )
-
-    # -- copying in
-
-    def _narrow(self, tensor: Tensor, i: int) -> Tensor:
-        for dim in self.expanded.get(i, ()):
-            tensor = tensor.narrow(dim, 0, 1)
-        return tensor
+        empty: dict[str, Any] = {name: [] for name in ("inputs", "outputs", "keep", "deliveries", "grads_in")}
+        self.__dict__.update(empty, graph=None, template=None, views={}, grads_out=[])
 
     def real_part(self, i: int, tensor: Tensor, call: _Call) -> Tensor:
         """Input ``i`` without its padding."""
@@ -1459,52 +1480,48 @@ class _Graph:
 
     def load(self, call: _Call) -> list[Tensor]:
         """Copy the arguments into the static inputs and fill the padding; return what was copied into."""
-        heads, tails, real = self.views.get(tuple(call.sizes.values())) or self._split(call)
-        self.real += real
-        given = call.leaves if self.whole else [self._narrow(call.leaves[i], i) for i in self.copied]
+        heads, tails, real = self.views.get(call.at) or self._split(call)
+        leaves = call.leaves
+        given = (
+            leaves if self.whole else [_narrowed(leaves[i], self.expanded.get(i, ())) for i in self.copied]
+        )
         if len(heads) == 1:
             heads[0].copy_(given[0])
         elif heads:
             torch._foreach_copy_(heads, given)
         for tail, fill in tails:
             tail.fill_(fill)
+        self.real += real
         return heads
 
     def _split(self, call: _Call) -> tuple[list[Tensor], list[tuple[Tensor, Any]], int]:
         """For these sizes: the parts of the inputs that are copied into, those that are filled, elements."""
-        heads = [self._narrow(self.real_part(i, self.inputs[i], call), i) for i in self.copied]
+        parts = {i: self.real_part(i, self.inputs[i], call) for i in self.copied}
         tails = []
         for i in self.copied if self.plans else ():
             for dim, name in self.plans[i].dims:
                 if rest := call.buckets[name] - call.sizes[name]:
                     tails.append((self.inputs[i].narrow(dim, call.sizes[name], rest), self.plans[i].fill))
+        heads = [_narrowed(part, self.expanded.get(i, ())) for i, part in parts.items()]
         if len(self.views) >= 256:
             self.views.clear()
-        found = heads, tails, sum(call.leaves[i].numel() for i in self.copied)
-        self.views[tuple(call.sizes.values())] = found
+        found = self.views[call.at] = heads, tails, sum(call.leaves[i].numel() for i in self.copied)
         return found
-
-    # -- replaying
-
-    def moved(self, call: _Call) -> bool:
-        """Whether an argument that is used in place is elsewhere now."""
-        return any(call.leaves[i].data_ptr() != address for i, address in self.bound)
 
     def conflicts(self, call: _Call) -> bool:
         """Whether memory that is written is shared with an argument, which a copy of it would hide."""
-        if not self.writes and not self.mutated:
-            return False
         addresses = [_storage(call.leaves[i]) for i in self.copied]
         written = [_storage(call.leaves[i]) for i in self.mutated]
         twice = bool(written) and len(set(addresses)) < len(addresses)
         return twice or not self.writes.isdisjoint(addresses) or not self.reads.isdisjoint(written)
 
-    def __call__(self, call: _Call, clone: bool) -> Any:
+    def __call__(self, call: _Call) -> Any:
+        """Copy in, replay, hand out."""
         pool = self.pool
         with pool.lock:
-            pool.order()
-            grad = torch.is_grad_enabled()
-            if grad:
+            if _current_stream(pool.index) != pool.last_raw:
+                pool.order()
+            if self.grad:
                 torch.set_grad_enabled(False)
             try:
                 heads = self.load(call)
@@ -1517,85 +1534,106 @@ class _Graph:
                     torch._foreach_copy_([call.leaves[i] for i in self.mutated], left)
                 if self.grads_out:
                     self._give_gradients()
-                results = self.results(call, clone)
+                if not self.deliveries:
+                    results = [output.clone() for output in self.outputs]
+                else:
+                    results = []
+                    bases: dict[int, Tensor] = {}
+                    for output, deliver in zip(self.outputs, self.deliveries, strict=True):
+                        results.append(output.clone() if deliver is None else deliver(call, results, bases))
             finally:
-                if grad:
+                if self.grad:
                     torch.set_grad_enabled(True)
-            pool.clock += 1
-            self.used = pool.clock
+            pool.clock = self.used = pool.clock + 1
             self.replays += 1
-        if type(self.template) in _TENSORS:
+        if self.template is None and len(results) == 1:
             return results[0]
         return _rebuild(self.template, iter(results), lambda v: v.refer() if type(v) is _Same else v)
 
     def _give_gradients(self) -> None:
         """Copies of what the graph leaves as gradients; its own memory is never handed out."""
-        old: list[Any] = []
-        new: list[Tensor] = []
+        pairs: list[tuple[Any, Tensor]] = []
         for parameter, static, in_place in self.grads_out:
-            if static is None:
-                parameter.grad = None
-                continue
-            if not in_place:
-                parameter.grad = torch.empty_like(static)
-            old.append(parameter.grad)
-            new.append(static)
-        if old:
-            torch._foreach_copy_(old, new)
+            if static is None or not in_place:
+                parameter.grad = None if static is None else torch.empty_like(static)
+            if static is not None:
+                pairs.append((parameter.grad, static))
+        if pairs:
+            torch._foreach_copy_([kept for kept, _ in pairs], [static for _, static in pairs])
 
-    def results(self, call: _Call, clone: bool) -> list[Any]:
-        """What the code would have returned, as tensors of the caller's."""
-        if self.simple and clone:
-            return [tensor.clone() for tensor in self.outputs]
-        bases: dict[int, Tensor] = {}
-        results: list[Any] = []
-        for i, (tensor, (how, detail)) in enumerate(zip(self.outputs, self.kinds, strict=True)):
-            value = _cut(tensor, self.cuts[i], call.sizes) if self.cuts else tensor
-            if how == "own":
-                value = value.clone() if clone else value
-            elif how == "input":
-                value = call.leaves[detail]
-            elif how == "same":
-                value = results[detail]
-            elif how == "view":  # of an argument
-                j, offset = detail
-                offset += call.leaves[j].storage_offset()
-                value = call.leaves[j].as_strided(value.shape, value.stride(), offset)
-            elif how == "part" and clone:  # of memory that other outputs share, or that has gaps
-                low, high = detail
-                base = bases.get(_storage(tensor))
-                if base is None:
-                    base = bases[_storage(tensor)] = tensor.as_strided((high - low,), (1,), low).clone()
-                value = base.as_strided(value.shape, value.stride(), value.storage_offset() - low)
-            results.append(value)
-        return results
+    def delivery(
+        self, i: int, leaves: list[Tensor], call: _Call, state: set[int], clone: bool
+    ) -> _Delivery | None:
+        """How output ``i`` reaches the caller: as a copy (None), or as what it is to the code.
+
+        That may be an argument, a view of one, state of the module, or a part of memory that outputs share.
+        """
+        t, output, address = leaves[i], self.outputs[i], _storage(leaves[i])
+        cuts = self.cuts[i] if self.cuts else ()
+        for j, given in enumerate(self.inputs):
+            if given is t:
+                return lambda call, results, bases: call.leaves[j]
+        for j, given in enumerate(self.inputs):
+            if t.numel() and address == _storage(given):
+                if call.leaves[j].stride() != given.stride():
+                    raise _Eager("it returns a view of a padded argument")
+                offset = int(t.storage_offset() - given.storage_offset())
+                return lambda call, results, bases: _view(
+                    call.leaves[j], _cut(output, cuts, call.sizes), offset
+                )
+        for j, other in enumerate(leaves[:i]):
+            if other is t:
+                return lambda call, results, bases: results[j]
+        if (t.numel() and address in state) or not clone:
+            return lambda call, results, bases: _cut(output, cuts, call.sizes)
+        family = [s for s in leaves if _storage(s) == address] if t.numel() else [t]
+        if len(family) == 1 and (t.numel() == 0 or t.is_contiguous() or _compact(t.shape, t) == t.stride()):
+            if not cuts:
+                return None
+            return lambda call, results, bases: _cut(output, cuts, call.sizes).clone()
+        if any(s.dtype != t.dtype for s in family):
+            raise _Eager("it returns views of one tensor with different dtypes")
+        reach = [sum((n - 1) * k for n, k in zip(s.shape, s.stride(), strict=True)) for s in family]
+        low = min(s.storage_offset() for s in family)
+        size = max(s.storage_offset() + n for s, n in zip(family, reach, strict=True)) + 1 - low
+
+        def part(call: _Call, results: list[Tensor], bases: dict[int, Tensor]) -> Tensor:
+            if address not in bases:
+                bases[address] = output.as_strided((size,), (1,), low).clone()
+            value = _cut(output, cuts, call.sizes)
+            return bases[address].as_strided(value.shape, value.stride(), value.storage_offset() - low)
+
+        return part
 
 
-# ------------------------------------------------------------------------------------------- one callable
+def _view(tensor: Tensor, like: Tensor, offset: int) -> Tensor:
+    return tensor.as_strided(like.shape, like.stride(), tensor.storage_offset() + offset)
 
 
-_cudnn_deterministic, _cudnn_tf32, _matmul_precision = (
-    getattr(torch._C, f"_get_{name}")
-    for name in ("cudnn_deterministic", "cudnn_allow_tf32", "float32_matmul_precision")
-)
+# ------------------------------------------------------------------------------------- 8. one callable
+
+
+def _precision() -> tuple[Hashable, Hashable]:
+    """How float32 is multiplied by cuBLAS, and by cuDNN."""
+    try:
+        return _matmul_precision(), _cudnn_tf32()
+    except RuntimeError:  # torch >= 2.9 with precisions set through its new interface
+        cudnn: Any = torch.backends.cudnn
+        return torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision
 
 
 def _modes() -> tuple[Hashable, ...]:
     """Everything global that decides which kernels run."""
-    autocast = torch.is_autocast_enabled("cuda")
-    modes = (
+    return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.get_default_dtype(),
-        torch.are_deterministic_algorithms_enabled(),
+        _deterministic(),
         _cudnn_deterministic(),
-        (torch.get_autocast_dtype("cuda"), torch.is_autocast_cache_enabled()) if autocast else None,
+        torch.is_autocast_enabled("cuda")
+        and (torch.get_autocast_dtype("cuda"), torch.is_autocast_cache_enabled()),
+        _precision(),
     )
-    try:
-        return modes, _matmul_precision(), _cudnn_tf32()
-    except RuntimeError:  # torch >= 2.9 with precisions set through its new interface
-        cudnn: Any = torch.backends.cudnn
-        return modes, torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision
 
 
 class _Runner:
@@ -1606,7 +1644,7 @@ class _Runner:
         self.modular = modular or isinstance(fn, nn.Module)  # under autograd always plain code
         self.name = (getattr(fn, "__qualname__", None) or type(fn).__name__).replace("<locals>.", "")
         self.lock = threading.RLock()
-        self.graphs: dict[Hashable, _Graph] = {}
+        self.graphs: dict[tuple[Any, ...], _Graph] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -1617,25 +1655,28 @@ class _Runner:
             self.changing: dict[Hashable, str] = {}  # refused for now, whatever the state
             self.unsettled: Counter[Hashable] = Counter()  # calls that changed state
             self.values: dict[Hashable, list[set[Hashable]]] = {}
-            self.unbound: set[Hashable] = set()  # keys whose written arguments are not always the same memory
+            self.placed: dict[Hashable, Sequence[int]] = {}  # arguments used where they are, see `_at`
+            self.elsewhere: Counter[Hashable] = Counter()  # calls with them at other addresses
             self.eager: Counter[str] = Counter()
             self.warned: set[str] = set()
             self.plans: dict[Hashable, list[_LeafPlan]] = {}
             self.flat: dict[Hashable, Tensor] = {}  # the memory of the static inputs that buckets share
             self.watches: dict[int, _Watch] = {}
+            self.barred = ""  # why there are none
             self.parameters: list[Tensor] = []  # those whose gradients the code finds and uses
             self.exact = self.options.padding is None
             self.proven: set[str] = set()  # dimensions padded with other data and other contents, too
+            self.example: Any = None  # the latest arguments that were recorded, without their data
             self.recorded = self.replays = 0  # replays of graphs that are gone
 
     # -- the hot path
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if getattr(_local, "inline", False) or _active_transform() is not None or _tracing():
+        if _local.inline or _active_transform() is not None or _tracing():
             return self.fn(*args, **kwargs)
         try:
             call = self._take_apart(args, kwargs)
-            if torch.cuda.is_current_stream_capturing():
+            if _capturing():
                 return self.fn(*args, **kwargs)
             with self.lock:
                 graph, key = self._find(call)
@@ -1649,56 +1690,40 @@ class _Runner:
         self.eager[why if len(self.eager) < 64 else "other"] += 1
         return self.fn(*args, **kwargs)
 
-    def _replay(self, graph: _Graph, call: _Call) -> Any:
-        if graph.conflicts(call):
-            raise _Eager("an argument shares memory with something that the code writes")
-        if _profiling():  # under emit_nvtx this is an NVTX range, too
-            with torch.autograd.profiler.record_function(f"cuda_graph:{self.name}"):
-                return graph(call, self.options.clone)
-        if _nsight:
-            with torch.cuda.nvtx.range(f"cuda_graph:{self.name} {graph.name}"):
-                return graph(call, self.options.clone)
-        return graph(call, self.options.clone)
-
     def _take_apart(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
-        if _broken:
-            raise _Eager(_broken[0])
         leaves: list[Tensor] = []
         form: list[Hashable] = []
-        for value in args:
-            _flatten(value, leaves, form)
-        if kwargs:
-            form.append(tuple(kwargs))
-            for value in kwargs.values():
-                _flatten(value, leaves, form)
+        objects = _flatten_call(args, kwargs, leaves, form)
         for leaf in leaves:
             if not leaf.is_cuda:
                 raise _Eager("an argument is in CPU memory")
-        if not leaves and not torch.cuda.is_available():
-            raise _Eager("there is no GPU")
+            if leaf.layout is not torch.strided:
+                raise _Eager(f"an argument has layout {leaf.layout}")
+        if _broken or not (leaves or torch.cuda.is_available()):
+            raise _Eager(_broken[0] if _broken else "there is no GPU")
         if len(leaves) > 1:
             addresses = [*map(_storage, leaves)]
             if len({*addresses}) < len(addresses):
                 ids = [*map(id, leaves)]
                 form += [tuple(map(ids.index, ids)), tuple(map(addresses.index, addresses))]
-        return _Call(args, kwargs, leaves, tuple(form))
+        return _Call(args, kwargs, leaves, tuple(form), objects)
 
     def _find(self, call: _Call) -> tuple[_Graph | None, Any]:
         """The graph for a call, or None and the key to make one under; raises _Eager."""
-        grad = torch.is_grad_enabled()
-        if grad and any(leaf.requires_grad for leaf in call.leaves):
+        modes = _modes()
+        if modes[0] and any(leaf.requires_grad for leaf in call.leaves):
             raise _Eager("autograd records: an argument requires a gradient")
         if not self.watches:
             self._look()
-        if grad and self.modular:
+        if modes[0] and self.modular:
             for watch in self.watches.values():
                 if any(t.requires_grad for t, _ in watch.found):
                     raise _Eager("autograd records: a parameter requires a gradient")
         if self.exact:
-            leaves = [(t.shape, t.stride(), t.dtype, t.device) for t in call.leaves]
+            looks = [(t.shape, t.stride(), t.dtype, t.device) for t in call.leaves]
         else:
-            leaves = self._pad(call)
-        base: tuple[Hashable, ...] = (call.form, tuple(leaves), _modes())
+            looks = self._pad(call)
+        base: tuple[Hashable, ...] = (call.form, tuple(looks), modes)
         if self.options.guard:
             target = self.fn.__self__ if isinstance(self.fn, types.MethodType) else self.fn
             base += tuple(_token(operator.attrgetter(name)(target)) for name in self.options.guard)
@@ -1708,15 +1733,30 @@ class _Runner:
                 raise _Eager(self.changing[base])
         missing = tuple([p.grad is None for p in self.parameters]) if self.parameters else ()
         key = (base, self._state(call), missing)
+        if self.placed and key in self.placed:
+            here = self._at(key, call)
+            graph = self.graphs.get(here)
+            if graph is not None and graph.graph is not None:
+                return graph, here
+            self.elsewhere[here] += 1
+            if self.elsewhere[here] % _CALLS_A_GRAPH == 0 and here not in self.refused:
+                return None, here
         graph = self.graphs.get(key)
         if graph is not None and graph.graph is not None:
-            if not graph.bound or not graph.moved(call):
-                return graph, key
-            self._drop([key])
-            self.unbound.add(key)
+            return graph, key
         if self.refused and key in self.refused:
             raise _Eager(self.refused[key])
         return None, key
+
+    def _at(self, key: tuple[Any, ...], call: _Call) -> tuple[Any, ...]:
+        """The key of a graph that uses arguments where they are: with their addresses.
+
+        That saves copying a cache that is written in place. Calls that pass another one use a graph that
+        copies, until they have come from one address often enough to be worth a graph of their own.
+        """
+        if len(self.elsewhere) > 256:
+            self.elsewhere.clear()
+        return (*key, *[call.leaves[i].data_ptr() for i in self.placed[key]])
 
     def _pad(self, call: _Call) -> list[Any]:
         """Fill in sizes and buckets of a call; return the shape part of its key."""
@@ -1725,44 +1765,60 @@ class _Runner:
         plans = self.plans.get(form)
         if plans is None:
             plans = self.plans[form] = padding.plan(self.fn, call)
-        call.plans = plans
+        sizes: dict[str, int] = {}
         for leaf, plan in zip(call.leaves, plans, strict=True):
             for dim, name in plan.dims:
                 size = leaf.shape[dim]
-                if call.sizes.setdefault(name, size) != size:
-                    raise _Eager(f"two arguments differ in dimension {name}: {call.sizes[name]} and {size}")
-        for name, size in call.sizes.items():
-            call.buckets[name] = padding.bucket(name, size)
-        result: list[Any] = []
+                if sizes.setdefault(name, size) != size:
+                    raise _Eager(f"two arguments differ in dimension {name}: {sizes[name]} and {size}")
+        call.plans, call.sizes, call.at = plans, sizes, tuple(sizes.values())
+        call.buckets = {name: padding.bucket(name, size) for name, size in sizes.items()}
+        looks: list[Any] = []
         for i, (leaf, plan) in enumerate(zip(call.leaves, plans, strict=True)):
             order: Any = leaf.stride()
             if plan.dims and not (order := leaf.is_contiguous()):
-                stride = leaf.stride()
-                order = tuple(sorted(range(leaf.dim()), key=lambda d: (stride[d], -d)))
-            result.append((call.shape(i), order, leaf.dtype, leaf.device))
-        return result
+                order = tuple(_order(leaf))
+            looks.append((call.shape(i), order, leaf.dtype, leaf.device))
+        return looks
+
+    def _replay(self, graph: _Graph, call: _Call) -> Any:
+        if (graph.writes or graph.mutated) and graph.conflicts(call):
+            raise _Eager("an argument shares memory with something that the code writes")
+        if _profiling():  # under emit_nvtx this is an NVTX range, too
+            with torch.autograd.profiler.record_function(f"cuda_graph:{self.name}"):
+                return graph(call)
+        if _nsight:
+            with torch.cuda.nvtx.range(f"cuda_graph:{self.name} {graph.name}"):
+                return graph(call)
+        return graph(call)
 
     # -- keeping up with changes
 
     def _look(self) -> None:
         """Find out anew what state is within reach."""
-        self.watches = {id(self.fn): _Watch(self.fn, "self" if self.modular else self.name)}
+        if self.barred:
+            raise _Eager(self.barred)
+        try:
+            self.watches = {id(self.fn): _Watch(self.fn, "self" if self.modular else self.name)}
+        except _Eager as why:  # not to be looked for again at every call
+            self.barred = str(why)
+            self._warn(f"runs eagerly: {why}")
+            raise
 
-    def _watching(self, call: _Call) -> list[_Watch]:
+    def watching(self, call: _Call) -> list[_Watch]:
         """The watches over the code and over the objects among its arguments."""
-        found = [self.watches[id(self.fn)]]
         for value in call.objects():
             if id(value) not in self.watches:
                 self.watches[id(value)] = _Watch(value, "an argument")
-            found.append(self.watches[id(value)])
-        return found
+        return [self.watches[id(value)] for value in (self.fn, *call.objects())]
 
     def _state(self, call: _Call) -> tuple[int, ...]:
         """The state of everything within reach of the code and of the objects among its arguments."""
         try:
-            if _Same in map(type, call.form):
-                return tuple([watch.state() for watch in self._watching(call)])
-            return (self.watches[id(self.fn)].state(),)
+            if call.has_objects:
+                return tuple([watch.state() for watch in self.watching(call)])
+            watch = self.watches[id(self.fn)]
+            return (watch.current if watch.idle else watch.state(),)
         except _Rebound:
             self._rebind()
             return self._state(call)
@@ -1771,19 +1827,19 @@ class _Runner:
         """Something was replaced: every graph may read memory that is no longer in use."""
         self._drop(list(self.graphs))
         self.refused.clear()
-        self.unbound.clear()
+        self.placed.clear()
         self._look()
 
     def changed(self, call: _Call, key: Any) -> str:
         """What the code itself has changed since the key was made, if anything."""
-        watches = self._watching(call)
+        watches = self.watching(call)
         try:
             same = tuple([watch.state() for watch in watches]) == key[1]
             return "" if same else next((w.differing for w in watches if w.differing), "a number")
         except _Rebound as what:
             return str(what)
 
-    def _drop(self, keys: Iterable[Hashable]) -> None:
+    def _drop(self, keys: Iterable[tuple[Any, ...]]) -> None:
         gone = [self.graphs.pop(key) for key in keys]
         self.replays = getattr(self, "replays", 0) + sum(graph.replays for graph in gone)
         if gone:
@@ -1803,7 +1859,7 @@ class _Runner:
                 )
                 raise _Eager(text)
             past.add(_token(value))
-        if self.recorded >= _MOST_VALUES + self._replays() and _Same in map(type, call.form):
+        if self.recorded >= _MOST_VALUES + self._replays() and call.has_objects:
             raise _Eager("an argument is a new object at every call: no graph could be used again")
         calls, limit = sum(self.eager.values()) + self._replays(), self.options.max_bytes
         full = limit is not None and _pool(self._device(call)).bytes > limit
@@ -1819,7 +1875,7 @@ class _Runner:
         self._drop([*gone, *left[: max(0, len(left) - self.options.max_graphs + 1)]])
 
     def _device(self, call: _Call) -> torch.device:
-        tensors = call.leaves or [t for w in self._watching(call) for t, _ in w.found if t.is_cuda]
+        tensors = call.leaves or [t for w in self.watching(call) for t, _ in w.found if t.is_cuda]
         if not tensors:
             raise _Eager("it has no tensor on a GPU to work on")
         device = tensors[0].device
@@ -1827,19 +1883,18 @@ class _Runner:
             raise _Eager("the arguments are on two devices")
         if device.index not in (None, torch.cuda.current_device()):
             raise _Eager("the arguments are not on the current device")
-        for leaf in call.leaves:
-            if leaf.layout != torch.strided or leaf.is_quantized:
-                raise _Eager(f"an argument has layout {leaf.layout} and dtype {leaf.dtype}")
+        if any(leaf.is_quantized for leaf in call.leaves):
+            raise _Eager("an argument is quantised")
         return device
 
     # -- the first call of its kind
 
     def _first(self, call: _Call, key: Any, device: torch.device) -> Any:
         """Run the code for real; then, its effects undone, record it."""
-        reachable = {id(t): t for watch in self._watching(call) for t, _ in watch.found}
+        reachable = {id(t): t for watch in self.watching(call) for t, _ in watch.found}
         parameters = [t for t in reachable.values() if t.requires_grad and t.is_leaf and t.is_cuda]
         before = [_versions(p) for p in parameters]
-        inline, _local.inline = getattr(_local, "inline", False), True
+        inline, _local.inline = _local.inline, True
         try:
             result = self.fn(*call.args, **call.kwargs)
         finally:
@@ -1848,10 +1903,8 @@ class _Runner:
         try:
             if not call.is_as_given():
                 raise _Eager("it changes a list or dict that is an argument, which a replay would not do")
-            trains = any(
-                now[0] is not was[0] or now[1:] != was[1:]
-                for now, was in zip(map(_versions, parameters), before, strict=True)
-            )
+            pairs = zip(map(_versions, parameters), before, strict=True)
+            trains = any(now[0] is not was[0] or now[1:] != was[1:] for now, was in pairs)
             leaves, _ = _taken_apart(result)
             if torch.is_grad_enabled() and any(t.grad_fn is not None for t in leaves):
                 if not trains:
@@ -1868,11 +1921,9 @@ class _Runner:
                         raise _Changing(f"{changed} changes at every call, which a replay would not do")
                 else:
                     self._make_room(_pool(device))
-                    made = _Recording(self, call, key, _pool(device), had).run(trains, result)
-                    self.recorded += 1
-                    grads = tuple([not was for _, was in had]) if self.parameters else ()
-                    self.graphs[key[0], key[1], grads] = made
-                    self.changing.pop(key[0], None)
+                    self._keep(
+                        call, key, _Recording(self, call, key, _pool(device), had).run(trains, result), had
+                    )
         except _Leak as leak:
             self.exact = True
             self._drop(list(self.graphs))
@@ -1887,6 +1938,17 @@ class _Runner:
                 self._warn(f"runs eagerly: {why}")
         self.eager[why] += 1
         return result
+
+    def _keep(self, call: _Call, key: Any, graph: _Graph, had: list[tuple[Tensor, bool]]) -> None:
+        self.recorded += 1
+        key = (*key[:2], tuple([not was for _, was in had]) if self.parameters else ())
+        if graph.placed:
+            self.placed[key] = graph.placed
+            key = self._at(key, call)
+        self.graphs[key] = graph
+        self.changing.pop(key[0], None)
+        shapes = [torch.empty_like(leaf, device="meta") for leaf in call.leaves]
+        self.example = _rebuild((call.args, call.kwargs), iter(shapes), _weakly)
 
     def _warn(self, text: str) -> None:
         if text not in self.warned and len(self.warned) < 4:
@@ -1929,8 +1991,8 @@ class _Runner:
             {min(bucket(name, n), size) for n in range(1, size + 1)} for name, size in call.sizes.items()
         ]
         for sizes in sorted(itertools.product(*steps), key=math.prod, reverse=True):
-            leaves = call.cut(dict(zip(call.sizes, sizes, strict=True)))
-            self(*_rebuild((args, kwargs), iter(leaves)))
+            cut = call.with_sizes(dict(zip(call.sizes, sizes, strict=True)))
+            self(*_rebuild((args, kwargs), iter(cut.leaves)))
 
 
 def _versions(parameter: Tensor) -> tuple[Any, int, int]:
@@ -1943,9 +2005,16 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def _weakly(value: Any) -> Any:
+    return value if type(value) in _SCALARS else _Same(value)
+
+
 def _dead(key: Any) -> bool:
     """Whether an object that was an argument is gone."""
     return any(type(token) is _Same and token.refer() is None for token in key[0][0])
+
+
+# -------------------------------------------------------------------------------------- 9. recording
 
 
 class _Result(NamedTuple):
@@ -1965,12 +2034,11 @@ class _Recording:
         self, runner: _Runner, call: _Call, key: Any, pool: _Pool, had: list[tuple[Tensor, bool]]
     ) -> None:
         self.runner, self.call, self.key, self.pool, self.had = runner, call, key, pool, had
-        self.watches = runner._watching(call)
+        self.watches = runner.watching(call)
         self.saved = [watch.snapshot() for watch in self.watches]
-        self.observer = _Observer()
+        self.observer = _Observer(pool.device)
         for generator in itertools.chain.from_iterable(watch.generators for watch in self.watches):
             self.observer.add(generator)
-        self.random = _Random(pool.device, self.observer)
         self.drew = False  # random numbers on the device
         self.gradients: list[tuple[Tensor, Any]] = []  # what each parameter starts a run with
         self.runs = 0
@@ -1978,7 +2046,7 @@ class _Recording:
 
     def run(self, trains: bool, result: Any) -> _Graph:
         """Record on the pool's stream, and put everything back; raises _Eager or _Leak."""
-        if torch.cuda.is_current_stream_capturing():
+        if _capturing():
             raise _Eager("another capture is under way")
         now = [(p, p.grad) for p, _ in self.had]
         side, current = self.pool.warm, torch.cuda.current_stream(self.pool.device)
@@ -1994,7 +2062,6 @@ class _Recording:
                     failure = self._explained(error)
                 finally:
                     self.observer.restore()
-                    self.random.restore()
                     self._set(now)
         finally:
             current.wait_stream(side)
@@ -2005,8 +2072,8 @@ class _Recording:
         call, observer, runner = self.call, self.observer, self.runner
         graph = _Graph(self.pool, call, self._inputs())
         first = self._watched(graph, trains)
-        if graph.mutated and not call.plans and self.key not in runner.unbound:
-            graph = _Graph(self.pool, call, *self._bound(graph))
+        if graph.mutated and not call.plans and (len(self.key) > 3 or self.key not in runner.placed):
+            graph = _Graph(self.pool, call, *self._in_place(graph))
             first = self._watched(graph, trains)
         if sink.getvalue():
             raise _Changing("it prints, which a replay would not do")
@@ -2018,12 +2085,12 @@ class _Recording:
         while self.runs < (_LATER_WARMUP if runner.graphs else _FIRST_WARMUP):
             self._body(graph.inputs)
             observer.restore()
-        self.random.restore()
         self._capture(graph, first)
         for watch in self.watches:
-            watch.use({*observer.read, *map(_storage, graph.inputs)})
-        self.watches[0].host += [(t, t._version) for t in observer.host.values()]
-        self.watches[0].idle &= not observer.host
+            host = observer.host.values() if watch is self.watches[0] else ()
+            watch.use({*observer.read, *map(_storage, graph.inputs)}, host)
+        for i in graph.placed:  # nor does a graph keep the caller's memory
+            graph.inputs[i] = graph.inputs[i].new_empty(0)
         self.pool.graphs.add(graph)
         graph.real = 0
         return graph
@@ -2049,15 +2116,15 @@ class _Recording:
         flat = self.runner.flat.get(slot)
         if flat is None or flat.numel() < size:  # buckets share their inputs: each call fills them anew
             flat = self.runner.flat[slot] = torch.empty(size, dtype=leaf.dtype, device=leaf.device)
-        return flat.as_strided(shape, _compact(shape, leaf.stride()))
+        return flat.as_strided(shape, _compact(shape, leaf))
 
-    def _bound(self, graph: _Graph) -> tuple[list[Tensor], list[int]]:
-        """Use arguments that are written in place where they are: a cache is not copied in and out."""
+    def _in_place(self, graph: _Graph) -> tuple[list[Tensor], list[int]]:
+        """The inputs with arguments that are written where they are: a cache is not copied in and out."""
         leaves = self.call.leaves
         written = {_storage(leaves[i]) for i in graph.mutated}
-        bound = [i for i, leaf in enumerate(leaves) if leaf.numel() and _storage(leaf) in written]
-        twins = {id(leaves[i]): leaves[i].detach() for i in bound}
-        return [twins.get(id(leaf), t) for leaf, t in zip(leaves, graph.inputs, strict=True)], bound
+        placed = [i for i, leaf in enumerate(leaves) if leaf.numel() and _storage(leaf) in written]
+        twins = {id(leaves[i]): leaves[i].detach() for i in placed}
+        return [twins.get(id(leaf), t) for leaf, t in zip(leaves, graph.inputs, strict=True)], placed
 
     # -- runs
 
@@ -2081,26 +2148,26 @@ class _Recording:
         observer.made.clear()
         for t in inputs:
             observer.written.pop(_storage(t), None)  # to be put back to what they hold now
-        with observer:
+        with _uncompiled(), observer:
             out = self._body(inputs)
         self._check_state()
-        on_host, on_device = self.random.drawn()
-        if on_host:
+        drawn = observer.drawn()
+        if "cpu" in drawn:
             raise _Changing("it draws random numbers on the host (random, NumPy or a CPU generator)")
-        self.drew = self.drew or on_device
+        self.drew = self.drew or bool(drawn)
         leaves, form = _taken_apart(out)
         known = {id(value) for value in self.call.objects()}.union(*(watch.seen for watch in self.watches))
         if any(type(t) is _Same and t.number not in known for t in form):
             raise _Eager("it returns an object that cannot be taken apart into tensors")
+        padded = bool(self.call.plans)
         with torch.no_grad():
             result = _Result(
                 [t.detach().clone() for t in leaves],
                 form,
-                [t.clone() for t in inputs] if self.call.plans else [],
-                {a: whole.clone() for a, (whole, _) in observer.written.items()} if self.call.plans else {},
+                [t.clone() for t in inputs if padded],
+                {a: whole.clone() for a, (whole, _) in observer.written.items() if padded},
                 [None if p.grad is None else p.grad.clone() for p, _ in self.gradients],
             )
-        self.random.restore()
         observer.restore()
         return result
 
@@ -2163,8 +2230,21 @@ class _Recording:
                     twins[id(call.leaves[i])].mul_(0.5)
             padded = self._run(graph.inputs)
             exact = self._run([twins[id(t)] for t in call.leaves])
-        cuts = [self._cut(i, exact, padded, call) for i in range(len(exact.leaves))]
-        self._compare(graph, exact, padded, cuts, call)
+        if exact.form != padded.form:
+            raise _Leak("what it returns depends on the size beyond the shapes of tensors")
+        pairs = enumerate(zip(exact.leaves, padded.leaves, strict=True))
+        cuts = [_following(i, a, b, call) for i, (a, b) in pairs]
+        compared: list[tuple[str, Any, Any]] = [
+            *((f"output {i}", a, _cut(b, cuts[i], call.sizes))
+              for i, (a, b) in enumerate(zip(exact.leaves, padded.leaves, strict=True))),
+            *(("what is written to an argument", exact.inputs[i], graph.real_part(i, padded.inputs[i], call))
+              for i in graph.mutated),
+            *(("the state that is written", exact.written[a], padded.written[a]) for a in graph.writes),
+            *(("a gradient", g, h) for g, h in zip(exact.gradients, padded.gradients, strict=True)),
+        ]  # fmt: skip
+        for what, a, b in compared:
+            if (a is None) != (b is None) or (a is not None and not _close(a, b)):
+                raise _Leak(f"padding changes {what}")
         self.runner.proven.update(call.sizes)
         return cuts
 
@@ -2177,60 +2257,21 @@ class _Recording:
                 rows = graph.inputs[i].index_select(dim, index)
                 graph.inputs[i].narrow(dim, size, bucket - size).copy_(rows)
 
-    def _cut(self, i: int, exact: _Result, padded: _Result, call: _Call) -> tuple[tuple[int, str, int], ...]:
-        """The dimensions of output ``i`` that follow the padded sizes, and how many times they do."""
-        if exact.form != padded.form:
-            raise _Leak("what it returns depends on the size beyond the shapes of tensors")
-        a, b = exact.leaves[i], padded.leaves[i]
-        if a.dim() != b.dim() or a.dtype != b.dtype:
-            raise _Leak(f"padding changes the kind of output {i}")
-        dims = []
-        for dim, (small, large) in enumerate(zip(a.shape, b.shape, strict=True)):
-            sizes = [(n, size, call.buckets[n]) for n, size in call.sizes.items() if size != call.buckets[n]]
-            fits = [(n, small // s) for n, s, full in sizes if small * full == large * s and small % s == 0]
-            if small != large:
-                if not fits:
-                    raise _Leak(f"dimension {dim} of output {i} does not follow the padded sizes")
-                if len({times for _, times in fits}) < len(fits):
-                    raise _Eager(f"dimension {dim} of output {i} may follow {fits[0][0]} or {fits[1][0]}")
-                dims.append((dim, *fits[0]))
-        return tuple(dims)
-
-    def _compare(self, graph: _Graph, exact: _Result, padded: _Result, cuts: _Cuts, call: _Call) -> None:
-        for i, (a, b) in enumerate(zip(exact.leaves, padded.leaves, strict=True)):
-            if not _close(a, _cut(b, cuts[i], call.sizes)):
-                raise _Leak(f"padding changes output {i}")
-        for i in graph.mutated:
-            if not _close(exact.inputs[i], graph.real_part(i, padded.inputs[i], call)):
-                raise _Leak("padding changes what is written to an argument")
-        for address in graph.writes:
-            if not _close(exact.written[address], padded.written[address]):
-                raise _Leak("padding changes the state that is written")
-        for g, h in zip(exact.gradients, padded.gradients, strict=True):
-            if (g is None) != (h is None) or (g is not None and h is not None and not _close(g, h)):
-                raise _Leak("padding changes a gradient")
-
     # -- capture
 
     def _capture(self, graph: _Graph, first: _Result) -> None:
-        device = self.pool.device
+        device, observer, pool = self.pool.device, self.observer, self.pool
         made = graph.graph = torch.cuda.CUDAGraph()
-        for generator, _ in self.observer.generators.values():
-            if generator.device.type == "cuda":
+        for generator, _ in observer.generators.values():
+            if generator.device.type == "cuda" and generator is not observer.default:
                 made.register_generator_state(generator)
+        handle = pool.memory(observer.blas)
         torch.cuda.synchronize(device)
         reserved = torch.cuda.memory_reserved(device)
         self.capturing = made
-        with torch.cuda.stream(self.pool.stream):
-            made.capture_begin(pool=self.pool.memory(), capture_error_mode="thread_local")
-            try:
-                out = self._body(graph.inputs)
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    made.capture_end()
-                made.reset()
-                raise
-            made.capture_end()
+        with pool.capture(made, handle):
+            out = self._body(graph.inputs)
+        self.capturing = None
         graph.bytes = max(torch.cuda.memory_reserved(device) - reserved, 0)
         leaves, form = _taken_apart(out)
         try:
@@ -2241,45 +2282,20 @@ class _Recording:
             made.reset()
             raise
         graph.outputs = [t.detach() if t.requires_grad and not t.is_leaf else t for t in leaves]
-        given = {*map(id, self.call.objects())}  # a graph does not keep its arguments alive
-        graph.template = _rebuild(out, iter(graph.outputs), lambda v: _Same(v) if id(v) in given else v)
-        graph.kinds = [self._kind(graph, i, leaves) for i in range(len(leaves))]
-        graph.simple = not graph.cuts and all(how == "own" for how, _ in graph.kinds)
+        if type(out) not in _TENSORS:
+            given = {*map(id, self.call.objects())}  # a graph does not keep its arguments alive
+            refer = lambda v: _Same(v) if id(v) in given else v  # noqa: E731
+            graph.template = _rebuild(out, iter(graph.outputs), refer)
+        state = graph.reads.union(_storage(t) for watch in self.watches for t, _ in watch.found)
+        clone = self.runner.options.clone
+        deliveries = [graph.delivery(i, leaves, self.call, state, clone) for i in range(len(leaves))]
+        graph.deliveries = deliveries if any(deliveries) else []
         for parameter, before in self.gradients:
             after = parameter.grad
-            if before is not None and _storage(before) in self.observer.read:
+            if before is not None and _storage(before) in observer.read:
                 graph.grads_in.append((parameter, before))
-            in_place = after is not None and after is before
-            if after is not before or (after is not None and _storage(after) in self.observer.written):
-                graph.grads_out.append((parameter, after, in_place))
-
-    def _kind(self, graph: _Graph, i: int, leaves: list[Tensor]) -> tuple[str, Any]:
-        """Whether an output is copied, shares memory with something, or is the caller's own."""
-        t, address = leaves[i], _storage(leaves[i])
-        for j, given in enumerate(graph.inputs):
-            if given is t:
-                return "input", j
-        for j, given in enumerate(graph.inputs):
-            if t.numel() and address == _storage(given):
-                if self.call.leaves[j].stride() != given.stride():
-                    raise _Eager("it returns a view of a padded argument")
-                return "view", (j, t.storage_offset() - given.storage_offset())
-        external = graph.reads.union(_storage(f) for watch in self.watches for f, _ in watch.found)
-        if t.numel() and address in external:
-            return "state", None
-        for j, other in enumerate(leaves[:i]):
-            if other is t:
-                return "same", j
-        family = [s for s in leaves if _storage(s) == address and s is not t] if t.numel() else []
-        if not family and (
-            t.numel() == 0 or t.is_contiguous() or _compact(t.shape, t.stride()) == t.stride()
-        ):
-            return "own", None
-        if any(s.dtype != t.dtype for s in family):
-            raise _Eager("it returns views of one tensor with different dtypes")
-        ends = [s.storage_offset() + sum((n - 1) * k for n, k in zip(s.shape, s.stride(), strict=True)) + 1
-                for s in (t, *family)]  # fmt: skip
-        return "part", (min(s.storage_offset() for s in (t, *family)), max(ends))
+            if after is not before or (after is not None and _storage(after) in observer.written):
+                graph.grads_out.append((parameter, after, after is not None and after is before))
 
     # -- failure
 
@@ -2310,6 +2326,23 @@ class _Recording:
         if found:
             return f"{found[0]} waits for the GPU, which a graph cannot ({message})"
         return f"{place}: {message}"
+
+
+def _following(i: int, exact: Tensor, padded: Tensor, call: _Call) -> tuple[tuple[int, str, int], ...]:
+    """The dimensions of output ``i`` that follow the padded sizes, and how many times they do."""
+    if exact.dim() != padded.dim() or exact.dtype != padded.dtype:
+        raise _Leak(f"padding changes the kind of output {i}")
+    dims = []
+    for dim, (small, large) in enumerate(zip(exact.shape, padded.shape, strict=True)):
+        sizes = [(n, size, call.buckets[n]) for n, size in call.sizes.items() if size != call.buckets[n]]
+        fits = [(n, small // s) for n, s, full in sizes if small * full == large * s and small % s == 0]
+        if small != large:
+            if not fits:
+                raise _Leak(f"dimension {dim} of output {i} does not follow the padded sizes")
+            if len({times for _, times in fits}) < len(fits):
+                raise _Eager(f"dimension {dim} of output {i} may follow {fits[0][0]} or {fits[1][0]}")
+            dims.append((dim, *fits[0]))
+    return tuple(dims)
 
 
 def _user_line(stack: Iterable[traceback.FrameSummary]) -> str:
@@ -2347,7 +2380,7 @@ def _close(exact: Tensor, padded: Tensor) -> bool:
     if not exact.is_floating_point():
         return torch.equal(exact, padded)
     tolerance = _TOLERANCE.get(exact.dtype, 0.2)
-    if exact.dtype == torch.float32 and _modes()[1] not in ("highest", "ieee", "none"):
+    if exact.dtype == torch.float32 and _precision()[0] not in ("highest", "ieee", "none"):
         tolerance = 1e-2
     a, b = (exact, padded) if exact.dtype == torch.float64 else (exact.float(), padded.float())
     finite = a.isfinite() & b.isfinite()
