@@ -11,9 +11,11 @@ from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
+    varies = event.extra.get("varies")
+    hint = f"; one graph cannot serve it as it is: {varies}" if varies else ""
     return (
         f"{quote(facts, event.subject)} is called at every step of this loop on what it gave before; "
-        "its kernels are launched one by one each time"
+        f"its kernels are launched one by one each time{hint}"
     )
 
 

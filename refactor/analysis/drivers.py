@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from refactor.analysis.liveness import target_names
 from refactor.analysis.loops import trains
 from refactor.analysis.model import Region
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
@@ -95,6 +96,30 @@ def _steps(module: ModuleInfo, name: str, scope: ast.AST) -> dict[ast.stmt, Regi
             region = Region("step", name, module.name, node)
             windows.update(dict.fromkeys(body[: last + 1], region))
     return windows
+
+
+def computed(owner: ast.AST) -> frozenset[str]:
+    """Names that the backward pass and the optimizer of a step depend on; what only others read is logged."""
+    stored: list[tuple[set[str], set[str]]] = []
+    found: set[str] = set()
+    for node in walk(owner):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _STEPS:
+            found |= _read(node)
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.NamedExpr) and node.value:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            stored.append(({name for target in targets for name in target_names(target)}, _read(node.value)))
+    for _ in stored:
+        before = len(found)
+        for names, read in stored:
+            if names & found:
+                found |= read
+        if len(found) == before:
+            break
+    return frozenset(found)
+
+
+def _read(node: ast.AST) -> set[str]:
+    return {inner.id for inner in walk(node) if isinstance(inner, ast.Name)}
 
 
 def _blocks(function: ast.AST) -> Iterator[tuple[ast.AST, list[ast.stmt]]]:

@@ -23,9 +23,10 @@ from refactor.analysis.domain import (
     join,
     mentions,
 )
-from refactor.analysis.drivers import Driver, names_device
+from refactor.analysis.drivers import Driver, computed, names_device
 from refactor.analysis.environment import Env
 from refactor.analysis.isolation import Answers
+from refactor.analysis.liveness import target_names
 from refactor.analysis.loops import drives_batches
 from refactor.analysis.model import Event, EventKind, Region
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, Project
@@ -38,7 +39,7 @@ SUMMARY_DEPTH = 10
 _LOGGED = frozenset(
     {EventKind.READBACK, EventKind.TO_HOST, EventKind.SHOW, EventKind.HOST_STATE, EventKind.SYNCHRONIZE}
 )
-"""What a training loop does to log or time its progress: no part of the step, wherever it stands."""
+"""What a loop does to log or time its progress: no part of a step that does not compute with it."""
 MAX_CONTEXTS = 3
 """Different argument values for which one function is interpreted."""
 
@@ -132,6 +133,7 @@ class Interpreter:
         self.nested: dict[tuple[int, int], FunctionInfo] = {}
         self.overlay: dict[tuple[ClassInfo, str], Val] = {}
         self.windows: dict[ast.stmt, Region] = {}
+        self.needed: dict[Region, frozenset[str]] = {}  # by step: names that it computes with
         self.building: set[ClassInfo] = set()
         self.tensorless: set[Region] = set()  # no argument of theirs is known to be a tensor: images, records
 
@@ -177,7 +179,12 @@ class Interpreter:
         """Record what happens at a place, once for each kind."""
         if not frame.emit or frame.region is None or frame.statement is None:
             return
-        if frame.region.kind == "step" and frame.depth == 0 and kind in _LOGGED:
+        if (
+            frame.region.kind == "step"
+            and frame.depth == 0
+            and kind in _LOGGED
+            and not self.feeds(frame, kind)
+        ):
             return
         if kind is EventKind.HOST_STATE and detail == "random" and frame.region in self.tensorless:
             return
@@ -190,6 +197,17 @@ class Interpreter:
             events[key] = Event(
                 kind, node, frame.statement, function, frame.region, frame.chain, detail, subject, extra
             )
+
+    def feeds(self, frame: Frame, kind: EventKind) -> bool:
+        """Whether the step itself computes with what the statement at hand reads back."""
+        stmt, region = frame.statement, frame.region
+        if region is None or kind not in (EventKind.READBACK, EventKind.TO_HOST):
+            return False
+        if region not in self.needed:
+            self.needed[region] = computed(region.node)
+        targets = stmt.targets if isinstance(stmt, ast.Assign) else [getattr(stmt, "target", None)]
+        stores = isinstance(stmt, ast.Assign | ast.AnnAssign | ast.AugAssign)
+        return stores and any(n in self.needed[region] for t in targets if t for n in target_names(t))
 
     def readback(self, frame: Frame, kind: EventKind, node: ast.expr, subject: ast.expr, detail: str) -> None:
         """Record a value read back, or leave it to the branch or loop in whose header it stands."""

@@ -420,6 +420,26 @@ FORMS = {
                 kept = torch.where(x > 0, found.logits, found.bias)
                 return torch.maximum(found.a, found.b), kept, x.any().item()  # !
     """,
+    "numbers that a training step logs, and one that it computes with": """
+        import torch
+        from torch import nn
+        def train(model: nn.Module, loader, optimizer):
+            total, history = 0.0, []
+            for x, y in loader:
+                optimizer.zero_grad()
+                with torch.autocast("cuda"):
+                    out = model(x.cuda())
+                    scale = y.cuda().abs().mean().item()  # !
+                    loss = (out - y.cuda()).square().mean() / scale
+                    best = loss.item()
+                total += loss.item()
+                total = 0.9 * total + 0.1 * best
+                history.append(loss.item())
+                print(f"{loss.item()}")
+                loss.backward()
+                norm = float(loss)
+                optimizer.step()
+    """,
     "training that runs once, and training in a loop": """
         import torch
         from torch import nn
