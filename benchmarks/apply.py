@@ -66,11 +66,11 @@ class Result:
 
 
 def python_files(folder: Path) -> Bytes:
-    """Every Python file below a folder."""
+    """Every Python file below a folder, without what the tool keeps for itself."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*.py"))
-        if path.is_file()
+        if path.is_file() and ".refactor" not in path.relative_to(folder).parts
     }
 
 
