@@ -18,7 +18,7 @@ from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.analysis.project import FunctionInfo, ModuleInfo, Project
 from refactor.analysis.regions import entrances, forwards
 from refactor.analysis.remarks import remark
-from refactor.analysis.repeats import repeated_calls
+from refactor.analysis.repeats import RepeatedCall, repeated_calls
 from refactor.analysis.steps import training_steps
 from refactor.analysis.temporaries import temporaries
 from refactor.analysis.trees import Lazy
@@ -71,8 +71,10 @@ def analyze(
         found = interpret(interpreter, module, regions)
         for other in reaching:
             interpreter.recorded(module).add(other)
-        batches = _loop_events(module)
-        loops = (*batches, *_repeat_events(module, batches), *_step_events(module), *discipline(module))
+        repeats = tuple(repeated_calls(module))
+        batches = _loop_events(module, repeats)
+        again = _repeat_events(module, repeats, batches)
+        loops = (*batches, *again, *_step_events(module), *discipline(module))
     except RecursionError:
         project.interpreter = None  # what it was answering is half done
         raise
@@ -151,13 +153,14 @@ def interpret(
     return tuple(sorted(regions, key=lambda r: (r.node.lineno, r.qualname)))  # type: ignore[attr-defined]
 
 
-def _loop_events(module: ModuleInfo) -> tuple[Event, ...]:
+def _loop_events(module: ModuleInfo, repeats: Sequence[RepeatedCall]) -> tuple[Event, ...]:
     events: list[Event] = []
     parents = module.parents
+    fed_back = {id(call) for repeat in repeats if repeat.leads for call in repeat.calls}
     for found in batch_loops(module):
-        if _on_host(module, found.function):
-            continue
         call = found.calls[0]
+        if _on_host(module, found.function) or id(call) in fed_back:
+            continue
         name = qualified(parents, found.function) if found.function is not None else "<module>"
         region = Region("loop", name, module.name, found.loop)
         extra: dict[str, object] = {"loop": found.loop, "calls": found.calls, "target": found.target}
@@ -172,10 +175,12 @@ def _loop_events(module: ModuleInfo) -> tuple[Event, ...]:
     return tuple(events)
 
 
-def _repeat_events(module: ModuleInfo, batches: tuple[Event, ...]) -> Iterator[Event]:
+def _repeat_events(
+    module: ModuleInfo, repeats: Sequence[RepeatedCall], batches: tuple[Event, ...]
+) -> Iterator[Event]:
     parents = module.parents
     taken = {id(call) for event in batches for call in event.extra["calls"]}  # type: ignore[attr-defined]
-    for found in repeated_calls(module):
+    for found in repeats:
         call = found.calls[0]
         if id(call) in taken or _on_host(module, found.function):
             continue

@@ -9,7 +9,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from refactor.analysis.liveness import target_names
+from refactor.analysis.liveness import reads, target_names
 from refactor.analysis.loops import _NO_GRAD as NO_GRAD
 from refactor.analysis.loops import _context_inside as context_inside
 from refactor.analysis.loops import _decorated as decorated
@@ -39,6 +39,7 @@ class RepeatedCall:
     guard: str  # what says that no gradients are recorded
     varies: str  # an argument that changes its shape or is another number at every step, with why; "": none
     raw: tuple[str, ...]  # arguments that are parts of the model's last output, as they came
+    leads: bool  # the first argument is made of the last output, and not of what the loop goes over
 
 
 def repeated_calls(module: ModuleInfo) -> Iterator[RepeatedCall]:
@@ -96,7 +97,11 @@ def _calls(
         if not _reached(stored, names) & outputs:
             continue  # nothing is fed back: no repeated call of this kind
         varies, raw = _varies(loop, scope, stored, ordered)
-        yield RepeatedCall(loop, tuple(ordered), ordered[0].func, function, guard, varies, raw)
+        first = _names(next(iter(operands(ordered[0])), ordered[0].func))
+        leads = bool(_reached(stored, first) & outputs) and not first & set(
+            target_names(getattr(loop, "target", loop))
+        )
+        yield RepeatedCall(loop, tuple(ordered), ordered[0].func, function, guard, varies, raw, leads)
 
 
 def _is_self(module: ModuleInfo, function: FunctionNode | None, call: ast.Call) -> bool:
@@ -174,20 +179,25 @@ def _varies(
 ) -> tuple[str, tuple[str, ...]]:
     """Why the arguments of the calls change from step to step, and which are the output as it came."""
     counters = set(target_names(loop.target)) if isinstance(loop, ast.For) else set()
-    counted = isinstance(loop, ast.For) and last_name(loop.iter) in _COUNTS | {"enumerate"}
+    numbers = _numbers(loop)
     changing = counters | set(stored)
     ids = {id(call) for call in calls}
+    growing = _growing(stored, set(reads(loop.body)), ids)
     raw: list[str] = []
     for call in calls:
         for argument in operands(call):
             direct = _names(argument)
-            if counted and any(isinstance(n, ast.Name) and n.id in counters for n in _plain(argument)):
+            if any(isinstance(n, ast.Name) and n.id in numbers for n in _plain(argument)):
                 return f"`{ast.unparse(argument)}` is another Python number at every step; pass a tensor", ()
             for name in sorted(_reached(stored, direct)):
+                if name in growing:
+                    return (
+                        f"`{name}` grows at every step, so every call has another shape; a graph needs "
+                        "a cache of fixed size and one new token a step"
+                    ), ()
                 for value, part in stored.get(name, ()):
-                    reason = _grows(name, value, changing, stored)
-                    if reason:
-                        return reason, ()
+                    if any(_slices_by(node, changing) for node in walk(value)):
+                        return f"`{name}` is cut at another place at every step, so its shape changes", ()
                     if name in direct and _is_number(scope, loop, name, value):
                         return f"`{name}` is another Python number at every step; keep it in a tensor", ()
                     if name in direct and _is_raw(value, part, ids, stored):
@@ -195,6 +205,18 @@ def _varies(
             if any(_slices_by(n, changing) for n in walk(argument)):
                 return f"`{ast.unparse(argument)}` is cut at another place at every step", ()
     return "", tuple(dict.fromkeys(raw))
+
+
+def _numbers(loop: ast.For | ast.While) -> frozenset[str]:
+    """The counters of a loop: ``i`` of ``range`` and of ``enumerate``."""
+    if not isinstance(loop, ast.For):
+        return frozenset()
+    target = loop.target
+    if last_name(loop.iter) == "enumerate" and isinstance(target, ast.Tuple):
+        target = target.elts[0]
+    elif last_name(loop.iter) not in _COUNTS:
+        return frozenset()
+    return frozenset(target_names(target))
 
 
 def _plain(argument: ast.expr) -> Iterator[ast.AST]:
@@ -207,18 +229,57 @@ def _plain(argument: ast.expr) -> Iterator[ast.AST]:
             todo += ast.iter_child_nodes(node)
 
 
-def _grows(name: str, value: ast.expr, changing: set[str], stored: _Stores) -> str:
-    for node in walk(value):
-        if isinstance(node, ast.Call) and last_name(node.func) in _GROW:
-            used = _reached(stored, _names(node))
-            if name in used:
-                return (
-                    f"`{name}` grows at every step, so every call has another shape; a graph needs "
-                    "a cache of fixed size and one new token a step"
-                )
-        if _slices_by(node, changing):
-            return f"`{name}` is cut at another place at every step, so its shape changes"
-    return ""
+def _growing(stored: _Stores, carried: set[str], ids: set[int]) -> set[str]:
+    """The names that take more in at every step: the next value joins the last one, or an output.
+
+    What is joined on the way into a call is another matter: the call gives back what one step needs.
+    """
+    outputs = {n for n, every in stored.items() if any(_calls_one(v, ids) for v, _ in every)}
+    found = set()
+    for name in carried & stored.keys():
+        for join in _joins(stored, name, ids):
+            own = _around(join, ids)
+            names = {n.id for n in own if isinstance(n, ast.Name)}
+            if any(id(n) in ids for n in own) or _before(stored, names, ids) & (outputs | {name}):
+                found.add(name)
+    return found
+
+
+def _joins(stored: _Stores, name: str, ids: set[int]) -> list[ast.Call]:
+    """What is joined to make the next value of a name out of this one and the outputs of the calls."""
+    return [
+        node
+        for source in sorted(_before(stored, {name}, ids))
+        for value, _ in stored.get(source, ())
+        for node in _around(value, ids)
+        if isinstance(node, ast.Call) and last_name(node.func) in _GROW
+    ]
+
+
+def _before(stored: _Stores, names: set[str], ids: set[int]) -> set[str]:
+    """The names and those that they are computed from in the loop, arguments of the calls apart."""
+    found, todo = set(names), list(names)
+    while todo:
+        for value, _ in stored.get(todo.pop(), ()):
+            new = {n.id for n in _around(value, ids) if isinstance(n, ast.Name)} - found
+            found |= new
+            todo += new
+    return found
+
+
+def _around(value: ast.AST, ids: set[int]) -> list[ast.AST]:
+    """The nodes of an expression, without what is inside one of the calls."""
+    found, todo = [], [value]
+    while todo:
+        node = todo.pop()
+        found.append(node)
+        if id(node) not in ids:
+            todo += ast.iter_child_nodes(node)
+    return found
+
+
+def _calls_one(value: ast.expr, ids: set[int]) -> bool:
+    return any(id(node) in ids for node in walk(value))
 
 
 def _slices_by(node: ast.AST, changing: set[str]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from refactor.analysis.model import EventKind, Facts, Kind
+from refactor.analysis.project import FunctionInfo
 from refactor.rewrite.constants import is_plain
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
@@ -43,6 +44,11 @@ BREAKING = frozenset(
 )
 """Events that no rewrite takes out of a function: it cannot be one graph."""
 HAZARDS = BREAKING | {EventKind.BRANCH, EventKind.BOOL_OP}
+_NOTICED = frozenset(
+    {"train", "eval", "half", "float", "double", "bfloat16", "to", "cuda", "cpu", "load_state_dict"}
+    | {"requires_grad_", "zero_grad"}
+)
+"""Methods of `nn.Module` that change only what the runtime looks at before each replay."""
 Loop = ast.For | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
@@ -103,7 +109,28 @@ def unfit(facts: Facts, place: Place) -> str:
                 "make_graphed_callables",
             ):
                 return f"`{place.callee}` runs from graphs already"
-    return _unknown_callee(facts, place)
+    return _told_between(facts, place) or _unknown_callee(facts, place)
+
+
+def _told_between(facts: Facts, place: Place) -> str:
+    """Why a replay may be of another state of the model: a method that is called on it in the loop."""
+    cls = class_of(facts, place.call.func)
+    for node in ast.walk(place.loop):
+        func = node.func if isinstance(node, ast.Call) else None
+        if not isinstance(func, ast.Attribute) or ast.unparse(func.value) != place.callee:
+            continue
+        found = cls.find(func.attr) if cls is not None else None
+        if found is not None and isinstance(found[1], FunctionInfo):
+            told = any(isinstance(n, ast.Attribute) and not isinstance(n.ctx, ast.Load)
+                       for n in ast.walk(found[1].node))  # fmt: skip
+        else:
+            told = isinstance(facts.parents.get(node), ast.Expr | ast.withitem)  # its value is not the point
+        if told and func.attr not in _NOTICED:
+            return (
+                f"`{place.callee}.{func.attr}(...)` in line {func.lineno} may change what the model does, "
+                "and a replay would not notice; wrap the model by hand if it does not"
+            )
+    return ""
 
 
 def _unknown_callee(facts: Facts, place: Place) -> str:

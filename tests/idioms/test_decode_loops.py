@@ -34,6 +34,51 @@ class GPT(nn.Module):
 """,
         "`ids` grows at every step",
     ),
+    "an output that is joined to the next input": (
+        """\
+@torch.no_grad()
+def extend(model, frames, steps):
+    for _ in range(steps):
+        frames = torch.cat([frames[:, 1:], model(frames)], dim=1)
+    return frames
+""",
+        "`frames` grows at every step",
+    ),
+    "a model that is told something between the steps": (
+        """\
+@torch.no_grad()
+def sample(transformer, x, times):
+    for t in times:
+        with transformer.cache_context("cond"):
+            x = x - transformer(x, t)
+    return x
+""",
+        "`transformer.cache_context(...)` in line",
+    ),
+    "a method of the class that stores something": (
+        """\
+class Counted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lift, self.step = nn.Linear(4, 4), 0
+
+    def advance(self):
+        self.step = self.step + 1
+        return self.step
+
+    def forward(self, x):
+        return self.lift(x)
+
+
+@torch.no_grad()
+def sample(model: Counted, x, times):
+    for t in times:
+        step = model.advance()
+        x = x - model(x) * t / step
+    return x
+""",
+        "`model.advance(...)` in line 22",
+    ),
     "a cache that the model returns": (
         """\
 @torch.inference_mode()
@@ -231,6 +276,45 @@ def generate(model, token, steps):
     return talking.run(token, steps)
 """,
 }
+
+
+GUIDED = """\
+class Denoiser(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(7, 16), nn.Tanh(), nn.Linear(16, 4))
+
+    def forward(self, x, t, scale=1.0):
+        return self.net(torch.cat([x, t.expand(x.shape[0])[:, None]], dim=1)) * scale
+
+
+@torch.no_grad()
+def sample(model: Denoiser, x, mask, times, guidance):
+    model.eval()
+    for i, t in enumerate(times):
+        double = torch.cat([x] * 2) if guidance > 1 else x
+        double = torch.cat([double, mask], dim=1)
+        noise = model(double, t)
+        if guidance > 1:
+            free, held = noise.chunk(2)
+            noise = free + guidance * (held - free)
+        x = x - noise * 0.1
+    return x
+
+
+def main(device):
+    torch.manual_seed(0)
+    model = Denoiser().to(device)
+    mask = torch.ones(6, 2, device=device)
+    times = torch.linspace(1, 0, 6, device=device)
+    return [sample(model, torch.randn(3, 4, device=device), mask, times, 2.0),
+            sample(model, torch.randn(6, 4, device=device), mask, times, 1.0)]
+"""
+
+
+def test_a_batch_doubled_for_guidance_does_not_grow(tmp_path: Path, device: str) -> None:
+    after = same_before_and_after(GUIDED, tmp_path, device, ["CG206"], least=2)
+    assert "noise = graphed_model(double, t)" in after
 
 
 @pytest.mark.parametrize("name", STEPS)
