@@ -72,7 +72,7 @@ class Side:
         self.tree, self.device = tree, "cpu" if device == "cpu" else "cuda"
         self.counter = Counter()
         if self.device == "cuda":
-            torch.cuda.init()
+            torch.cuda.init()  # type: ignore[no-untyped-call]
             self.counter.install()
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
@@ -179,7 +179,7 @@ class Side:
             self.call = self.model
         cold = time.perf_counter() - start
         trace = self._observe(self.call, self.model)
-        self.traces[request["as"]] = trace
+        self.traces[request["label"]] = trace
         torch.save({"observed": json.dumps(trace.observed), "tensors": trace.tensors}, request["write"])
         self.capturing_seen = captured
         raised = [o["groups"]["exception"]["message"] for o in trace.observed if "exception" in o["groups"]]

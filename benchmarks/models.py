@@ -169,10 +169,10 @@ class Model:
         if built["state"] != again["state"]:
             return self._fail("state_dict differs as built")
         traces = {kind: str(self.folder / f"{kind}.pt") for kind in ("before", "after", "whole")}
-        ran = before.ask("run", write=traces["before"], **{"as": "before"})
+        ran = before.ask("run", write=traces["before"], label="before")
         if ran.get("raised") or "error" in ran:
             return f"before: {ran.get('error') or ran['raised'][0]}"
-        ours = after.ask("run", write=traces["after"], **{"as": "after"})
+        ours = after.ask("run", write=traces["after"], label="after")
         if "error" in ours:
             return self._fail(f"after: {ours['error']}")
         said = self._judged(before, traces["after"])
@@ -181,19 +181,19 @@ class Model:
         self.row |= {"replays": ours["replays"], "cold_s": round(ours["cold_s"], 2)}
         if ours["replays"]:
             self.row["how"] = f"segments ({ours['captures']} graphs)"
-        whole = after.ask("run", write=traces["whole"], captured=True, **{"as": "whole"})
+        whole = after.ask("run", write=traces["whole"], captured=True, label="whole")
         if "error" in whole:
             return self._fail(f"captured: {whole['error']}")
         if "blocked" in whole:
             if ours["replays"]:
-                after.ask("run", write=traces["after"], **{"as": "after"})  # times are of the program itself
+                after.ask("run", write=traces["after"], label="after")  # times are of the program itself
             return f"not whole: {whole['blocked']}"
         how, self.row["how"] = self.row["how"], "whole"
         said = self._judged(before, traces["whole"])
         if said.startswith("generators"):
             # The rewrite is right; it is this capture that does not draw again at a replay.
             self.row |= {"verdict": "equal", "how": how}
-            after.ask("run", write=traces["after"], **{"as": "after"})
+            after.ask("run", write=traces["after"], label="after")
             return "not whole: it draws from a generator on the host, which a replay would not"
         self.row["cold_s"] = round(whole["cold_s"], 2)
         return said

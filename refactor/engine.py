@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -112,6 +112,10 @@ class Order:
     job: Job
     findings: tuple[Finding, ...]
     entries: tuple[str, ...] = ()
+    outer: tuple[Finding, ...] = ()
+    """Findings in other files that the regions here lead to and that have no rewrite of their own."""
+    rewritten: tuple[Finding, ...] = ()
+    """Those that have one."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,8 @@ class Result:
     """What a baseline would remember of ``findings``, in their order."""
     suppressed: tuple[tuple[Finding, str], ...] = ()
     entries: tuple[str, ...] = ()
+    outer: tuple[Finding, ...] = ()
+    """Findings of other files that this file's regions lead to."""
     failures: tuple[Failure, ...] = ()
     copy: Copy | None = None
     made: Rewritten | None = None
@@ -149,7 +155,7 @@ class Result:
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
         """What was done about every finding, suppressed ones included, by place."""
-        done = self.patch.outcomes if self.patch else ()
+        done = [row for row in self.patch.outcomes if row.finding.file == self.job.file] if self.patch else []
         seen = {outcome.finding for outcome in done}
         rest = tuple(Outcome(f, "refused", self._why(f)) for f in self.findings if f not in seen)
         quiet = tuple(Outcome(finding, "suppressed", reason) for finding, reason in self.suppressed)
@@ -274,8 +280,32 @@ class Examiner:
         facts = analyze(source, self.project, regions=self.task.settings.regions, entries=order.entries)
         if facts is None:
             raise SourceError(order.job.path, 1, "changed while it was being rewritten")
+        facts = self._without(facts, order)
         hits = {key_of(finding): hit for finding, hit in self._hits(facts, order.job.file).items()}
-        return facts, [(*hits[key_of(f)], f) for f in order.findings if key_of(f) in hits]
+        own = [(*hits[key_of(f)], f) for f in order.findings if key_of(f) in hits]
+        return facts, [*own, *self._around(order, facts)]
+
+    def _without(self, facts: Facts, order: Order) -> Facts:
+        """The facts without what is rewritten in other files anyway."""
+        done = {(finding.file, key_of(finding)) for finding in order.rewritten}
+        foreign = []
+        for other in facts.foreign:
+            hits = self._hits(other, display(other.source.path, self.task.cwd)) if done else {}
+            gone = {h.event for f, (_, h) in hits.items() if (f.file, key_of(f)) in done}
+            foreign.append(replace(other, events=tuple(e for e in other.events if e not in gone)))
+        return replace(facts, foreign=tuple(foreign)) if done else facts
+
+    def _around(self, order: Order, facts: Facts) -> Iterator[Accepted]:
+        """Hits in other files around which methods of this one are cut."""
+        from refactor.rewrite.branch import propose_around
+
+        wanted = {(finding.file, key_of(finding)): finding for finding in order.outer}
+        for other in facts.foreign if wanted else ():
+            for finding, (rule, hit) in sorted(
+                self._hits(other, display(other.source.path, self.task.cwd)).items()
+            ):
+                if (finding.file, key_of(finding)) in wanted:
+                    yield replace(rule, propose=propose_around), hit, finding
 
     def rewritten(self, order: Order, facts: Facts, accepted: Sequence[Accepted]) -> Rewritten:
         """The patch for accepted hits, and drafts of the regions concerned."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from refactor.baseline import Known
 from refactor.discovery import display
@@ -28,10 +29,28 @@ def settle(
     for row in examined:
         for path, raws in row.foreign:
             reached.setdefault(path, []).extend((row.module, raw) for raw in raws)
-    return [
+    results = [
         _settled(row, reached.get(os.path.realpath(row.job.path), ()), task, selection, baseline)
         for row in examined
     ]
+    counted = {
+        os.path.realpath(result.job.path): {key_of(finding): finding for finding in result.findings}
+        for result in results
+        if result.findings
+    }
+    return [
+        replace(result, outer=tuple(_led_to(row, counted))) if row.foreign else result
+        for row, result in zip(examined, results, strict=True)
+    ]
+
+
+def _led_to(
+    row: Examined, counted: Mapping[str, Mapping[tuple[str, int, int], Finding]]
+) -> Iterator[Finding]:
+    """Findings of other files that count and that the regions of a file lead to."""
+    for path, raws in row.foreign:
+        found = counted.get(path, {})
+        yield from (found[key] for key in (key_of(raw.finding) for raw in raws) if key in found)
 
 
 def _settled(

@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.branch import or_split
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -18,7 +19,7 @@ RULE = Rule(
     name="synchronising-op",
     summary="an operation that waits for the device inside",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.SYNC_OP, message=_message),
     what=(
         "Reports operations that read a result back before they return: `allclose`, `equal`, `svd`, `inv`, "
@@ -56,4 +57,53 @@ class Model(nn.Module):
 """,
         ),
     ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Whiten(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+        self.head = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.GELU())
+
+    def forward(self, x: torch.Tensor):
+        h = self.encoder(x)
+        covariance = h.mT @ h
+        u, s, _ = torch.linalg.svd(covariance)
+        return self.head(h @ u / s)
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import segment
+
+
+class Whiten(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+        self.head = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.GELU())
+
+    @segment
+    def _forward_encoder(self, x: torch.Tensor):
+        h = self.encoder(x)
+        covariance = h.mT @ h
+        return h, covariance
+
+    @segment
+    def _forward_head(self, h, u, s):
+        return self.head(h @ u / s)
+
+    def forward(self, x: torch.Tensor):
+        h, covariance = self._forward_encoder(x)
+        u, s, _ = torch.linalg.svd(covariance)
+        return self._forward_head(h, u, s)
+""",
+        ),
+    ),
+    propose=or_split(),
 )

@@ -6,7 +6,8 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
-from refactor.rule import Example, Rule
+from refactor.rewrite.branch import or_split
+from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
@@ -20,7 +21,7 @@ RULE = Rule(
     name="size-from-device",
     summary="a size, slice bound or index taken from a tensor",
     severity=Severity.BREAKS,
-    applicability=Applicability.MANUAL,
+    applicability=Applicability.VERIFY,
     detect=hits(EventKind.DEVICE_SIZE, message=_message),
     what=(
         "Reports slices with tensor bounds, tensors of rank 0 used as an index, and sizes given as tensors."
@@ -53,4 +54,45 @@ class Model(nn.Module):
 """,
         ),
     ),
+    rewritten=(
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
+class Lengths(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+
+    def forward(self, x: torch.Tensor):
+        h = self.encoder(x)
+        longest = (h > 0).sum(-1).max()
+        return h[:, :longest]
+""",
+            after="""\
+import torch
+import torch.nn as nn
+from cuda_graphs import segment
+
+
+class Lengths(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4))
+
+    @segment
+    def _forward_encoder(self, x: torch.Tensor):
+        h = self.encoder(x)
+        longest = (h > 0).sum(-1).max()
+        return h, longest
+
+    def forward(self, x: torch.Tensor):
+        h, longest = self._forward_encoder(x)
+        return h[:, :longest]
+""",
+        ),
+    ),
+    propose=or_split(),
 )

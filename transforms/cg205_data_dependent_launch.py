@@ -6,6 +6,7 @@ from refactor.transforms.wording import hits, quote
 
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.findings import Applicability, Severity
+from refactor.rewrite.branch import or_split
 from refactor.rewrite.grouped import propose_grouped
 from refactor.rule import Example, Rewritten, Rule
 
@@ -93,5 +94,5 @@ class Experts(nn.Module):
 """,
         ),
     ),
-    propose=propose_grouped,
+    propose=or_split(propose_grouped),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +14,8 @@ from refactor.cache import merged, opened
 from refactor.cli.streams import progress, say
 from refactor.config import Settings, check_codes, load_settings, overridden
 from refactor.discovery import Found, display
-from refactor.engine import Examined, Failure, Job, Result, Rewritten, Task, catalogue
-from refactor.findings import FileError, Finding
+from refactor.engine import Examined, Failure, Job, Result, Rewritten, Task, catalogue, key_of
+from refactor.findings import FileError, Finding, Outcome, Severity
 from refactor.pool import examine, rewrite
 from refactor.report import FORMATS, Listing
 from refactor.rule import Rule
@@ -134,13 +134,66 @@ def run(
     work = [Job(path, display(path, task.cwd), (data or {}).get(path)) for path in found.files]
     results = settle(_examined(work, task, jobs, caching), task, selection, known)
     if rewriting:
-        orders = [result.order for result in results if result.findings]
-        with progress(len(orders), "rewriting") as advance:
-            made = {row.order.job: row for row in rewrite(orders, task, jobs, advance)}
-        results = [_with(result, made.get(result.job)) for result in results]
+        results = _rewritten(results, task, jobs)
     for folder in found.empty:
         say(f"warning: no Python files in {folder}")
     return Session(task, tuple(results), found.errors, selection.rules)
+
+
+def _rewritten(results: Sequence[Result], task: Task, jobs: int | None) -> list[Result]:
+    """The results with their patches.
+
+    What breaks a capture in one file and has no rewrite there may split a region of another: files of such
+    regions are rewritten once more, with that known.
+    """
+    orders = [result.order for result in results if result.findings]
+    with progress(len(orders), "rewriting") as advance:
+        made = {row.order.job: row for row in rewrite(orders, task, jobs, advance)}
+    results = [_with(result, made.get(result.job)) for result in results]
+    breaks = [row for r in results for row in r.outcomes if row.finding.severity is Severity.BREAKS]
+    left = {row.finding for row in breaks if row.status == "refused"}
+    done = {row.finding for row in breaks if row.status == "applied"}
+    again = [
+        replace(
+            result.order,
+            outer=tuple(f for f in result.outer if f in left),
+            rewritten=tuple(f for f in result.outer if f in done),
+        )
+        for result in results
+        if not result.failures and (left.intersection(result.outer) or _is_cut_beside(result, done))
+    ]
+    with progress(len(again), "rewriting around other files") as advance:
+        made = {row.order.job: row for row in rewrite(again, task, jobs, advance) if row.failure is None}
+    return _joined([replace(r, made=made[r.job]) if r.job in made else r for r in results])
+
+
+def _is_cut_beside(result: Result, done: Collection[Finding]) -> bool:
+    """Whether methods of a file were cut without it being known what is rewritten in others."""
+    return any(f in done for f in result.outer) and result.patch is not None and bool(result.patch.plans)
+
+
+def _joined(results: Sequence[Result]) -> list[Result]:
+    """Findings around which a method of another file was cut are settled there."""
+    around = {
+        (row.finding.file, key_of(row.finding)): f"{row.note} (in {result.job.file})"
+        for result in results
+        for row in (result.patch.outcomes if result.patch else ())
+        if row.status == "applied" and row.finding.file != result.job.file
+    }
+    return [_settled_elsewhere(result, around) if around else result for result in results]
+
+
+def _settled_elsewhere(result: Result, around: Mapping[tuple[str, tuple[str, int, int]], str]) -> Result:
+    made, patch = result.made, result.patch
+    if made is None or patch is None:
+        return result
+    rows = tuple(
+        Outcome(row.finding, "applied", note=around[key])
+        if row.status == "refused" and (key := (row.finding.file, key_of(row.finding))) in around
+        else row
+        for row in patch.outcomes
+    )
+    return replace(result, made=replace(made, patch=replace(patch, outcomes=rows)))
 
 
 def _examined(work: Sequence[Job], task: Task, jobs: int | None, caching: bool) -> list[Examined]:

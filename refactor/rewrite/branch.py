@@ -9,8 +9,9 @@ which a region reaches the place are cut as well, so that what they do besides r
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from refactor.analysis.model import EventKind, Facts
 from refactor.analysis.project import FunctionInfo
@@ -24,6 +25,7 @@ from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, same_
 from refactor.rewrite.work import only_trains
 from refactor.rule import Hit
 
+Propose: TypeAlias = Callable[[Facts, Hit], Proposal | Refusal]
 _DECORATORS = (
     "torch.no_grad",
     "torch.inference_mode",
@@ -47,6 +49,26 @@ def propose_branch(facts: Facts, hit: Hit) -> Proposal | Refusal:
         choice = propose_choice(facts, hit.event.node)
         if choice is not None:
             return choice
+    return propose_around(facts, hit)
+
+
+def or_split(propose: Propose | None = None) -> Propose:
+    """The rewrite of a rule, and where it has none for a hit, segments around the place."""
+
+    def proposal(facts: Facts, hit: Hit) -> Proposal | Refusal:
+        first = propose(facts, hit) if propose is not None else None
+        if isinstance(first, Proposal):
+            return first
+        return propose_around(facts, hit) if first is None else propose_split(facts, hit, first)
+
+    return proposal
+
+
+def propose_around(facts: Facts, hit: Hit) -> Proposal | Refusal:
+    """What no graph can hold stays on the host; the device work before and behind it becomes segments.
+
+    The hit may stand in another file that a method of this one leads to.
+    """
     functions = _functions(facts, hit)
     reasons = [_unfit(facts, function) for function in functions]
     if not any(reason == "" for reason in reasons):
@@ -60,20 +82,19 @@ def propose_branch(facts: Facts, hit: Hit) -> Proposal | Refusal:
 
 def propose_split(facts: Facts, hit: Hit, static: Refusal) -> Proposal | Refusal:
     """What has no static form stays on the host, and the device work around it is outlined."""
-    cut = propose_branch(facts, hit)
+    cut = propose_around(facts, hit)
     return static if isinstance(cut, Refusal) else replace(cut, otherwise=static)
 
 
 def _functions(facts: Facts, hit: Hit) -> list[FunctionNode]:
     """The function around a hit and those of this file that lead to it, innermost first."""
     found: dict[FunctionNode, None] = {}
-    if isinstance(hit.event.function, ast.FunctionDef):
+    if isinstance(hit.event.function, ast.FunctionDef) and hit.event.function in facts.parents:
         found[hit.event.function] = None
-    if hit.event.region.module == facts.module:
-        for name in reversed(hit.event.chain[:-1]):
-            node = _by_qualname(facts.tree, name)
-            if node is not None:
-                found[node] = None
+    for name in reversed(hit.event.chain[:-1]):
+        node = _by_qualname(facts.tree, name)
+        if node is not None:
+            found[node] = None
     return list(found)
 
 

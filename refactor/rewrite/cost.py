@@ -44,7 +44,7 @@ class Cost:
 
 def of(planner: Planner, piece: Piece) -> Cost:
     """The cost of a piece whose inputs and outputs are known."""
-    copied = any(
+    copied = bool(piece.taken) or any(
         planner.kinds.get(name, {Kind.TENSOR}) & {Kind.TENSOR, Kind.CONTAINER} for name in piece.inputs
     )
     results = len(piece.outputs) + len(piece.parts)

@@ -17,7 +17,7 @@ from refactor.rewrite import cost
 from refactor.rewrite.hoist import asks_host, parts_of
 from refactor.rewrite.plan import Block, Decide, Guard, Hoist, Keep, Nest, Piece, reading, suites_of, units_of
 from refactor.rewrite.syntax import dotted, same_scope
-from refactor.rewrite.work import OUTLINABLE, effects, in_training, leaves
+from refactor.rewrite.work import OUTLINABLE, effects, in_training, leaves, on_layer
 
 if TYPE_CHECKING:
     from refactor.rewrite.planner import Planner
@@ -159,6 +159,8 @@ class Cutter:
             tensors = [item for item in items if not isinstance(item, ast.Constant)]
             named = all(isinstance(key, ast.Constant) for key in keys)
             return named and bool(tensors) and all(self.only_tensors(item) for item in tensors)
+        if isinstance(node, ast.Call) and self.facts.value(node).kind is Kind.UNKNOWN:
+            return on_layer(self.facts, node)
         return self.facts.value(node).kind is Kind.TENSOR
 
     # -- what may move

@@ -46,7 +46,13 @@ class Outliner:
             for hoist in self.plan.hoists()
             for part, name in zip(hoist.parts, hoist.names, strict=True)
         ]
-        return [*taken, Change(self.function, self.build)]
+        given = [
+            Change(node, _named(piece.named[key]))
+            for piece in self.plan.pieces()
+            for key, nodes in piece.taken.items()
+            for node in nodes
+        ]
+        return [*taken, *given, Change(self.function, self.build)]
 
     def take(self, part: ast.expr, name: str) -> Callable[[Any], cst.BaseExpression]:
         """The change of a part: the expression is kept for its piece, its name takes the place."""
@@ -204,13 +210,14 @@ class Outliner:
             body.append(cst.SimpleStatementLine([_return(results)]))
         self.methods.append(self.method(piece, body))
         start = "return " if piece.returns else f"{', '.join(targets)} = " if targets else ""
-        text = _wrapped(f"{start}{self.owner}.{self.names[piece]}(", piece.inputs, ")")
+        arguments = [*piece.inputs, *(f"{owner}.{attribute}" for owner, attribute in piece.taken)]
+        text = _wrapped(f"{start}{self.owner}.{self.names[piece]}(", arguments, ")")
         line = cst.ensure_type(cst.parse_statement(text), cst.SimpleStatementLine)
         return line.with_changes(leading_lines=lead[:count])
 
     def method(self, piece: Piece, body: Sequence[_Line]) -> cst.FunctionDef:
         """The method of a piece."""
-        parameters = [self.owner, *(self.parameter(name) for name in piece.inputs)]
+        parameters = [self.owner, *(self.parameter(name) for name in piece.inputs), *piece.named.values()]
         header = _wrapped(f"def {self.names[piece]}(", parameters, "):")
         text = f"@{placeholder('segment')}\n{header}\n    pass\n"
         made = cst.ensure_type(cst.parse_statement(text), cst.FunctionDef)
@@ -225,6 +232,10 @@ class Outliner:
             return name
         text = self.facts.source.snippet(found)
         return name if "\n" in text or "\r" in text else f"{name}: {text}"
+
+
+def _named(name: str) -> Callable[[Any], cst.BaseExpression]:
+    return lambda node: cst.Name(name)
 
 
 def _as_branch(line: cst.SimpleStatementLine) -> cst.If | None:

@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match, ast.FunctionDef, ast.ClassDef)
+
 
 @dataclass(eq=False)
 class Hoist:
@@ -29,6 +31,10 @@ class Piece:
     guarded: Guard | None = None  # it stands in a ``try``
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    taken: dict[tuple[str, str], list[ast.Attribute]] = field(default_factory=dict)
+    """Reads of attributes that are arguments in the place of the object: ``(variable, attribute)``."""
+    named: dict[tuple[str, str], str] = field(default_factory=dict)
+    """The parameter that each of them becomes."""
 
     def __post_init__(self) -> None:
         self.computed = reading(self.hoist) if self.hoist is not None else None

@@ -18,10 +18,11 @@ from refactor.rewrite.cutting import Cutter
 from refactor.rewrite.live import conditional_branches, live_as_planned
 from refactor.rewrite.names import attribute_names, bound_names, fresh, used_names
 from refactor.rewrite.naming import hoist_name, inherited_names, method_prefix, piece_role
-from refactor.rewrite.plan import Block, Decide, Guard, Hoist, Piece
+from refactor.rewrite.passing import needs, objects_in, taken_from
+from refactor.rewrite.plan import BLOCKS, Block, Decide, Guard, Hoist, Piece
 from refactor.rewrite.ragged import ragged
 from refactor.rewrite.syntax import ancestors, enclosing_class, enclosing_statement, same_scope, self_name
-from refactor.rewrite.work import BREAKING, effects, host_nodes
+from refactor.rewrite.work import BREAKING, effects, host_nodes, on_layer, understood
 
 Live = Mapping[ast.stmt, frozenset[str]]
 
@@ -55,6 +56,25 @@ class Planner:
         for node in same_scope(self.function):
             if isinstance(node, ast.Name) and node in self.facts.values:
                 self.kinds.setdefault(node.id, set()).add(self.facts.value(node).kind)
+        self.made = self.results_of_layers()
+        self.objects = objects_in(self.facts, self.function)
+
+    def results_of_layers(self) -> frozenset[str]:
+        """Variables that are assigned what a layer returns, and nothing else."""
+        made: dict[str, bool] = {}
+        for node in same_scope(self.function):
+            if isinstance(node, ast.stmt):
+                for name in liveness.writes([node]) if not isinstance(node, BLOCKS) else ():
+                    made[name] = made.get(name, True) and self.makes(node)
+        return frozenset(name for name, only in made.items() if only)
+
+    def makes(self, stmt: ast.stmt) -> bool:
+        """Whether a statement assigns what a layer returns: ``features = self.backbone(x)``."""
+        if not isinstance(stmt, ast.Assign) or not isinstance(stmt.targets[0], ast.Name | ast.Tuple):
+            return False
+        call = stmt.value
+        made = isinstance(call, ast.Call) and on_layer(self.facts, call)
+        return made and understood(self.facts, self.function, call)  # type: ignore[arg-type]
 
     def branches(self) -> dict[ast.stmt, ast.If]:
         """Statements that are one conditional expression on a tensor, and nothing else that asks the host."""
@@ -95,9 +115,17 @@ class Planner:
         tail: list[ast.stmt] = [ast.Expr(part) for part in piece.parts]
         read = liveness.reads([*body, *tail])
         needed = [*read, *(name for name in piece.outputs if name not in sure)]
-        piece.inputs = tuple(dict.fromkeys(n for n in needed if n in self.locals and n != self.owner))
-        if any(name not in piece.sure or not self.is_known(name, piece) for name in piece.inputs):
+        inputs = dict.fromkeys(n for n in needed if n in self.locals and n != self.owner)
+        piece.taken = {key: nodes for name in inputs for key, nodes in taken_from(self, piece, name).items()}
+        piece.inputs = tuple(name for name in inputs if all(name != owner for owner, _ in piece.taken))
+        if any(name not in piece.sure for name in inputs):
             self.give_back(piece)
+            return
+        unknown = [name for name in piece.inputs if not self.is_known(name, piece)]
+        if unknown:
+            whole = [node for node in piece.nodes if any(needs(self, node, name) for name in unknown)]
+            parts = any(part in whole for part in piece.parts)
+            self.give_back(piece, *(s for s in body if s in whole and not parts))
             return
         varying = [s for s in body if self.ragged & set(liveness.reads([s]))]
         if varying or any(self.ragged & set(liveness.reads([ast.Expr(part)])) for part in piece.parts):
@@ -143,6 +171,8 @@ class Planner:
 
     def is_known(self, name: str, piece: Piece) -> bool:
         """Whether a variable can go into a graph: wherever the piece reads it, its kind is known."""
+        if name in self.objects:
+            return False  # another one at every call
         reads = [
             node
             for root in piece.nodes
@@ -192,6 +222,10 @@ class Planner:
     def is_device(self, name: str) -> bool:
         """Whether a variable can come out of a graph: tensors and containers of them."""
         kinds = self.kinds.get(name, set())
+        if name in self.objects:
+            return False
+        if kinds == {Kind.UNKNOWN}:
+            return name in self.made
         hosted = kinds & {Kind.HOST, Kind.READBACK, Kind.MODULE, Kind.FUNCTION}
         return bool(kinds & {Kind.TENSOR, Kind.CONTAINER}) and not hosted
 
@@ -228,6 +262,9 @@ class Planner:
         variables = set(used_names(self.function)) | module
         names: dict[Piece, str] = {}
         for piece, place in block.placed():
+            for owner, attribute in piece.taken:
+                new = [*variables, *piece.named.values()]
+                piece.named[owner, attribute] = fresh(attribute, new)
             hoist = piece.hoist
             if hoist is not None and not hoist.names:
                 self.name_hoist(hoist, variables)

@@ -51,6 +51,8 @@ LAYER = 12.0
 there, of which the part that every module pays is counted."""
 UNKNOWN_MODULE = 6 * LAYER
 """A module of which nothing is known: a block of a network, rarely a single layer."""
+UNKNOWN_LAYER = 3 * LAYER
+"""What an instance was given to call, which may be a network or an activation."""
 UNKNOWN_CALL = 3 * LAUNCH
 _STATEMENTS = 40
 ROUNDS = 4
@@ -86,6 +88,7 @@ _MUTATORS = frozenset(
         "appendleft",
     }
 )
+_LOOKS = frozenset({"values", "items", "keys"})
 _EFFECTS = frozenset(
     {"print", "next", "setattr", "delattr", "open", "input", "register_buffer", "register_hook"}
 )
@@ -175,6 +178,8 @@ def _call_work(facts: Facts, function: FunctionNode, call: ast.Call) -> float:
     value = facts.value(func)
     if value.kind is Kind.MODULE:
         return _module_work(value)
+    if value.kind is Kind.HOST and on_layer(facts, call) and understood(facts, function, call):
+        return UNKNOWN_LAYER
     if not understood(facts, function, call) or (isinstance(func, ast.Name) and func.id in _BUILTINS):
         return 0
     made = facts.value(call)
@@ -254,14 +259,45 @@ def understood(facts: Facts, function: FunctionNode, call: ast.Call) -> bool:
     if isinstance(func, ast.Name) and func.id in _BUILTINS:
         return True
     arguments = [*call.args, *(word.value for word in call.keywords)]
-    tensors = all(facts.value(a).kind in (Kind.TENSOR, Kind.HOST) for a in arguments) and bool(arguments)
+    tensors = _are_data(facts, arguments)
     if facts.value(func).kind is Kind.MODULE:
         return tensors
     if not isinstance(func, ast.Attribute):
         return False
     if facts.value(func.value).kind is Kind.TENSOR:
         return True
+    if func.attr in _LOOKS and facts.value(func.value).kind in (Kind.CONTAINER, Kind.UNKNOWN):
+        return not arguments
     return tensors and getattr(func.value, "id", None) == self_name(function)
+
+
+def _are_data(facts: Facts, nodes: Sequence[ast.expr]) -> bool:
+    """Whether arguments are tensors, host values and containers of them, which the runtime watches.
+
+    Or all of them are parts of one object: ``self.backbone(images.tensors)``, ``conv(batch.x, batch.edges)``.
+    What gets parts of an object beside other things is rather a stage of a program than a layer.
+    """
+    data = (Kind.TENSOR, Kind.HOST, Kind.CONTAINER)
+    rest = [node for node in nodes if facts.value(node).kind not in data]
+    if not rest or not nodes:
+        return bool(nodes)
+    parts = [n.value.id for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
+    return len(parts) == len(nodes) and len(set(parts)) == 1
+
+
+def on_layer(facts: Facts, call: ast.Call) -> bool:
+    """Whether a call is one of a module, or of what an instance was given to call: ``self.backbone(x)``."""
+    func = call.func
+    value = facts.value(func)
+    if value.kind is Kind.MODULE:
+        return True
+    around = next((n for n in ancestors(facts, call) if isinstance(n, ast.FunctionDef)), None)
+    own = isinstance(func, ast.Attribute) and around is not None
+    return (
+        own
+        and value.kind in (Kind.HOST, Kind.UNKNOWN)
+        and getattr(func.value, "id", None) == self_name(around)  # type: ignore[attr-defined, arg-type]
+    )
 
 
 def host_nodes(facts: Facts, function: FunctionNode, settled: Iterable[ast.AST]) -> set[ast.AST]:

@@ -1,0 +1,103 @@
+"""What goes into a piece in the place of an object: the attributes of it that the piece reads.
+
+``features = self.backbone(images.tensors)``: an object made at every call would be another graph each time,
+while the tensor that is taken out of it is an input like any other. An attribute is read before the piece
+instead of in it, so it must be read on every path through the piece, and the object used for nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from refactor.analysis import liveness
+from refactor.analysis.model import Facts, Kind
+from refactor.rewrite.ops import METADATA, VIEW_ATTRIBUTES
+from refactor.rewrite.syntax import COMPREHENSIONS, SCOPES, ancestors, same_scope
+from refactor.rewrite.work import on_layer
+
+if TYPE_CHECKING:
+    from refactor.rewrite.plan import Piece
+    from refactor.rewrite.planner import Planner
+
+Taken = dict[tuple[str, str], list[ast.Attribute]]
+_PERHAPS = (ast.If, ast.For, ast.While, ast.Try, ast.IfExp, ast.BoolOp, ast.Match, *COMPREHENSIONS, *SCOPES)
+
+
+def taken_from(planner: Planner, piece: Piece, name: str) -> Taken:
+    """Reads of the attributes of a variable that can be arguments in its place; empty if it has to go in."""
+    if name in liveness.writes(piece.statements):
+        return {}
+    found: Taken = {}
+    sure: set[str] = set()
+    for node in _inside(piece.nodes):
+        if not isinstance(node, ast.Name) or node.id != name:
+            continue
+        around = planner.facts.parents.get(node)
+        if not isinstance(around, ast.Attribute) or not is_part(planner, around):
+            return {}
+        found.setdefault((name, around.attr), []).append(around)
+        if _is_certain(planner, piece, around):
+            sure.add(around.attr)
+    return found if all(attr in sure for _, attr in found) else {}
+
+
+def needs(planner: Planner, root: ast.AST, name: str) -> bool:
+    """Whether a node reads a variable for more than parts that could be passed in its place."""
+    for node in _inside([root]):
+        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load):
+            around = planner.facts.parents.get(node)
+            if not isinstance(around, ast.Attribute) or not is_part(planner, around):
+                return True
+    return False
+
+
+def is_part(planner: Planner, node: ast.Attribute) -> bool:
+    """Whether an attribute of an object is a tensor, or what a layer is given and nothing contradicts."""
+    facts = planner.facts
+    if node.attr in METADATA | VIEW_ATTRIBUTES or not isinstance(node.ctx, ast.Load):
+        return False
+    if facts.value(node.value).kind is not Kind.UNKNOWN and node.value.id not in planner.objects:  # type: ignore[attr-defined]
+        return False
+    if facts.value(node).kind in (Kind.TENSOR, Kind.CONTAINER):
+        return True
+    around = facts.parents.get(node)
+    if isinstance(around, ast.keyword):
+        around = facts.parents.get(around)
+    if not isinstance(around, ast.Call) or around.func is node:
+        return False
+    return facts.value(node).kind in (Kind.UNKNOWN, Kind.HOST) and on_layer(facts, around)
+
+
+def objects_in(facts: Facts, function: ast.FunctionDef) -> frozenset[str]:
+    """Variables that hold an object of a class, by what is known of them or by the attributes they have."""
+    found: set[str] = set()
+    for node in same_scope(function):
+        if isinstance(node, ast.Name) and facts.value(node).kind is Kind.UNKNOWN:
+            if facts.value(node).qualname:
+                found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            around = facts.parents.get(node)
+            called = isinstance(around, ast.Call) and around.func is node
+            tensor = facts.value(node.value).kind is Kind.TENSOR
+            strange = node.attr not in METADATA | VIEW_ATTRIBUTES and facts.value(node).kind is Kind.UNKNOWN
+            if tensor and strange and not called:
+                found.add(node.value.id)  # no tensor has it, whatever the layer that made it was taken for
+    return frozenset(found)
+
+
+def _inside(roots: Sequence[ast.AST]) -> list[ast.AST]:
+    return [node for root in roots for node in (root, *same_scope(root))]
+
+
+def _is_certain(planner: Planner, piece: Piece, node: ast.AST) -> bool:
+    """Whether a node is evaluated whenever the piece is."""
+    if node in piece.nodes:
+        return True
+    for around in ancestors(planner.facts, node):
+        if isinstance(around, _PERHAPS):
+            return False
+        if around in piece.nodes:
+            return True
+    return False

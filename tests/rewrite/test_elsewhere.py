@@ -1,0 +1,85 @@
+"""Hazards that stand in another file than the method around them: what is cut, and where that is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from refactor.cli import main
+
+HELPERS = """\
+import torch
+
+
+def strongest(scores):
+    return torch.nonzero(scores > 0)
+
+
+def shifted(x):
+    return x + torch.tensor(1.0, device=x.device)
+"""
+MODEL = """\
+import torch
+import torch.nn as nn
+
+from helpers import {name}
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+        self.head = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+
+    def forward(self, x: torch.Tensor):
+        h = self.stem(x)
+        y = {name}(h)
+        return self.head(h), y
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "pyproject.toml").write_text("[tool.refactor]\n")
+    (tmp_path / "helpers.py").write_text(HELPERS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def apply(*arguments: str) -> Result:
+    done = CliRunner().invoke(main, ["apply", "--output-format", "json", *arguments])
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def test_a_method_is_not_cut_where_the_other_file_is_rewritten(tree: Path) -> None:
+    model = tree / "model.py"
+    model.write_text(MODEL.format(name="shifted"))
+    apply(".")
+    assert model.read_text() == MODEL.format(name="shifted")
+    assert "torch.full" in (tree / "helpers.py").read_text()
+
+
+def test_a_method_is_not_cut_around_what_is_suppressed_in_the_other_file(tree: Path) -> None:
+    (tree / "helpers.py").write_text(HELPERS.replace("scores > 0)", "scores > 0)  # refactor: ignore"))
+    model = tree / "model.py"
+    model.write_text(MODEL.format(name="strongest"))
+    apply(".")
+    assert model.read_text() == MODEL.format(name="strongest")
+
+
+def test_a_method_is_cut_around_a_call_of_another_file_that_waits(tree: Path) -> None:
+    model = tree / "model.py"
+    model.write_text(MODEL.format(name="strongest"))
+    found = json.loads(apply(".").stdout)["findings"]
+    assert [(f["file"], f["code"], f["status"]) for f in found] == [("helpers.py", "CG202", "applied")]
+    assert "(in model.py)" in found[0]["reason"]
+    assert (tree / "helpers.py").read_text() == HELPERS
+    new = model.read_text()
+    assert "h = self._forward_stem(x)\n        y = strongest(h)\n" in new
+    assert "@segment" in new
+    again = json.loads(apply(".").stdout)["findings"]
+    assert model.read_text() == new, again
