@@ -13,6 +13,9 @@ from refactor.findings import Finding
 from refactor.selection import Selection
 from refactor.suppress import UNUSED, Suppression, split
 
+IN_BASELINE = "in the baseline"
+"""Why a finding that the baseline knows is not reported."""
+
 
 def settle(
     examined: Sequence[Examined],
@@ -71,7 +74,7 @@ def _settled(
     known = {raw.finding: raw.known for raw in raws.values()}
     kept, quiet, unused = split(sorted(known), row.comments)
     for comment, message in selection.judged(unused):
-        finding = _comment_finding(row.job.file, comment, message)
+        finding = _comment_finding(row.job.file, row.module, comment, message)
         known[finding] = Known(relative, finding.code, finding.region, " ".join(comment.row.split()))
         kept.append(finding)
     kept = sorted(finding for finding in kept if selection.is_wanted(finding, relative))
@@ -80,7 +83,7 @@ def _settled(
         row.job,
         findings=tuple(fresh),
         known=tuple(known[finding] for finding in fresh),
-        suppressed=tuple(sorted((*quiet, *((finding, "in the baseline") for finding in old)))),
+        suppressed=tuple(sorted((*quiet, *((finding, IN_BASELINE) for finding in old)))),
         entries=tuple(dict.fromkeys(entry[finding] for finding in fresh if finding in entry)),
     )
 
@@ -101,7 +104,7 @@ def _without_known(
     return fresh, old
 
 
-def _comment_finding(file: str, comment: Suppression, message: str) -> Finding:
+def _comment_finding(file: str, module: str, comment: Suppression, message: str) -> Finding:
     return Finding(
         file=file,
         line=comment.line,
@@ -113,7 +116,7 @@ def _comment_finding(file: str, comment: Suppression, message: str) -> Finding:
         severity=UNUSED.severity,
         applicability=UNUSED.applicability,
         message=message,
-        region=f"{os.path.basename(file).removesuffix('.py')}:<comment>",
+        region=f"{module or os.path.basename(file).removesuffix('.py')}:<comment>",
         start=comment.start,
         end=comment.end,
     )

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
-from refactor.baseline import dump_baseline
+from refactor.baseline import dump_baseline, load_baseline
 from refactor.cli.session import Session, baseline_of, options, run, settings_for, show
 from refactor.cli.streams import count, emit, say, say_failures
-from refactor.discovery import Found, find_files
+from refactor.discovery import Found, display, find_files
 from refactor.engine import Task
 from refactor.journal import write_file
 from refactor.report import rendered
+from refactor.settle import IN_BASELINE
 
 BASELINE = "refactor-baseline.json"
 
@@ -65,6 +66,9 @@ def check(
         emit(show(settings, found, cwd))
         return
     known = baseline_of(settings, baseline, cwd)
+    target = known or settings.root / BASELINE
+    if write_baseline:
+        target = _writable(cwd / write_baseline, write_baseline)
     session = run(
         Task(settings, cwd),
         found,
@@ -74,14 +78,27 @@ def check(
         caching=not no_cache and not data,
     )
     if write_baseline is not None:
-        file = cwd / write_baseline if write_baseline else known or settings.root / BASELINE
-        _remember(session, file)
+        _remember(session, target)
+        if target != known:
+            say(f"name it as `baseline` in [tool.refactor], or give `--baseline {display(target, cwd)}`")
         say_failures(session.failures, debug=debug)
         raise SystemExit(2 if session.errors else 0)
     emit(rendered(session.listing(outcomes=False), form))
     say_failures(session.failures, debug=debug)
     _sum_up(session)
     raise SystemExit(2 if session.errors else 1 if session.findings and not exit_zero else 0)
+
+
+def _writable(file: Path, given: str) -> Path:
+    """The file to write the baseline to: a new one or a baseline, never a file that holds something else."""
+    if file.suffix == ".py" or file.is_dir():
+        raise click.UsageError(
+            f"--write-baseline takes the name of a file to write, and {given!r} is a path to check: "
+            f"put it before the option, or write --write-baseline={BASELINE} {given}"
+        )
+    if file.exists():
+        load_baseline(file)
+    return file
 
 
 def _remember(session: Session, file: Path) -> None:
@@ -92,8 +109,10 @@ def _remember(session: Session, file: Path) -> None:
 
 def _sum_up(session: Session) -> None:
     findings, files = session.findings, sum(not result.failures for result in session.results)
+    known = sum(why == IN_BASELINE for result in session.results for _, why in result.suppressed)
     if not findings:
-        say(f"no hazards found in {count(files, 'file')}")
+        others = f" besides the {known} in the baseline" if known else ""
+        say(f"no hazards found in {count(files, 'file')}{others}")
         return
     rewrites = sum(finding.applicability != "manual" for finding in findings)
     where = count(len({finding.file for finding in findings}), "file")

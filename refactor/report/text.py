@@ -46,7 +46,8 @@ def _details(finding: Finding, outcome: Outcome | None, data: bytes | None) -> I
         yield from _frame(source, finding)
     if len(finding.chain) > 1:
         yield f"  reached by {' → '.join(finding.chain)}"
-    yield f"  in region {finding.region}; rewrite: {finding.applicability.value}"
+    if not finding.region.endswith(":<comment>"):
+        yield f"  in region {finding.region}; rewrite: {finding.applicability.value}"
 
 
 def _frame(source: Source, finding: Finding) -> Iterator[str]:

@@ -233,3 +233,29 @@ def test_an_unknown_rule_is_a_usage_error(command):
     result = command("check", "--select", "CG999")
     assert result.exit_code == 2
     assert "no rule is called 'CG999'" in result.stderr
+
+
+def test_a_baseline_hides_what_it_knows_from_check_and_apply_and_nothing_new(command):
+    command.write("a.py", "hazard(1)\n")
+    written = command("check", "--write-baseline")
+    assert written.exit_code == 0
+    assert "name it as `baseline` in [tool.refactor]" in written.stderr
+    command.write("pyproject.toml", '[tool.refactor]\nbaseline = "refactor-baseline.json"\n')
+    again = command("check")
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert again.stderr == "no hazards found in 1 file besides the 1 in the baseline\n"
+    assert command("apply", "--diff").exit_code == 0
+    command.write("a.py", "x = 1\nhazard(1)\nhazard(2)\n")
+    assert [line.split(": ")[0] for line in command("check").stdout.splitlines()] == ["a.py:3:1"]
+
+
+@pytest.mark.parametrize("given", ["a.py", "pkg", "notes.json"])
+def test_a_baseline_is_never_written_over_something_else(command, given):
+    command.write("a.py", "hazard(1)\n")
+    command.write("pkg/b.py", "hazard(1)\n")
+    command.write("notes.json", '{"mine": 1}\n')
+    before = command.tree()
+    result = command("check", "--write-baseline", given)
+    assert result.exit_code == 2
+    assert given in result.stderr
+    assert command.tree() == before
