@@ -269,3 +269,57 @@ def test_two_sizes_in_every_combination_share_few_graphs() -> None:
         same(wrapper(rnd(b, s, 4, seed=b + s)), layer(rnd(b, s, 4, seed=b + s)).relu())
     assert wrapper.stats()["graphs"] <= 16
     assert wrapper.stats()["replays"] >= 40
+
+
+class _Anchors(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.calls = [torch.zeros(2)], 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.cells = [cell.to(x.device) for cell in self.cells]
+        self.calls += 1
+        return x + self.cells[0].sum()
+
+
+class _Beside(nn.Module):
+    """Holds a module of its parent without being asked for it by name there."""
+
+    def __init__(self, other: _Anchors) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.__dict__["other"] = other
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + self.other.calls
+
+
+class _Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.anchors = nn.Linear(2, 2), _Anchors()
+        self.beside = _Beside(self.anchors)
+
+    @segment
+    def _stem(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stem(x) * 2
+
+    @segment
+    def _beside(self, x: torch.Tensor) -> torch.Tensor:
+        return self.beside(x)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.anchors(self._stem(x)), self._beside(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*runs eagerly:RuntimeWarning")
+def test_a_segment_is_kept_when_a_submodule_changes_that_it_does_not_name() -> None:
+    model = _Detector().to("cuda").eval()
+    with torch.no_grad():
+        for i in range(6):
+            x = torch.full((1, 2), float(i)).to("cuda")
+            first, second = model(x)
+            torch.testing.assert_close(first, model.stem(x) * 2)
+            torch.testing.assert_close(second, model.beside.linear(x) + i + 1)
+    runners = {runner.name: runner.stats() for runner in model.__dict__["_cuda_graphs"].made.values()}
+    assert runners["_Detector._stem"]["replays"] == 5

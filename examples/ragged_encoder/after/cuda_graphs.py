@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 22c97bcc343bf66cdfc471d1c0f9e8c5c82b8514a23a95b447b6198cd3645737). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 47a1362c6dd0f00bd584e4aca7528067b3e71bbde9ce2e7f290e70e6931d402e). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -820,6 +820,11 @@ _LIBRARIES = (sys.stdlib_module_names | {"torch", "numpy", "builtins"}) - {"__ma
 _BY_OTHER_MEANS = frozenset(  # than its name code may ask for an attribute
     {"getattr", "vars", "attrgetter", "__dict__", "__getattribute__", "eval", "exec", "locals"}
 )
+_TO_SUBMODULES = frozenset(  # the same, for submodules
+    {"modules", "named_modules", "children", "named_children", "_modules", "get_submodule", "apply"}
+    | {"parameters", "named_parameters", "_parameters", "get_parameter", "state_dict"}
+    | {"buffers", "named_buffers", "_buffers", "get_buffer"}
+)
 _get_cell: Callable[[Any], Any] = operator.attrgetter("cell_contents", "cell_contents")
 
 
@@ -854,7 +859,8 @@ def _functions_in(member: Any) -> list[types.FunctionType]:
 def _unnamed(root: Any) -> frozenset[str]:
     """Attributes of a method's instance that no code within its reach names, such as a counter beside it.
 
-    Code that asks for attributes by other means than their names (``getattr``, ``vars``) may read them all.
+    Code that asks for attributes by other means than their names (``getattr``, ``vars``) may read them all. A
+    submodule is within reach if it is named; then so is what its code names.
     """
     owner = getattr(root, "__self__", None)
     if not isinstance(root, types.MethodType) or not isinstance(getattr(owner, "__dict__", None), dict):
@@ -877,12 +883,17 @@ def _unnamed(root: Any) -> frozenset[str]:
             todo += [cell.cell_contents for cell in fn.__closure__ or () if cell != types.CellType()]
     if names & _BY_OTHER_MEANS:
         return frozenset()
-    parts = list(owner.modules()) if isinstance(owner, nn.Module) else [owner]
-    held = {type(value) for part in parts for value in (part, *vars(part).values())} - {type(owner)}
-    for kind in itertools.chain.from_iterable(k.__mro__ for k in held if not _is_library(k)):
-        for member in () if _is_library(kind) else vars(kind).values():
-            names.update(*(_names_in(fn.__code__) for fn in _functions_in(member)))
-    return frozenset(name for name in vars(owner) if name not in names and name != _HOME)
+    children = {n: m for n, m in owner._modules.items() if m} if isinstance(owner, nn.Module) else {}
+    parts = [owner]
+    while parts:
+        held = {type(value) for part in parts for value in (part, *vars(part).values())}
+        held -= {type(owner), _Home}
+        for kind in itertools.chain.from_iterable(k.__mro__ for k in held if not _is_library(k)):
+            for member in () if _is_library(kind) else vars(kind).values():
+                names.update(*(_names_in(fn.__code__) for fn in _functions_in(member)))
+        reached = [n for n in children if n in names or names & _TO_SUBMODULES]
+        parts = [part for n in reached for part in children.pop(n).modules()]
+    return frozenset([*children, *(name for name in vars(owner) if name not in names and name != _HOME)])
 
 
 def _refuse_graphs_of(attributes: Mapping[str, Any]) -> None:
@@ -997,7 +1008,10 @@ class _Watch:
         if module:
             names += ["training"] if "training" in space else []
             for table in map(space.__getitem__, _TABLES):
-                if table:
+                if id(value) == self.owner and not self.unnamed.isdisjoint(table):
+                    self._read_some(table, [n for n in table if n not in self.unnamed], label, depth)
+                    self.sized.append((table, label))
+                elif table:
                     self._read_all(table, label, depth, named=True)
                 elif not ours:
                     self.sized.append((table, label))
