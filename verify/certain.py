@@ -23,6 +23,7 @@ from .recipes import (
     resolve,
     shape,
     tensors,
+    widened,
 )
 from .spec import DictSpec, ListSpec, ScalarSpec, Spec, TensorSpec
 from .targets import Target
@@ -63,6 +64,13 @@ class Certain:
                 fills = (NORMAL, *group, NORMAL)
                 steps = [self.call(self.high, 17 + k, fill) for k, fill in enumerate(fills)]
                 yield [*steps, steps[-1], steps[0]]
+        fills = (NORMAL, {"k": "spike"}, {"k": "ties"})
+        wide = [
+            widened(self.target, self.call(self.high, 417 + k, fill), bounds)
+            for bounds in self.hints.ranges
+            for k, fill in enumerate(fills)
+        ]
+        yield from cut(wide)
         if self.target.mode == "train":
             yield self.training()
 
@@ -84,6 +92,8 @@ class Certain:
         """To and fro between the sides of every branch, with arguments of one size."""
         for first, second in self.hints.sides:
             yield [first, second, first, first, second, second, first, second]
+        for change, call in self.hints.turned:
+            yield [call, change, call, call, {**change, "seed": change["seed"] + 500}, call, change, call]
 
     def arguments(self) -> Iterator[Steps]:
         """Each argument changes alone, to every kind of value it may take, and goes back."""

@@ -31,6 +31,7 @@ class Explored:
     failing: list[Json] | None = None
     outcome: Outcome | None = None
     errors: list[Outcome] = field(default_factory=list)
+    late: bool = False  # drawing was stopped by the clock
 
 
 def explore(scenario: Scenario, examples: int, seed: int, run: Run, deadline: float) -> Explored:
@@ -79,7 +80,7 @@ class _Drawn:
         """Run one drawn sequence; raises _Differs if the two sides do."""
         found, key = self.found, json.dumps(steps, sort_keys=True)
         if key not in self.results:
-            if self._late() or found.errors:
+            if found.errors or self._late():
                 return
             self.results[key] = self.run(steps)
             found.examples += not self.shrinking
@@ -97,7 +98,9 @@ class _Drawn:
     def _late(self) -> bool:
         now = time.monotonic()
         if not self.shrinking:
-            return now > self.deadline and self.found.examples >= self.least
+            late = now > self.deadline and self.found.examples >= self.least
+            self.found.late = self.found.late or late
+            return late
         self.shrinking.append(now)
         return now - self.shrinking[0] > SHRINK_S or len(self.shrinking) > SHRINK_RUNS
 

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from .spec import Bound, DictSpec, ListSpec, ScalarSpec, Spec, TensorSpec
+from .spec import INTEGERS, Bound, DictSpec, ListSpec, ScalarSpec, Spec, TensorSpec
 from .targets import Target, every_tensor, tensor_names
 
 Json = dict[str, Any]
@@ -24,6 +24,7 @@ PLAIN_FILLS: tuple[Json, ...] = (
 SHIFTED_FILLS: tuple[Json, ...] = (
     {"k": "normal", "m": 2.0}, {"k": "normal", "m": -2.0}, {"k": "normal", "s": 10.0},
     {"k": "normal", "m": 30.0}, {"k": "normal", "m": -30.0}, {"k": "normal", "s": 0.01},
+    {"k": "normal", "m": 100.0, "s": 0.1},
     {"k": "const", "s": 1.5}, {"k": "const", "s": -1.5},
     {"k": "negative"}, {"k": "ties"}, {"k": "sorted"}, {"k": "zeros"}, {"k": "ones"}, {"k": "spike"},
 )  # fmt: skip
@@ -50,6 +51,8 @@ class Hints:
     state: tuple[str, ...] = ()  # what its state_dict names
     sizes: tuple[int, ...] = ()  # whole numbers in either program that may be sizes, as of buckets
     sides: tuple[tuple[Json, Json], ...] = ()  # for each branch two calls of one size, one to each side
+    turned: tuple[list[Json], ...] = ()  # sequences after which a branch goes to its other side
+    ranges: tuple[tuple[int, int], ...] = ()  # of integers without bounds that the original takes
 
     @property
     def edges(self) -> tuple[Json, ...]:
@@ -114,6 +117,8 @@ class Calls:
             return {"v": draw(scalar(spec, dims, self.hints.thresholds))}
         recipe: Json = {"t": spec.dtype, "shape": shape(spec, dims), "fill": fitted(fill, spec), "seed": seed}
         low, high = resolve(spec.low, dims), resolve(spec.high, dims)
+        if unbounded(spec) and self.hints.ranges:
+            return within(recipe, draw(st.sampled_from((None, *self.hints.ranges))))
         if low is not None:
             recipe["lo"] = low
         if high is not None:
@@ -136,6 +141,8 @@ class Calls:
     def step(self, draw: DrawFn, arguments: Json, instance: int = 0) -> Json:
         """The call with these arguments; in train mode what is done about gradients is drawn as well."""
         made: Json = {"op": "call", "i": instance, "a": arguments}
+        if is_wide(arguments):
+            made["wide"] = True
         if self.train:
             made["backward"] = True
             made["sgd"] = draw(st.booleans())
@@ -149,6 +156,50 @@ class Calls:
     ) -> Json:
         """A call with arguments drawn."""
         return self.step(draw, self.arguments(draw, dims, fills), instance)
+
+
+# What integers without bounds are drawn from beside 0..7; a dtype that holds less gets its own ends.
+RANGES = ((0, 300), (-8, 7), (-70_000, 70_000), (-(2**31), 2**31 - 1), (-(2**62), 2**62))
+_ENDS = {
+    "uint8": (0, 255), "int8": (-128, 127), "int16": (-(2**15), 2**15 - 1), "short": (-(2**15), 2**15 - 1),
+    "int32": (-(2**31), 2**31 - 1), "int": (-(2**31), 2**31 - 1), "uint16": (0, 2**16 - 1),
+    "uint32": (0, 2**32 - 1), "uint64": (0, 2**62),
+}  # fmt: skip
+
+
+def unbounded(spec: Spec) -> bool:
+    """Whether a tensor holds integers whose range nobody has declared."""
+    whole = isinstance(spec, TensorSpec) and spec.dtype in INTEGERS
+    return whole and spec.low is None and spec.high is None  # type: ignore[union-attr]
+
+
+def within(recipe: Json, bounds: tuple[int, int] | None) -> Json:
+    """The recipe with integers of these bounds, cut to what its dtype holds."""
+    if bounds is None:
+        return recipe
+    low, high = _ENDS.get(str(recipe["t"]), (-(2**62), 2**62))
+    return {**recipe, "lo": max(low, bounds[0]), "hi": min(high, bounds[1]), "wide": True}
+
+
+def is_wide(recipe: Any) -> bool:
+    """Whether any integers in it come from a range that was not declared."""
+    if isinstance(recipe, Mapping):
+        return bool(recipe.get("wide")) or any(map(is_wide, recipe.values()))
+    return isinstance(recipe, list) and any(map(is_wide, recipe))
+
+
+def widened(target: Target, step: Json, bounds: tuple[int, int]) -> Json:
+    """The call with every integer tensor without bounds drawn from this range."""
+
+    def inside(spec: Spec, recipe: Json) -> Json:
+        if isinstance(spec, DictSpec):
+            return {"dict": {k: inside(s, recipe["dict"][k]) for k, s in spec.items}}
+        if isinstance(spec, ListSpec):
+            return {"list": [inside(s, r) for s, r in zip(spec.items, recipe["list"], strict=True)]}
+        return within(recipe, bounds) if unbounded(spec) else recipe
+
+    made = {name: inside(spec, step["a"][name]) for name, spec in target.inputs}
+    return {**step, "a": made, "wide": True}
 
 
 def fitted(fill: Json, spec: TensorSpec) -> Json:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from .certain import affordable
 from .evidence import bound
 from .explore import Explored, explore, reduced
 from .process import interpreter
-from .recipes import Json, Scenario, cycle
+from .ranges import ranges
+from .recipes import PLAIN_FILLS, Json, Scenario, cycle, plain_call
 from .replay import Failing
 from .report import Capture, Check, Counterexample, Report, TargetReport
 from .scenarios import scenarios
@@ -23,6 +25,8 @@ from .targets import Target, Unfinished
 from .timing import Timed, measure
 from .trees import Trees
 from .trees import pair as pair_of_trees
+
+LIGHT = 600  # operations of a call up to which all examples are drawn
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,7 @@ class Options:
     python: str | None = None
     timeout: float = 60.0  # seconds one step may take
     src: tuple[str, ...] = ()
-    budget: float = (
-        24.0  # seconds of drawing sequences for one target; every scenario runs a few all the same
-    )
+    budget: float = 240.0  # seconds of drawing for one target: a stop for emergencies, which the report tells
     jobs: int = 1
     timed: bool = True
     root: Path | None = None  # the project, for finding its interpreter
@@ -102,7 +104,7 @@ class _Verification:
 
     # -- the course -----------------------------------------------------------------------------------------
     def _explore(self) -> TargetReport:
-        hints = self.pair.clues
+        hints = ranges(self.target, self.pair.clues, self.pair.probe)
         plans = scenarios(self.target, hints)
         known = self.options.replay.get(self.target.name)
         if known is not None:
@@ -111,10 +113,12 @@ class _Verification:
             if outcome.status == "differs":
                 return self._failed(replace(plans[0], name=known.check), Explored(1, steps, outcome))
         total = sum(p.weight for p in plans)
+        share = self._share()
         start = time.monotonic()
         spent = 0.0
         for number, plan in enumerate(plans):
-            count = max(min(4, self.options.examples), round(self.options.examples * plan.weight / total))
+            wanted = self.options.examples * share * plan.weight / total
+            count = max(min(4, self.options.examples), round(wanted))
             spent += plan.weight
             deadline = start + self.options.budget * spent / total
             if plan.note_only:
@@ -127,6 +131,8 @@ class _Verification:
             if found.failing is not None and found.outcome is not None:
                 return self._failed(plan, found)
             self.checks.append(Check(plan.name, "pass", found.examples))
+            if found.late:
+                self.pair.tally.notes.append(f"{plan.name}: drawing was stopped after {start_s(start)} s")
             if number == 0 and self.pair.tally.refused:
                 text = f"the original refuses every input that was tried: {self.pair.tally.refused}"
                 return self._report("error", text)
@@ -135,6 +141,11 @@ class _Verification:
                 hints = sides(self.target, hints, tally.one_sided, self.pair.probe, seed)
                 plans[1:] = scenarios(self.target, hints)[1:]
         return self._after_scenarios(plans)
+
+    def _share(self) -> float:
+        """The part of the examples that is drawn: fewer of a call of many operations. No clock decides."""
+        steps = [plain_call(self.target, affordable(self.target), PLAIN_FILLS[0], 5)]
+        return min(1.0, LIGHT / max(1, self.pair.weigh(steps)))
 
     def _noted(self, plan: Scenario, count: int, seed: int, deadline: float) -> None:
         """An operation the target does not list: a difference is told, and changes no verdict."""
@@ -193,11 +204,10 @@ class _Verification:
                 return Outcome("error", blocked)
             return outcome
 
-        chosen = [
-            p for p in plans if p.name in ("values", "shapes", "arguments", "rebinding", "kept outputs")
-        ]
+        names = ("values", "shapes", "arguments", "rebinding", "kept outputs")
+        chosen = [replace(p, always=p.always[:2]) for p in plans if p.name in names]
         for number, plan in enumerate(chosen):
-            found = explore(plan, 5, self.options.seed + 100 + number, run, time.monotonic() + 4.0)
+            found = explore(plan, 4, self.options.seed + 100 + number, run, time.monotonic() + 60.0)
             examples += found.examples
             if blocked:
                 break
@@ -281,6 +291,11 @@ class _Verification:
             dict(self.timed.memory) if self.timed else {},
             tuple(self.pair.tally.notes),
         )
+
+
+def start_s(start: float) -> int:
+    """Whole seconds since then."""
+    return round(time.monotonic() - start)
 
 
 Named = TypeVar("Named", Target, Unfinished)

@@ -58,7 +58,7 @@ def scenarios(target: Target, hints: Hints) -> list[Scenario]:
 
     if "values" in wanted:
         add("values", make.values(), sure.values(), 2.0)
-        if hints.sides or hints.fills or hints.calls:
+        if hints.sides or hints.fills or hints.calls or hints.turned:
             add("branches", make.values(), sure.branches())
     if "shapes" in wanted and has_sizes:
         add("shapes", make.shapes(), sure.shapes(), 2.0)

@@ -87,9 +87,11 @@ def copied(value):
     return value if isinstance(value, (int, float, str, type(None))) else tensors(value) and [copied(t) for t in tensors(value)]
 
 
-def renewed(t, generator):
+def renewed(t, generator, step):
     if not t.is_floating_point():
         return t.detach().clone()
+    if step.get("shuffled"):
+        return t.detach().flatten()[torch.randperm(t.numel(), generator=generator).to(t.device)].view(t.shape)
     noise = torch.rand(t.shape, generator=generator, dtype=torch.float32).to(t.device, t.dtype)
     return (t.detach() * (0.5 + noise) + 0.01).contiguous()
 
@@ -199,7 +201,7 @@ class Run:
             network.to("cpu").to(DEVICE)
         elif how in ("assign", "load"):
             old = chosen(list(network.state_dict().items()), step)
-            new = {k: renewed(v, generator) for k, v in old}
+            new = {k: renewed(v, generator, step) for k, v in old}
             network.load_state_dict(new, strict="only" not in step, assign=how == "assign")
         else:
             held = list(network.parameters())
@@ -208,9 +210,9 @@ class Run:
             with torch.no_grad():
                 for p in held:
                     if how == "data":
-                        p.data = renewed(p, generator)
+                        p.data = renewed(p, generator, step)
                     else:
-                        p.copy_(renewed(p, generator))
+                        p.copy_(renewed(p, generator, step))
 
     def threads(self, number, i, step):
         with self.mode():

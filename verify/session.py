@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Probed:
 
     taken: dict[str, list[bool]]
     margins: dict[str, float]
+    raised: bool = False
 
 
 @dataclass
@@ -212,7 +214,7 @@ class Pair:
         return self._number
 
     # -- sequences ------------------------------------------------------------------------------------------
-    def request(self, steps: list[Json], seed: int, **more: Any) -> Json:
+    def request(self, steps: list[Any], seed: int, **more: Any) -> Json:
         """A numbered request to run a sequence, for workers that are up."""
         if self.is_down:
             self.start()
@@ -255,14 +257,26 @@ class Pair:
             self.is_down = True
         return judged, after
 
-    def probe(self, steps: list[Json]) -> list[Probed]:
-        """What the original did at every branch, for each of some single calls; empty if it died."""
+    def probe(self, steps: Sequence[Json | list[Json]]) -> list[Probed]:
+        """What the original did at every branch, for each of some calls or sequences; empty if it died."""
         try:
-            answer = self.workers["before"].ask({**self.request(steps, 0), "op": "probe"}, self.timeout)
+            answer = self.workers["before"].ask({**self.request(list(steps), 0), "op": "probe"}, self.timeout)
         except WorkerDied:
             self.is_down = True
             return []
-        return list(map(Probed, answer.get("taken", []), answer.get("margins", [])))
+        self.is_down = self.is_down or bool(answer.get("poisoned"))
+        keys = ("taken", "margins", "raised")
+        return [Probed(*found) for found in zip(*(answer.get(k, []) for k in keys), strict=False)]
+
+    def weigh(self, steps: list[Json]) -> int:
+        """Operations the original needs for some calls; 0 if it died."""
+        try:
+            answer = self.workers["before"].ask({**self.request(steps, 0), "op": "weigh"}, self.timeout)
+        except WorkerDied:
+            self.is_down = True
+            return 0
+        self.is_down = self.is_down or bool(answer.get("poisoned"))
+        return int(answer.get("operations", 0))
 
     def _judge(self, request: Json, written: Path) -> Outcome:
         try:

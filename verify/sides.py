@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import hypothesis
@@ -13,16 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from .explore import samples
-from .recipes import Calls, Hints, Json, cheap, dims_of, probes, scalar
+from .recipes import Calls, Hints, Json, boundaries, cheap, dims_of, plain_call, probes, scalar
 from .scenarios import scenarios
 from .session import Probed
 from .spec import ScalarSpec
 from .targets import Target
 
-Probe = Callable[[list[Json]], list[Probed]]
-SEARCH_S = 3.0  # for one side of one branch
+Probe = Callable[[Sequence[Json | list[Json]]], list[Probed]]
 SEARCHES = 6
-MOST_PROBES = 400
+MOST_PROBES = 400  # calls of the original for one side of one branch: a count, so that no clock decides
+SHUFFLES = 24  # other parameters that are tried for a side which no argument reaches
 MOST_SIDES = 8
 
 
@@ -57,12 +56,33 @@ def sides(target: Target, known: Hints, one_sided: Mapping[str, bool], probe: Pr
             note(step, found)
     wanted = {s: side for s, side in wanted.items() if side not in seen.get(s, {})}
     for site, side in list(wanted.items())[:SEARCHES]:
-        turned = search(target, known, site, side, probe, seed)
-        if turned is not None:
-            seen.setdefault(site, {}).setdefault(side, []).append(turned)
+        found_step = search(target, known, site, side, probe, seed)
+        if found_step is not None:
+            note(found_step, Probed({site: [side]}, {}))
+    wanted = {s: side for s, side in wanted.items() if side not in seen.get(s, {})}
+    turned = shuffled(target, known, wanted, probe) if wanted and known.state else []
     calls = [seen[s][not only][0] for s, only in one_sided.items() if (not only) in seen.get(s, {})]
     pairs = [pair for outcomes in seen.values() for pair in _pair(outcomes)]
-    return replace(known, fills=tuple(fills[:8]), calls=tuple(calls[:12]), sides=tuple(pairs[:MOST_SIDES]))
+    known = replace(known, fills=tuple(fills[:8]), calls=tuple(calls[:12]), turned=tuple(turned))
+    return replace(known, sides=tuple(pairs[:MOST_SIDES]))
+
+
+def shuffled(target: Target, known: Hints, wanted: Mapping[str, bool], probe: Probe) -> list[list[Json]]:
+    """For each wanted side a sequence that reaches it with the parameters shuffled, where there is one."""
+    if "rebinding" not in target.vary:
+        return []
+    tried: list[list[Json]] = []
+    for seed in range(SHUFFLES):
+        dims = {n: boundaries(*v)[-1 - seed % 3 :][0] for n, v in target.dims}
+        if cheap(target, dims, 1 << 20):
+            change = {"op": "rebind", "how": "inplace", "seed": seed, "shuffled": True}
+            tried.append([change, plain_call(target, dims, {"k": "normal"}, 300 + seed)])
+    found: dict[str, list[Json]] = {}
+    for steps, result in zip(tried, probe(tried), strict=False):
+        for site, side in wanted.items():
+            if side in result.taken.get(site, []):
+                found.setdefault(site, steps)
+    return list(found.values())[:MOST_SIDES]
 
 
 def _pair(outcomes: Mapping[bool, list[Json]]) -> list[tuple[Json, Json]]:
@@ -90,11 +110,9 @@ def search(target: Target, known: Hints, site: str, wanted: bool, probe: Probe, 
     The margin that the original reports is what hypothesis is told to raise; without one it draws at random.
     """
     found: list[Json] = []
-    place, end = site.partition(" (")[0], time.monotonic() + SEARCH_S
+    place = site.partition(" (")[0]
 
     def once(step: Json) -> None:
-        if time.monotonic() > end:
-            return
         for result in probe([step]):
             if wanted in result.taken.get(site, []):
                 found.append(step)

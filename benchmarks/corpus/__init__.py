@@ -8,8 +8,12 @@ from . import (
     buffers,
     capture,
     concurrency,
+    decoding,
     idioms,
+    isolation,
     numerics,
+    optimizing,
+    outputs,
     padding,
     programs,
     rng,
@@ -19,12 +23,14 @@ from . import (
     training,
     undecided,
     ungraphed,
+    values,
 )
 from .pair import Pair
 
 FAMILIES = (
     aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
-    idioms, programs, sequences, steps, ungraphed,
+    idioms, programs, sequences, steps, ungraphed, decoding,
+    outputs, optimizing, values, isolation,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

@@ -9,6 +9,7 @@ import torch
 from refactor.verify.worker.judge import Suspect, Trace, compare
 from refactor.verify.worker.measure import Reference, measure
 from refactor.verify.worker.observe import Recorder
+from refactor.verify.worker.spoken import told
 from torch import Tensor
 
 Json = dict[str, Any]
@@ -147,3 +148,31 @@ def test_complex_numbers_are_compared_as_pairs_and_nan_equals_itself() -> None:
         measure(suspect, Reference({"double": trace(first.to(torch.complex128))}.get), ("double",)).bad
         is not None
     )
+
+
+def raising(message: str | None, **entry: Any) -> Trace:
+    """A call that raised a ValueError; ``message`` if the program raised it itself."""
+    groups: dict[str, Any] = {"exception": {"type": "ValueError", "message": message or ""}}
+    if message is not None:
+        groups["message"] = told("message", message)
+    return Trace([{"step": 0, "outside": False, "groups": groups, **entry}], [])
+
+
+def test_the_words_of_the_programs_own_refusal_are_compared_and_those_of_torch_are_not() -> None:
+    assert not compare(raising("k is 3"), raising("k is 3"), False).certain
+    assert compare(raising("k is 3"), raising("n is 3"), False).certain
+    assert compare(raising("k is 3"), raising("k is 4"), False).suspects
+    assert not compare(raising("k is 3"), raising(None), False).certain
+
+
+def test_outside_the_declared_domain_only_a_refusal_of_the_programs_own_must_be_kept() -> None:
+    returned = Trace([{"step": 0, "outside": True, "groups": {"result": []}}], [])
+    assert compare(raising("k is 3", outside=True), returned, False).certain
+    of_torch = compare(raising(None, outside=True), returned, False)
+    assert not of_torch.certain
+    assert of_torch.notes
+
+
+def test_an_undeclared_integer_that_the_original_refuses_is_no_evidence() -> None:
+    returned = Trace([{"step": 0, "outside": False, "groups": {"result": []}}], [])
+    assert not compare(raising("bad id", wide=True), returned, False).certain

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refactor.verify.certain import Certain
 from refactor.verify.recipes import Hints
 from refactor.verify.session import Probed
 from refactor.verify.sides import search, sides
@@ -51,7 +52,7 @@ def test_the_margin_leads_the_search_to_the_other_side() -> None:
     assert shifted(step["a"]) > 0
 
 
-def test_a_side_that_cannot_be_reached_gives_up_in_time() -> None:
+def test_a_side_that_cannot_be_reached_gives_up_after_so_many_calls() -> None:
     assert search(TARGET, Hints(), "program.py:3", True, probe(lambda a: -1.0), 0) is None
 
 
@@ -134,3 +135,20 @@ def test_a_marked_program_keeps_its_lines_and_what_it_gives(original: Any) -> No
     assert caught.traceback[-1].lineno == 7
     lines = [n.lineno for n in ast.walk(marked(ast.parse(PROGRAM), "p.py")) if isinstance(n, ast.stmt)]
     assert lines == [n.lineno for n in ast.walk(ast.parse(PROGRAM)) if isinstance(n, ast.stmt)]
+
+
+def test_a_side_that_no_argument_reaches_is_sought_with_other_parameters() -> None:
+    asked: list[Any] = []
+
+    def run(steps: Any) -> list[Probed]:
+        asked.extend(steps)
+        turned = [isinstance(s, list) and s[0]["seed"] == 5 for s in steps]
+        return [Probed({"program.py:3": [t]}, {}) for t in turned]
+
+    known = sides(TARGET, Hints(state=("weight",)), {"program.py:3": False}, run, 0)
+    ((change, call),) = known.turned
+    assert change["op"] == "rebind"
+    assert call["op"] == "call"
+    (steps,) = Certain(TARGET, known).branches()
+    assert [s["op"] for s in steps].count("rebind") == 3
+    assert not sides(TARGET, Hints(), {"program.py:3": False}, run, 0).turned

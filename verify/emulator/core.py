@@ -15,7 +15,7 @@ from .errors import FOREIGN_GENERATOR, LEFT_CAPTURING, SYNCHRONIZING, UNPINNED_C
 from .execute import execute, poison, tensors_in
 from .labels import CPU, CUDA, FLOATING, ON_CUDA, PINNED, home_of, logical_device, settle, storage_of
 from .ops import Op, op_of
-from .placement import check_placement
+from .placement import check_placement, require_memory
 
 _Tensor = torch.Tensor
 _untyped_storage = torch._C.TensorBase.untyped_storage
@@ -194,6 +194,7 @@ class Watch(TorchDispatchMode):
         if device is not None:
             if device.type == "cuda":
                 logical_device(device)
+                require_memory(op, args, kwargs)
                 kwargs = {**kwargs, "device": CPU}
             elif "pin_memory" in kwargs:
                 return self._make_on_host(op, args, kwargs)

@@ -13,10 +13,10 @@ from .core import Gpu
 from .errors import cuda_error
 from .generators import make_generator
 from .labels import CUDA, logical_device
+from .placement import TOTAL_MEMORY
 
 NAME = "Emulated CUDA device"
 CAPABILITY = (9, 0)
-TOTAL_MEMORY = 80 * 1024**3
 
 
 def _index(device: Any) -> int:

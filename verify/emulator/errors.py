@@ -56,6 +56,15 @@ def cuda_error(what: str) -> RuntimeError:
     )
 
 
+def out_of_memory(needed: int, total: int) -> RuntimeError:
+    """What the caching allocator says when the device has no room left."""
+    gib = 1024**3
+    return torch.OutOfMemoryError(
+        f"CUDA out of memory. Tried to allocate {needed / gib:.2f} GiB. "
+        f"GPU 0 has a total capacity of {total / gib:.2f} GiB of which {total / gib:.2f} GiB is free."
+    )
+
+
 def two_devices(first: torch.device, second: torch.device) -> RuntimeError:
     """What an elementwise kernel says of operands on two devices."""
     return RuntimeError(

@@ -1,12 +1,13 @@
-"""Which operands of a CUDA kernel may stay in host memory, and the error when one may not."""
+"""Which operands of a CUDA kernel may stay in host memory, what fits the device, and errors where not."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-from .errors import stray_argument, two_devices
+from .errors import out_of_memory, stray_argument, two_devices
 from .execute import tensors_in
 from .labels import CPU, CUDA, home_of, real_device
 from .ops import Op
@@ -41,3 +42,17 @@ def check_placement(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
         raise two_devices(CUDA, CPU)
     name, device = strays[0]
     raise stray_argument(name, device, order[0], op.name)
+
+
+TOTAL_MEMORY = 80 * 1024**3
+
+
+def require_memory(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise torch's own error for a new tensor larger than the device."""
+    size = op.argument(op.arguments.index("size"), args, kwargs) if "size" in op.arguments else None
+    if not isinstance(size, (list, tuple)) or not all(isinstance(n, int) for n in size):
+        return
+    given = kwargs.get("dtype") or torch.get_default_dtype()
+    needed = math.prod(size) * given.itemsize
+    if needed > TOTAL_MEMORY:
+        raise out_of_memory(needed, TOTAL_MEMORY)

@@ -1,8 +1,9 @@
 """Branches of the original on numbers read from tensors, and how far each branch is from its other side.
 
 The files of the original that differ are compiled with two kinds of marks: the value of a test that depends
-on ``tensor.item()`` passes through ``__refactor_test__``, the two sides of a comparison inside a test through
-``__refactor_compare__``. Both give back what the program would have had; line numbers stay as they are.
+on ``tensor.item()``, ``tensor.tolist()``, ``int(tensor)`` or ``float(tensor)`` passes through
+``__refactor_test__``, the two sides of a comparison inside a test through ``__refactor_compare__``. Both give
+back what the program would have had; line numbers stay as they are.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ class Branches:
         setattr(builtins, BOTH, self.compare)
         sys.meta_path.insert(0, _Finder(self.sites.root, self.sites.only))
 
-    def read(self, place: str, value: Any) -> Any:
-        """Something whose ``item()`` is asked for at FILE:LINE."""
-        if isinstance(value, Tensor) and value.dtype != torch.bool:
+    def read(self, place: str, value: Any, noted: bool = False) -> Any:
+        """Something whose number is asked for at FILE:LINE; of a bool tensor `Sites` may have noted it."""
+        if isinstance(value, Tensor) and not (noted and value.dtype == torch.bool):
             self._read.add(place)
         return value
 
@@ -150,9 +151,14 @@ def _mark_function(function: ast.AST, file: str) -> None:
             test = _call(TEST, given, node.test)
         node.test = test
     for node in list(_own(function)):
-        if _is_read(node):
-            place = f"{file}:{node.lineno}"
-            node.func.value = _call(READ, [ast.Constant(place), node.func.value], node)
+        if not _is_read(node):
+            continue
+        place = ast.Constant(f"{file}:{node.lineno}")
+        if isinstance(node.func, ast.Attribute):
+            noted = ast.Constant(node.func.attr == "item")
+            node.func.value = _call(READ, [place, node.func.value, noted], node)
+        else:
+            node.args[0] = _call(READ, [place, node.args[0]], node)
 
 
 class _Sides(ast.NodeTransformer):
@@ -182,8 +188,13 @@ def _call(name: str, given: list[ast.expr], at: ast.AST) -> ast.Call:
 
 
 def _is_read(node: Any) -> bool:
-    is_method = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    return is_method and node.func.attr == "item" and not node.args
+    """``t.item()``, ``t.tolist()``, ``int(t)``, ``float(t)``: whether ``t`` is a tensor shows in the run."""
+    if not isinstance(node, ast.Call) or node.keywords:
+        return False
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr in ("item", "tolist") and not node.args
+    is_number = isinstance(node.func, ast.Name) and node.func.id in ("int", "float")
+    return is_number and len(node.args) == 1 and not isinstance(node.args[0], (ast.Constant, ast.Starred))
 
 
 def _own(function: ast.AST) -> Iterator[Any]:
@@ -197,13 +208,16 @@ def _own(function: ast.AST) -> Iterator[Any]:
 
 
 def _origins(function: ast.AST) -> dict[str, set[int]]:
-    """For each local name, the lines of the ``item()`` calls its value may come from."""
+    """For each local name, the lines of the reads its value may come from."""
     bound: list[tuple[set[str], ast.expr]] = []
     for node in _own(function):
         if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
             bound.append((names, node.value))
+        elif isinstance(node, (ast.For, ast.AsyncFor)):
+            names = {n.id for n in ast.walk(node.target) if isinstance(n, ast.Name)}
+            bound.append((names, node.iter))
     origins: dict[str, set[int]] = {}
     changed = True
     while changed:

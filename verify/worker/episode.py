@@ -9,7 +9,6 @@ import random
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import observe
+from . import holdings, observe
 from .hardware import Hardware
 from .inputs import Builder, tensor
+from .isolation import is_sticky
 from .reference import ulps
-from .spoken import Listener, Spoken
+from .spoken import Listener, Spoken, said_by, told
 from .trees import Subject, seed_everything, under
 
 Step = dict[str, Any]
@@ -57,6 +57,7 @@ class Plan:
     listener: Listener = field(default_factory=lambda: Listener(Path("/")))
     hardware: Hardware = field(default_factory=Hardware)
     on_step: Callable[[int], None] = lambda index: None
+    unwatched: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     contexts: list[Callable[[], contextlib.AbstractContextManager[Any]]] = field(default_factory=list)
 
 
@@ -89,10 +90,22 @@ class Episode:
         with contextlib.ExitStack() as stack:
             for context in self.plan.contexts:
                 stack.enter_context(context())
-            for number, step in enumerate(steps):
-                self.plan.on_step(number)
-                getattr(self, "_" + step["op"])(number, step)
-            self._finish(len(steps))
+            number = 0
+            try:
+                for number, step in enumerate(steps):
+                    self.plan.on_step(number)
+                    getattr(self, "_" + step["op"])(number, step)
+                self._finish(len(steps))
+            except Exception as error:
+                if not is_sticky(str(error)):
+                    raise
+                self._lost(number, steps[min(number, len(steps) - 1)], error)
+
+    def _lost(self, number: int, step: Step, error: Exception) -> None:
+        """The device works no more: what it said is the last observation."""
+        said = {"type": type(error).__qualname__, "message": str(error)[:400]}
+        entry = {"step": number, "outside": bool(step.get("outside")), "settings": self.settings}
+        self.observed.append({**entry, "wide": bool(step.get("wide")), "groups": {"exception": said}})
 
     # -- subjects -------------------------------------------------------------------------------------------
     def subject(self, index: int) -> Subject:
@@ -211,7 +224,7 @@ class Episode:
 
     def _stepped_by_itself(self, index: int, network: nn.Module) -> bool:
         known = self.optimizers.get(index)
-        return known is None and owned_by_optimizer(network)
+        return known is None and holdings.owned_by_optimizer(network)
 
     def _write_out(self, number: int, step: Step) -> None:
         """Write into every tensor the last call returned, as its owner may."""
@@ -241,8 +254,8 @@ class Episode:
         if network is None:
             return
         generator = torch.Generator().manual_seed(int(step.get("seed", 1)))
-        how, only = step["how"], step.get("only")
-        if how == "assign" and owned_by_optimizer(network):
+        how, only, shuffled = step["how"], step.get("only"), bool(step.get("shuffled"))
+        if how == "assign" and holdings.owned_by_optimizer(network):
             how = (
                 "load"  # the optimizer would go on with the old parameters: no program that trains does this
             )
@@ -251,7 +264,7 @@ class Episode:
             return
         if how in ("assign", "load"):
             state = network.state_dict()
-            new = {k: renewed(v, generator) for k, v in chosen(list(state.items()), only)}
+            new = {k: renewed(v, generator, shuffled) for k, v in chosen(list(state.items()), only)}
             # a buffer that the program has bound to a result under inference mode can only be written there
             with torch.inference_mode() if any_inference(state.values()) else contextlib.nullcontext():
                 network.load_state_dict(new, strict=only is None, assign=how == "assign")
@@ -260,7 +273,7 @@ class Episode:
         if only is not None:  # by state_dict: a rewrite may have buffers of its own beside it
             held = chosen(list(network.state_dict(keep_vars=True).values()), only)
         for p in held:
-            value = renewed(p, generator)
+            value = renewed(p, generator, shuffled)
             if how == "data":
                 p.data = value
             else:
@@ -353,7 +366,11 @@ class Episode:
         subject, recorder = self.subjects[index], self.recorder
         groups: dict[str, Any] = {}
         if call.error is not None:
+            if isinstance(call.error, Exception) and is_sticky(str(call.error)):
+                raise call.error
             groups["exception"] = {"type": type(call.error).__qualname__, "message": str(call.error)[:400]}
+            if said_by(call.error, self.plan.listener.root):
+                groups["message"] = told("message", str(call.error))
         else:
             groups["result"] = recorder.leaves(call.result, "result")
             kept = [
@@ -373,11 +390,15 @@ class Episode:
         if observe.state_size(subject) <= observe.STATE_LIMIT:
             groups["state"] = observe.state(subject, recorder, index)
             groups["gradients"] = observe.gradients(subject, recorder, index)
-        groups["attributes"] = observe.attributes(subject, recorder, index)
+        with self.plan.unwatched():
+            root = self.plan.listener.root
+            groups["attributes"] = holdings.attributes(subject, recorder, index, root)
+            groups["optimizers"] = holdings.optimizers(subject, recorder, index, root)
         groups["printed"] = call.spoken.printed()
         groups["recorded"] = call.spoken.recorded()
         groups["random"] = observe.random_state(self.plan.device)
         entry = {"step": number, "outside": bool(step.get("outside")), "settings": self.settings}
+        entry["wide"] = bool(step.get("wide"))
         self.observed.append({**entry, "groups": groups})
 
     def _finish(self, number: int) -> None:
@@ -425,27 +446,6 @@ def _entered(makers: list[Callable[[], contextlib.AbstractContextManager[Any]]])
         yield
 
 
-def owned_by_optimizer(network: nn.Module) -> bool:
-    """Whether some optimizer, wherever it is kept, has a parameter of the module."""
-    mine = {id(p) for p in network.parameters()}
-    groups = [group for optimizer in list(_optimizers) for group in optimizer.param_groups]
-    return any(id(p) in mine for group in groups for p in group["params"])
-
-
-def watch_optimizers() -> None:
-    """Remember every optimizer made from now on for as long as it lives."""
-    make = torch.optim.Optimizer.__init__
-
-    def made(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
-        make(self, *args, **kwargs)
-        _optimizers.add(self)
-
-    torch.optim.Optimizer.__init__ = made  # type: ignore[method-assign]
-
-
-_optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
-
-
 def disturbed(t: Tensor, seed: int) -> Tensor:
     """The same values up to a few units in the last place: seed 2k goes the other way than seed 2k - 1.
 
@@ -468,9 +468,12 @@ def chosen(items: list[Any], only: int | None) -> list[Any]:
     return items if only is None or not items else [items[only % len(items)]]
 
 
-def renewed(t: Tensor, generator: torch.Generator) -> Tensor:
-    """Other values of the same size: floats are scaled and moved a little, the rest is copied."""
+def renewed(t: Tensor, generator: torch.Generator, shuffled: bool = False) -> Tensor:
+    """Other values of the same size: floats are scaled and moved a little, or shuffled; others are copied."""
     if not t.is_floating_point():
         return t.detach().clone()
+    if shuffled:
+        order = torch.randperm(t.numel(), generator=generator).to(t.device)
+        return t.detach().flatten()[order].view(t.shape)
     noise = torch.rand(t.shape, generator=generator, dtype=torch.float32).to(t.device, t.dtype)
     return (t.detach() * (0.5 + noise) + 0.01).contiguous()

@@ -99,9 +99,9 @@ def _integers(
     if kind in ("ones", "huge", "const"):
         return torch.full(shape, high, dtype=torch.int64)
     if kind in ("nan", "inf", "spike"):  # the ends of the declared range
-        return torch.where(data * 2 > low + high, high, low)
+        return torch.where(data > (low + high) // 2, high, low)
     if kind == "ties":
-        return torch.where(data * 2 > low + high, high, data)
+        return torch.where(data > (low + high) // 2, high, data)
     if kind == "sorted":
         return data.flatten().sort().values.reshape(shape)
     return data

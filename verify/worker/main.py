@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import hashlib
 import json
 import os
 import platform
 import sys
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,21 @@ import torch
 from . import reference, wire
 from .branches import Branches
 from .clues import buffers_of, class_files, clues, held_by
-from .episode import Episode, Plan, watch_optimizers
+from .deciding import Kind, decide
+from .episode import Episode, Plan
 from .graphs import CaptureBlocked, Capturing, Counter
 from .hardware import Hardware
+from .holdings import watch_optimizers
 from .isolation import go_home, is_sticky, part_at_fork
-from .judge import Comparison, Difference, Suspect, Trace, compare, only_non_finite
-from .measure import Reference, amplified, explain, measure, obvious
+from .judge import Trace, compare
 from .observe import same_bits, state_tensors
+from .sensitivity import Sensitivity
 from .sites import Sites
 from .spoken import Listener
 from .timing import Stopwatch, user_settings
 from .trees import LoadError, Subject, Target, Tree, place
 
-FREE_RUNS = ("free1", "free2")  # in float64, with draws and reads of their own
-FIRST_RUNS = ("rerun", "double")
-MORE_RUNS = ("rerun", "double", "perturbed1", "perturbed2")
-# Which of two equal values an index names is drawn anew by each disturbed run: two of them agree too often.
-CLEARLY_WRONG = 1e4  # times the allowance: no further run of the original would explain it
-TIE_RUNS = (*MORE_RUNS, *(f"perturbed{n}" for n in range(3, 9)))
+FEW_MODULES = 20
 
 
 class Worker:
@@ -56,6 +52,7 @@ class Worker:
         self.instances = 2
         self.sensitivity = Sensitivity()
         self.stopwatch: Stopwatch | None = None
+        self.frozen = 0  # modules there were when objects were last put aside from garbage collection
 
     # -- start ----------------------------------------------------------------------------------------------
     def do_hello(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +112,7 @@ class Worker:
             answer |= self._clues(answer["modules"], subjects[:1])
         gc.collect()
         gc.freeze()  # torch's own objects: collections between calls look at the program's alone
+        self.frozen = len(sys.modules)
         if request.get("state"):
             state = {
                 i: {k: v.detach().cpu() for k, v in state_tensors(s).items()} for i, s in enumerate(subjects)
@@ -181,6 +179,7 @@ class Worker:
             listener=self.listener,
             hardware=self.hardware,
             on_step=progress,
+            unwatched=self.sites.unwatched if self.sites is not None else contextlib.nullcontext,
         )
 
     def _episode(self, request: dict[str, Any], plan: Plan) -> Trace:
@@ -191,9 +190,18 @@ class Worker:
         episode = Episode(self._make, plan)
         try:
             episode.run(request["steps"], int(request["seed"]))
+            return Trace(episode.observed, episode.recorder.tensors)
         finally:
-            gc.collect() if self.device == "cuda" else None
-        return Trace(episode.observed, episode.recorder.tensors)
+            del episode
+            if self.device == "cuda":
+                gc.collect()
+                self._freeze()
+
+    def _freeze(self) -> None:
+        """Let later collections pass over modules imported since: torch's compiler takes 0.2 s each time."""
+        if len(sys.modules) > self.frozen + FEW_MODULES:
+            gc.freeze()
+            self.frozen = len(sys.modules)
 
     def do_run(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run a sequence; keep the trace here, or write it where the request says."""
@@ -237,22 +245,27 @@ class Worker:
         return answer
 
     def do_probe(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Call the original alone, once for each step: outcomes at every branch, and how far they are off."""
+        """Call the original alone, once for each step or sequence: outcomes at every branch, with margins."""
         assert self.sites is not None
         assert self.branches is not None
         taken: list[dict[str, list[bool]]] = []
         margins: list[dict[str, float]] = []
+        raised: list[bool] = []
+        poisoned = False
         seen = self.sites.seen
         self.branches.measuring = True
         for step in request["steps"]:
             self.sites.seen, self.branches.margins = {}, {}
+            steps = step if isinstance(step, list) else [step]
             try:
-                self._episode({**request, "steps": [step]}, self._plan(request))
+                trace = self._episode({**request, "steps": steps}, self._plan(request))
+                raised.append(any("exception" in entry["groups"] for entry in trace.observed))
+                poisoned = poisoned or _poisoned(trace)
             finally:
                 taken.append({site: sorted(outcomes) for site, outcomes in self.sites.seen.items()})
                 margins.append(self.branches.margins)
         self.sites.seen, self.branches.measuring = seen, False
-        return {"taken": taken, "margins": margins}
+        return {"taken": taken, "margins": margins, "raised": raised, "poisoned": poisoned}
 
     def do_time(self, request: dict[str, Any]) -> dict[str, Any]:
         """Time one batch of calls; the first builds a fresh instance, the last hands over the results."""
@@ -293,87 +306,26 @@ class Worker:
         compared = compare(mine, other, bool(request.get("strides")))
         if not compared.certain and not compared.suspects:
             return {"equal": True, "notes": compared.notes, "largest": 0.0}
-        if self.sites is not None:
-            self.sites.paused = True
+        with self.sites.unwatched() if self.sites is not None else contextlib.nullcontext():
+            return decide(lambda kind: self._again(request, kind), mine, compared)
+
+    def _again(self, request: dict[str, Any], kind: Kind) -> Trace | str:
+        """A further run of the original; what it raised where the sequence cannot be run in that way."""
+        plan = self._plan(request)
+        kind.prepare(plan)
         try:
-            return self._decide(request, mine, compared)
-        finally:
-            if self.sites is not None:
-                self.sites.paused = False
+            return self._episode(request, plan)
+        except Exception as error:  # the original itself, in a precision it was not written for
+            root = self.tree.root if self.tree is not None else Path("/")
+            return place(error, root)
 
-    def _decide(self, request: dict[str, Any], mine: Trace, compared: Comparison) -> dict[str, Any]:
-        """The outcome for numbers that differ, from further runs of the original, the cheapest first.
-
-        Long, because the order of those runs, and what each may settle, is the decision.
-        """
-        recording = reference.Recording()
-
-        def run(kind: str) -> Trace | None:
-            plan = self._plan(request)
-            if kind == "rerun":
-                plan.contexts = [lambda: reference.Record(recording)]
-            elif kind == "double":
-                plan.double = True
-                plan.contexts = [lambda: reference.Promote(recording)]
-            elif kind in FREE_RUNS:
-                plan.double = True
-                plan.contexts = [lambda: reference.Promote(reference.Recording())]
-            else:
-                plan.perturb = int(kind[-1])
-                plan.contexts = [lambda: reference.Disturb(plan.perturb), reference.capturable]
-            try:
-                return self._episode(request, plan)
-            except Exception:  # the original itself, in a precision it was not written for
-                return None
-
-        runs = Reference(run)
-        notes, largest = list(compared.notes), 0.0
-        found: list[Difference] = []
-        unmeasured = unsteady = ""
-        doubtful = []
-        for suspect in compared.suspects:
-            ratio = obvious(suspect)
-            if ratio is None:
-                doubtful.append(suspect)
-            else:
-                largest = max(largest, ratio)
-        undefined: int | None = None  # the step from which gradients have no meaning
-        for suspect in doubtful:
-            if (found and suspect.step > found[0].step) or undefined is not None:
-                break
-            result = measure(suspect, runs, FIRST_RUNS)
-            if result.bad is not None:
-                result = measure(suspect, runs, MORE_RUNS)
-            if result.bad is not None and (suspect.exact or result.largest < CLEARLY_WRONG):
-                result = measure(suspect, runs, TIE_RUNS)
-            if result.bad is not None and suspect.undefined and only_non_finite(suspect, result.bad):
-                notes.append(f"{suspect.path}: gradients differ after inputs that are not finite")
-                undefined = suspect.step
-            elif result.bad is not None:
-                found.append(
-                    Difference(suspect.step, suspect.group, suspect.path, explain(suspect, result.bad))
-                )
-            elif _unsteady(suspect, runs):
-                unsteady = f"{suspect.path}: the original gives other results when it is run again"
-            elif runs.tensor("double", suspect) is None and suspect.before.is_floating_point():
-                unmeasured = f"{suspect.path} differs, and no float64 run of the original was possible"
-            else:
-                largest = max(largest, result.largest)
-        for difference in compared.certain:
-            if undefined is not None and difference.step >= undefined:
-                continue
-            if runs.changed("rerun", difference, mine):
-                unsteady = f"{difference.path}: the original itself changes when it is run again"
-            elif any(runs.changed(kind, difference, mine) for kind in ("perturbed1", "perturbed2")):
-                notes.append(
-                    f"{difference.path}: the original itself changes under a disturbance in the last place"
-                )
-            else:
-                found.append(difference)
-        found.sort(key=lambda d: d.step)
-        if found:
-            return {"equal": False, "difference": found[0].json(), "notes": notes, "largest": largest}
-        return {"equal": True, "notes": notes, "largest": largest, "unmeasured": unsteady or unmeasured}
+    def do_weigh(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Count the operations of a sequence of the original."""
+        plan, counting = self._plan(request), reference.Counting()
+        plan.contexts = [lambda: counting]
+        with self.sites.unwatched() if self.sites is not None else contextlib.nullcontext():
+            trace = self._episode(request, plan)
+        return {"operations": counting.operations, "poisoned": _poisoned(trace)}
 
     def do_deterministic(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the sequence twice, and tell whether the original gives the same bits."""
@@ -384,78 +336,6 @@ class Worker:
         if compared.suspects:
             return {"same": False, "where": compared.suspects[0].path}
         return {"same": True}
-
-
-def _unsteady(suspect: Suspect, runs: Reference) -> bool:
-    """Whether the original is another program each time: what differs in a rerun is no rounding made large.
-
-    An optimizer divides small numbers by small ones, and the last places of a matrix product may hang on
-    where its operands lie in memory. In float64 such a program repeats itself; one that asks the clock does
-    not.
-    """
-    rerun = runs.tensor("rerun", suspect)
-    if rerun is None or rerun.dtype != suspect.before.dtype or same_bits(suspect.before, rerun):
-        return False
-    if not _apart(suspect, suspect.before, rerun):
-        return False
-    first, second = (runs.tensor(kind, suspect) for kind in FREE_RUNS)
-    return first is None or second is None or _apart(suspect, first, second)
-
-
-def _apart(suspect: Suspect, a: torch.Tensor, b: torch.Tensor) -> bool:
-    pair = replace(suspect, before=a, after=b)
-    return obvious(pair) is None and not amplified(pair)
-
-
-class Sensitivity:
-    """Whether any result of the original ever changed when its inputs did."""
-
-    def __init__(self) -> None:
-        self._pairs = 0
-        self._sensitive = False
-        self._returned = False
-        self._raised = ""
-
-    @property
-    def refused(self) -> str:
-        """What the calls raised, if none has returned."""
-        return "" if self._returned else self._raised
-
-    def add(self, trace: Trace, steps: list[dict[str, Any]]) -> None:
-        """Look at one more sequence of the original."""
-        plain = all(s["op"] == "call" and not s.get("i") for s in steps)
-        results: dict[str, dict[str, str]] = {}
-        for entry in trace.observed:
-            raised = entry["groups"].get("exception")
-            if raised and not entry["outside"]:
-                self._raised = f"{raised['type']}: {raised['message'][:200]}"
-            result = entry["groups"].get("result")
-            self._returned |= result is not None
-            if not result or not plain:
-                continue
-            kinds = repr([(path, leaf[0], leaf[4:5]) for path, leaf in result])
-            values = [
-                _digest(trace.tensors[leaf[2]]) if leaf[0] == "tensor" else leaf[-1] for _, leaf in result
-            ]
-            given = repr([_digest(trace.tensors[leaf[2]]) for _, leaf in entry["groups"]["inputs"]])
-            seen = results.setdefault(kinds, {})
-            if seen and given not in seen:
-                self._pairs += 1
-                self._sensitive |= repr(values) not in seen.values()
-            seen[given] = repr(values)
-
-    @property
-    def none(self) -> bool:
-        """Whether other inputs gave the same result eight times, and never another."""
-        return self._pairs >= 8 and not self._sensitive
-
-
-def _digest(tensor: torch.Tensor) -> str:
-    return (
-        hashlib.sha1(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-        if tensor.numel()
-        else ""
-    )
 
 
 def _poisoned(trace: Trace) -> bool:

@@ -66,6 +66,7 @@ class Recorder:
                 str(value.device),
                 value.requires_grad,
                 strides,
+                str(value.layout),
             ]
             out.append([path, ["tensor", label, *facts]])
         elif value is None or isinstance(value, (bool, int, str, bytes)):
@@ -81,8 +82,8 @@ class Recorder:
         label = type(value).__qualname__
         array = as_tensor(value)
         if array is not None:
-            facts = [self.add(array), str(array.dtype), list(array.shape), "numpy", False, []]
-            out.append([path, ["tensor", label, *facts]])
+            facts = [self.add(array), str(array.dtype), list(array.shape), "numpy", False]
+            out.append([path, ["tensor", label, *facts, [], "torch.strided"]])
             return
         if isinstance(value, Mapping):
             out.append([path, ["dict", label, [repr(k) for k in value]]])
@@ -154,6 +155,8 @@ def is_data(value: Any, depth: int = 3) -> bool:
         return all(is_data(v, depth - 1) for v in value.values())
     if depth and isinstance(value, (list, tuple, set, frozenset, collections.deque)):
         return all(is_data(v, depth - 1) for v in value)
+    if depth and dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return all(is_data(getattr(value, f.name, None), depth - 1) for f in dataclasses.fields(value))
     return as_tensor(value) is not None
 
 
@@ -188,9 +191,14 @@ def state_size(subject: Subject) -> int:
 
 
 def state(subject: Subject, recorder: Recorder, index: int) -> Leaves:
-    """Keys and values of ``state_dict``."""
-    tensors = {k: v.detach() for k, v in state_tensors(subject).items()}
-    return recorder.leaves(tensors, "state_dict", f"{index}:") if tensors else []
+    """Keys and values of ``state_dict``, the extra state of modules included."""
+    if subject.network is None:
+        return []
+    held = {
+        k: v.detach() if isinstance(v, Tensor) else v
+        for k, v in subject.network.state_dict(keep_vars=True).items()
+    }
+    return recorder.leaves(held, "state_dict", f"{index}:") if held else []
 
 
 def gradients(subject: Subject, recorder: Recorder, index: int) -> Leaves:
@@ -199,30 +207,6 @@ def gradients(subject: Subject, recorder: Recorder, index: int) -> Leaves:
         return []
     grads = {name: p.grad for name, p in subject.network.named_parameters()}
     return recorder.leaves(grads, "grad", f"{index}:") if grads else []
-
-
-def attributes(subject: Subject, recorder: Recorder, index: int) -> Leaves:
-    """Public attributes of the owner and of the user's own submodules; for a function, of its module."""
-    out: Leaves = []
-    network = subject.network
-    if network is not None:
-        for name, module in network.named_modules():
-            if type(module).__module__.startswith("torch."):
-                owned = [("training", module.training)]
-            else:
-                owned = public_attributes(module)
-            prefix = f"self.{name}" if name else "self"
-            for key, value in owned:
-                out += recorder.leaves(value, f"{prefix}.{key}", f"{index}:")
-        return out
-    holder = subject.owner
-    if holder is not None and not isinstance(holder, types.FunctionType):
-        for key, value in public_items(holder):
-            out += recorder.leaves(value, f"self.{key}", f"{index}:")
-    for key, value in sorted(vars(subject.module).items()):
-        if not key.startswith("_") and isinstance(value, (bool, int, float, str, Tensor)):
-            out += recorder.leaves(value, f"{subject.module.__name__}.{key}", f"{index}:")
-    return out
 
 
 def public_attributes(module: nn.Module) -> list[tuple[str, Any]]:

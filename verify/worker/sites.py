@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,15 @@ class Sites:
 
         torch.Tensor.__bool__ = watched_bool  # type: ignore[method-assign,assignment]
         torch.Tensor.item = watched_item  # type: ignore[method-assign,assignment]
+
+    @contextlib.contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Nothing inside the block counts as a branch of the program."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
 
     def _note(self, value: bool) -> None:
         if self.paused:

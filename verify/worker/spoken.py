@@ -7,6 +7,7 @@ right programs and not in the other, as when a capture warms up.
 from __future__ import annotations
 
 import contextlib
+import dis
 import logging
 import re
 import sys
@@ -128,6 +129,19 @@ def shown(text: str) -> str:
             screen = part + screen[len(part) :]
         lines.append(_RATE.sub("[", screen).rstrip() if len(parts) > 1 else line)
     return "\n".join(lines)
+
+
+def said_by(error: BaseException, root: Path) -> bool:
+    """Whether a line of the user's tree raised it, so that its message is the user's own."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not under(trace.tb_frame.f_code.co_filename, root):
+        return False
+    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == _RAISE
+
+
+_RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 def quantum(text: str) -> float:

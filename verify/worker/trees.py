@@ -8,7 +8,6 @@ import inspect
 import os
 import random
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-RELOAD_LIMIT_S = 0.25  # a tree that imports faster is imported anew for every sequence
+RELOAD_LIMIT = 300_000  # bytes of source; a tree of which less is loaded is imported anew for every sequence
 
 
 class LoadError(Exception):
@@ -68,6 +67,7 @@ class Tree:
         self.root = Path(root)
         self.harness = Path(harness) if harness else None
         self.roots = roots
+        self._foreign: set[str] = set()  # modules of others, which need not be looked at again
         sys.path[:0] = roots
         self.reload = True
 
@@ -105,10 +105,13 @@ class Tree:
     def forget(self) -> dict[str, ModuleType]:
         """Drop the tree's modules, so that the next import starts as in a fresh process; gives them back."""
         dropped = {}
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
+        for name in [n for n in sys.modules if n not in self._foreign]:
+            file = getattr(sys.modules[name], "__file__", None)
             if under(file, self.root) or (self.harness is not None and file == str(self.harness)):
                 dropped[name] = sys.modules.pop(name)
+            else:
+                self._foreign.add(name)
+        self._foreign.difference_update(dropped)
         return dropped
 
     def loaded(self) -> list[str]:
@@ -158,21 +161,18 @@ class Target:
         self.mode = str(spec.get("mode", "inference"))
         self.module_name, _, self.qualname = self.entry.partition(":")
 
-    def first_import(self) -> float:
-        """Import the entry's module; seconds it took. Decides whether later sequences import it anew."""
-        start = time.perf_counter()
+    def first_import(self) -> None:
+        """Import the entry's module. The size of its files decides whether sequences import it anew."""
         self.tree.module(self.module_name)
-        took = time.perf_counter() - start
-        if took > RELOAD_LIMIT_S:
+        if sum((self.tree.root / file).stat().st_size for file in self.tree.loaded()) > RELOAD_LIMIT:
             self.tree.reload = False
-            return took
+            return
         dropped = self.tree.forget()
         try:
             self.tree.module(self.module_name)
         except LoadError:  # it registers something for the whole process, and cannot do so twice
             sys.modules.update(dropped)
             self.tree.reload = False
-        return took
 
     def fresh(self) -> None:
         """Start a sequence: module-level state goes back to what an import leaves."""

@@ -1,0 +1,133 @@
+"""The verdict on numbers that differ: further runs of the original, the cheapest first, until it is clear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from . import reference
+from .episode import Plan
+from .judge import Comparison, Difference, Suspect, Trace, only_non_finite
+from .measure import Reference, amplified, explain, measure, obvious
+from .observe import same_bits
+
+FREE_RUNS = ("free1", "free2")  # in float64, with draws and reads of their own
+FIRST_RUNS = ("rerun", "double")
+MORE_RUNS = ("rerun", "double", "perturbed1", "perturbed2")
+CLEARLY_WRONG = 1e4  # times the allowance: no further run of the original would explain it
+# Which of two equal values an index names is drawn anew by each disturbed run: two of them agree too often.
+TIE_RUNS = (*MORE_RUNS, *(f"perturbed{n}" for n in range(3, 9)))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to run the original again, such as ``rerun``, ``double``, ``free1`` or ``perturbed2``."""
+
+    name: str
+    recording: reference.Recording = field(default_factory=reference.Recording)
+
+    def prepare(self, plan: Plan) -> None:
+        """Set up a plan for it; a rerun fills the recording that the float64 run reads."""
+        if self.name == "rerun":
+            plan.contexts = [lambda: reference.Record(self.recording)]
+        elif self.name == "double":
+            plan.double = True
+            plan.contexts = [lambda: reference.Promote(self.recording)]
+        elif self.name in FREE_RUNS:
+            plan.double = True
+            plan.contexts = [lambda: reference.Promote(reference.Recording())]
+        else:
+            plan.perturb = int(self.name[-1])
+            plan.contexts = [lambda: reference.Disturb(plan.perturb), reference.capturable]
+
+
+def decide(again: Callable[[Kind], Trace | str], mine: Trace, compared: Comparison) -> dict[str, Any]:
+    """What is sent to the parent. Long, because the order of the runs and what each settles is the decision.
+
+    Args:
+        again: runs the sequence of the original once more; what it raised where that is not possible.
+        mine: the first run of the original.
+        compared: what differed, and what may.
+    """
+    recording = reference.Recording()
+    impossible: dict[str, str] = {}
+
+    def run(kind: str) -> Trace | None:
+        made = again(Kind(kind, recording))
+        if isinstance(made, str):
+            impossible[kind] = made
+            return None
+        return made
+
+    runs = Reference(run)
+    notes, largest = list(compared.notes), 0.0
+    found: list[Difference] = []
+    unmeasured = unsteady = ""
+    doubtful = []
+    for suspect in compared.suspects:
+        ratio = obvious(suspect)
+        if ratio is None:
+            doubtful.append(suspect)
+        else:
+            largest = max(largest, ratio)
+    undefined: int | None = None  # the step from which gradients have no meaning
+    for suspect in doubtful:
+        if (found and suspect.step > found[0].step) or undefined is not None:
+            break
+        result = measure(suspect, runs, FIRST_RUNS)
+        if result.bad is not None:
+            result = measure(suspect, runs, MORE_RUNS)
+        if result.bad is not None and (suspect.exact or result.largest < CLEARLY_WRONG):
+            result = measure(suspect, runs, TIE_RUNS)
+        if result.bad is not None and suspect.undefined and only_non_finite(suspect, result.bad):
+            notes.append(f"{suspect.path}: gradients differ after inputs that are not finite")
+            undefined = suspect.step
+        elif result.bad is not None:
+            found.append(Difference(suspect.step, suspect.group, suspect.path, explain(suspect, result.bad)))
+        elif _unsteady(suspect, runs):
+            unsteady = f"{suspect.path}: the original gives other results when it is run again"
+        elif runs.tensor("double", suspect) is None and suspect.before.is_floating_point():
+            why = impossible.get("double", "it lacks this value")
+            unmeasured = f"{suspect.path} differs, and no float64 run of the original was possible: {why}"
+        else:
+            largest = max(largest, result.largest)
+    for difference in compared.certain:
+        if undefined is not None and difference.step >= undefined:
+            continue
+        if runs.changed("rerun", difference, mine):
+            unsteady = f"{difference.path}: the original itself changes when it is run again"
+        elif any(runs.changed(kind, difference, mine) for kind in ("perturbed1", "perturbed2")):
+            notes.append(
+                f"{difference.path}: the original itself changes under a disturbance in the last place"
+            )
+        else:
+            found.append(difference)
+    notes += [f"a {k} run of the original was not possible: {w}" for k, w in impossible.items()]
+    found.sort(key=lambda d: d.step)
+    if found:
+        return {"equal": False, "difference": found[0].json(), "notes": notes, "largest": largest}
+    return {"equal": True, "notes": notes, "largest": largest, "unmeasured": unsteady or unmeasured}
+
+
+def _unsteady(suspect: Suspect, runs: Reference) -> bool:
+    """Whether the original is another program each time: what differs in a rerun is no rounding made large.
+
+    An optimizer divides small numbers by small ones, and the last places of a matrix product may hang on
+    where its operands lie in memory. In float64 such a program repeats itself; one that asks the clock does
+    not.
+    """
+    rerun = runs.tensor("rerun", suspect)
+    if rerun is None or rerun.dtype != suspect.before.dtype or same_bits(suspect.before, rerun):
+        return False
+    if not _apart(suspect, suspect.before, rerun):
+        return False
+    first, second = (runs.tensor(kind, suspect) for kind in FREE_RUNS)
+    return first is None or second is None or _apart(suspect, first, second)
+
+
+def _apart(suspect: Suspect, a: torch.Tensor, b: torch.Tensor) -> bool:
+    pair = replace(suspect, before=a, after=b)
+    return obvious(pair) is None and not amplified(pair)
