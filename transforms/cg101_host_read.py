@@ -72,6 +72,30 @@ import torch
 import torch.nn as nn
 
 
+class Normed(nn.Module):
+    def forward(self, x: torch.Tensor):
+        peak = x.abs().max().item()
+        count = (x > 0).sum().item()
+        return x / peak, x.mean(-1) * count
+""",
+            after="""\
+import torch
+import torch.nn as nn
+
+
+class Normed(nn.Module):
+    def forward(self, x: torch.Tensor):
+        peak = x.abs().max().detach()
+        count = (x > 0).sum()
+        return x / peak, x.mean(-1) * count
+""",
+        ),
+        Rewritten(
+            before="""\
+import torch
+import torch.nn as nn
+
+
 class Scaled(nn.Module):
     def __init__(self):
         super().__init__()

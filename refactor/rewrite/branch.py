@@ -20,6 +20,7 @@ from refactor.rewrite.model import Joint, Proposal, Refusal
 from refactor.rewrite.naming import module_of
 from refactor.rewrite.outline import Outliner
 from refactor.rewrite.planner import Planner
+from refactor.rewrite.readback import propose_kept
 from refactor.rewrite.refusals import described, nothing_to_cut
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, same_scope, self_name
 from refactor.rewrite.work import only_trains
@@ -49,6 +50,10 @@ def propose_branch(facts: Facts, hit: Hit) -> Proposal | Refusal:
         choice = propose_choice(facts, hit.event.node)
         if choice is not None:
             return choice
+    if hit.event.kind is EventKind.READBACK:
+        kept = propose_kept(facts, hit)
+        if kept is not None:
+            return kept
     return propose_around(facts, hit)
 
 
