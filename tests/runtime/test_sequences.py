@@ -244,6 +244,76 @@ def test_prepare_starts_with_the_largest_bucket() -> None:
     assert len({g.inputs[0].untyped_storage().data_ptr() for g in runner.graphs.values()}) == 1
 
 
+def prepared(wrapper: Any) -> list[int]:
+    """Buckets in the order in which they were recorded."""
+    return [int(name.removeprefix("B=")) for name in wrapper.stats()["buckets"]]
+
+
+SHAPES: dict[str, Any] = {
+    "a tuple of sizes": lambda: (8, 4),
+    "a size": lambda: torch.Size([8, 4]),
+    "a tensor on the meta device": lambda: torch.empty(8, 4, device="meta"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@torch.inference_mode()
+def test_prepare_takes_shapes_instead_of_tensors(shape: Any) -> None:
+    model = nn.Linear(4, 4).cuda().half()
+    wrapper = graphed(model, pad="B _")
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    wrapper.prepare(shape().half() if isinstance(shape(), torch.Tensor) else shape())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert prepared(wrapper) == [8, 4, 2, 1]
+    for n in range(1, 9):
+        x = rnd(n, 4, seed=n).half()
+        torch.testing.assert_close(wrapper(x), model(x), rtol=1e-2, atol=1e-2)
+    assert wrapper.stats()["replays"] == 8
+
+
+@torch.inference_mode()
+def test_prepare_takes_sizes_by_name_after_a_call() -> None:
+    embedding = nn.Embedding(5, 4).cuda()
+
+    def fn(ids: torch.Tensor, scale: torch.Tensor, *, shift: float) -> torch.Tensor:
+        return embedding(ids) * scale + shift
+
+    def call(n: int) -> torch.Tensor:
+        ids = torch.ones(n, 3, dtype=torch.long).to("cuda")
+        return wrapper(ids, torch.ones(4, device="cuda"), shift=2.0)
+
+    pad = {"ids": "B _"}
+    wrapper = graphed(fn, pad=pad)
+    with pytest.raises(ValueError, match="call once before"):
+        wrapper.prepare({"B": 8})
+    call(3)
+    wrapper.prepare({"B": 16})
+    assert prepared(wrapper) == [4, 16, 8, 2, 1]
+    wrapper.prepare({"B": [64, 32]})
+    assert prepared(wrapper) == [4, 16, 8, 2, 1, 64, 32]
+    wrapper = graphed(fn, pad=pad, buckets=[2, 6, 40])
+    call(5)
+    wrapper.prepare()
+    assert prepared(wrapper) == [6, 40, 2]
+    eager = wrapper.stats()["eager"]
+    for n in (1, 2, 3, 6, 7, 40):
+        same(
+            call(n),
+            fn(torch.ones(n, 3, dtype=torch.long).to("cuda"), torch.ones(4, device="cuda"), shift=2.0),
+        )
+    assert wrapper.stats()["eager"] == eager
+
+
+@torch.inference_mode()
+def test_a_leak_of_padding_is_found_with_shapes_alone() -> None:
+    wrapper = graphed(lambda x: x.sum(0), pad="B _")
+    with pytest.warns(RuntimeWarning, match="every exact shape"):
+        wrapper.prepare((8, 4))
+    for n in (3, 5, 3, 5):
+        same(wrapper(rnd(n, 4, seed=n)), rnd(n, 4, seed=n).sum(0))
+
+
 @torch.inference_mode()
 def test_replays_show_in_a_profile_and_as_nvtx_ranges(monkeypatch: Any) -> None:
     model = nn.Linear(4, 4).cuda()

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 47a1362c6dd0f00bd584e4aca7528067b3e71bbde9ce2e7f290e70e6931d402e). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 77315a662601073ea19767bc784385d238b8334f58f3bd11fefb8d8455ed33f4). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -454,7 +454,14 @@ class Graphed:
         return self._cg_runner.stats()
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:
-        """Record all buckets up to the sizes of this call, the largest first. The code runs for each."""
+        """Record all buckets up to the sizes of this call, the largest first. The code runs for each.
+
+        A tensor on the meta device stands for one of its shape and dtype, and where no argument is a tensor a
+        tuple of sizes for one of the dtype of the first parameter; they are filled with random numbers, or
+        with ones where they are whole. After a call sizes by name will do: ``prepare({"B": 32})`` for all up
+        to 32, ``prepare({"B": [1, 8]})`` for these, ``prepare()`` for the ``buckets`` that were given.
+        Raises ValueError for sizes by name before any call.
+        """
         self._cg_runner.prepare(args, kwargs)
 
     def reset(self) -> None:
@@ -718,6 +725,13 @@ class _Padding:
         if size > sizes[-1]:
             raise _Eager(f"dimension {name} has size {size}, above the largest bucket {sizes[-1]}")
         return next(n for n in sizes if n >= size)
+
+    def has_sizes(self, args: tuple[Any, ...]) -> bool:
+        """Whether these arguments are sizes by name, or nothing, instead of those of a call."""
+        if len(args) != 1:
+            return not args
+        values = args[0].values() if isinstance(args[0], Mapping) and self.names >= set(args[0]) else [None]
+        return all(type(n) is int for v in values for n in (v if isinstance(v, (list, tuple)) else [v]))
 
     def plan(self, fn: Any, call: _Call) -> list[_LeafPlan]:
         """For every tensor of a call: its padded dimensions and its fill."""
@@ -1993,20 +2007,73 @@ class _Runner:
         }
 
     def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Call the code with this call's arguments cut to every bucket, the largest first."""
-        call = self._take_apart(args, kwargs)
-        if not self.exact:
-            self._pad(call)
-        if not call.sizes:
-            self(args, kwargs)
+        """Call the code with its arguments cut to every bucket, the largest first."""
+        padding = self.options.padding
+        listed: dict[str, Any] = {}
+        if padding is not None and not kwargs and padding.has_sizes(args):
+            listed = dict(args[0]) if args else dict(padding.buckets)
+            args, kwargs = self._grown(
+                {n: size if type(size) is int else max(size) for n, size in listed.items()}
+            )
+        call = self._take_apart(*self._examples(args, kwargs))
+        if padding is None or self.exact or not self._pad(call) or not call.sizes:
+            self(call.args, call.kwargs)
             return
-        bucket = cast(_Padding, self.options.padding).bucket
-        steps = [
-            {min(bucket(name, n), size) for n in range(1, size + 1)} for name, size in call.sizes.items()
-        ]
+        steps: list[set[int]] = []
+        for name, size in call.sizes.items():
+            up_to = {min(padding.bucket(name, n), size) for n in range(1, size + 1)}
+            steps.append(up_to if type(listed.get(name, size)) is int else set(listed[name]))
         for sizes in sorted(itertools.product(*steps), key=math.prod, reverse=True):
             cut = call.with_sizes(dict(zip(call.sizes, sizes, strict=True)))
-            self(*_rebuild((args, kwargs), iter(cut.leaves)))
+            self(*_rebuild((call.args, call.kwargs), iter(cut.leaves)))
+
+    def _grown(self, sizes: Mapping[str, int]) -> Any:
+        """The arguments of the latest recording with other sizes, their tensors on the meta device."""
+        if self.example is None:
+            raise ValueError("prepare() by sizes alone follows a call: call once before, or give shapes")
+        example, padding = self.example, cast(_Padding, self.options.padding)
+        leaves, form = _taken_apart(example)
+        grown: list[Tensor] = []
+        for leaf, plan in zip(
+            leaves, padding.plan(self.fn, _Call(example[0], example[1], leaves, form, False)), strict=True
+        ):
+            names = dict(plan.dims)
+            shape = [sizes.get(names.get(dim, ""), size) for dim, size in enumerate(leaf.shape)]
+            grown.append(torch.empty_strided(shape, _compact(shape, leaf), dtype=leaf.dtype, device="meta"))
+        return _rebuild(example, iter(grown), lambda v: v.refer() if type(v) is _Same else v)
+
+    def _examples(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The arguments with tensors in place of shapes and of tensors on the meta device."""
+        given = _taken_apart((args, kwargs))[0]
+        if not given:
+            if not self.watches:
+                self._look()
+            found = [
+                t.dtype for watch in self.watches.values() for t, _ in watch.found if t.is_floating_point()
+            ]
+            dtype = found[0] if found else torch.get_default_dtype()
+
+            def stand_in(value: Any) -> Any:
+                shape = (
+                    type(value) in (tuple, list, torch.Size) and value and all(type(n) is int for n in value)
+                )
+                return torch.empty(value, dtype=dtype, device="meta") if shape else value
+
+            args, kwargs = (
+                tuple(map(stand_in, args)),
+                {name: stand_in(value) for name, value in kwargs.items()},
+            )
+        leaves = [_example(t) if t.is_meta else t for t in _taken_apart((args, kwargs))[0]]
+        return _rebuild((args, kwargs), iter(leaves))
+
+
+def _example(like: Tensor) -> Tensor:
+    """A tensor on the device with the look of one on the meta device."""
+    made = torch.ones(like.shape, dtype=like.dtype)
+    if like.is_floating_point() or like.is_complex():
+        made = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like.dtype)
+    device = torch.device("cuda", torch.cuda.current_device())
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device).copy_(made)
 
 
 def _versions(parameter: Tensor) -> tuple[Any, int, int]:
