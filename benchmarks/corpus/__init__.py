@@ -20,6 +20,7 @@ from . import (
     sequences,
     state,
     steps,
+    streams,
     training,
     undecided,
     ungraphed,
@@ -30,7 +31,7 @@ from .pair import Pair
 FAMILIES = (
     aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
     idioms, programs, sequences, steps, ungraphed, decoding,
-    outputs, optimizing, values, isolation,
+    outputs, optimizing, values, isolation, streams,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

@@ -289,14 +289,12 @@ PAIRS: tuple[Pair, ...] = (
         "result|kept",
         "The caller's stream goes on before the side stream has written the result.",
         ("        mine.wait_stream(self._stream)\n", ""),
-        cuda_only=True,
     ),
     SIDE.mutant(
         "side_stream_does_not_wait",
         "result|kept",
         "The side stream reads the input before the caller's stream has written it.",
         ("        self._stream.wait_stream(mine)\n", ""),
-        cuda_only=True,
     ),
     FORK,
     FORK.mutant(

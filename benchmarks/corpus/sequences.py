@@ -596,7 +596,6 @@ PAIRS: tuple[Pair, ...] = (
         "result",
         "The pinned result is handed out before the copy is done.",
         ("        done.synchronize()\n", ""),
-        cuda_only=True,
     ),
     PINNED_OUTPUT_RING.mutant(
         "host_buffer_shared",

@@ -57,8 +57,10 @@ def test_a_captured_step_trains_as_the_eager_one(name: str) -> None:
 
         side = torch.cuda.Stream()
         torch.cuda.manual_seed(7)
+        side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             step()  # the warmup is a step of training in both
+        torch.cuda.current_stream().wait_stream(side)
         optimizer.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         if captured:

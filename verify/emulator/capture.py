@@ -115,6 +115,8 @@ class Capture:
         self._keys: list[int] = []
         self._own: dict[int, torch.Tensor] = {}
         self._outside: dict[int, torch.Tensor] = {}
+        self._written: list[torch.Tensor] | None = None
+        self._copies_to_host = False
         self._saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
         self._states = [g.get_state() for g in generators]
         # What is free in the pool now may be given out again to this graph, whose replays then overwrite it.
@@ -182,6 +184,8 @@ class Capture:
         if op.name in _METADATA_ONLY or not (fresh or op.writes or op.asserts):
             return
         targets = [(position, self._keep(tensor)) for position, tensor in fresh]
+        if op.name == "copy_" and (target := home_of(args[0])) is not None and target.pinned:
+            self._copies_to_host = True
         self.steps.append(
             Step(
                 op,
@@ -252,6 +256,26 @@ class Capture:
                 raise cuda_error(DEVICE_ASSERT) from error
             raise
 
+    def blocks(self) -> list[torch.Tensor]:
+        """All device memory that the graph reads or writes."""
+        return [*self._outside.values(), *self._own.values()]
+
+    def written(self) -> list[torch.Tensor]:
+        """Device memory that a replay writes."""
+        if self._written is None:
+            self._written = list(self._own.values())
+            for step in self.steps:
+                for index in step.op.writes:
+                    self._written += tensors_in(step.op.argument(index, step.args, step.kwargs))
+        return self._written
+
+    def host_targets(self) -> list[torch.Tensor]:
+        """Page-locked memory that a replay copies to."""
+        if not self._copies_to_host:
+            return []
+        copies = [step.args[0] for step in self.steps if step.op.name == "copy_"]
+        return [t for t in copies if (home := home_of(t)) is not None and home.pinned]
+
     def lost_inputs(self) -> list[torch.Tensor]:
         """Memory this graph reads and the program has freed since: eager, or that of a reset graph."""
         lost = []
@@ -272,6 +296,7 @@ class Capture:
         self._keys.clear()
         self.steps.clear()
         self._own.clear()
+        self._written = None
         self._outside.clear()
         self._reused.clear()
 

@@ -15,6 +15,7 @@ from .errors import FOREIGN_GENERATOR, LEFT_CAPTURING, SYNCHRONIZING, UNPINNED_C
 from .execute import execute, poison, tensors_in
 from .labels import CPU, CUDA, FLOATING, ON_CUDA, PINNED, home_of, logical_device, settle, storage_of
 from .ops import Op, op_of
+from .order import Order
 from .placement import check_placement, require_memory
 
 _Tensor = torch.Tensor
@@ -39,6 +40,7 @@ class Gpu:
         self.captures = 0
         self.replays = 0
         self.default_stream: Any = None
+        self.order = Order()
         self._threads = threading.local()
 
     @property
@@ -110,6 +112,7 @@ class Watch(TorchDispatchMode):
                 self.gpu.raise_pending()
             else:
                 self.gpu.waited()
+            self.gpu.order.host_sees(self.stream.clock)
             return
         capture.require_valid()
         if kind == "copy":
@@ -225,13 +228,27 @@ class Watch(TorchDispatchMode):
             result = capture.run(op, args, kwargs, generator)
             capture.record(op, args, kwargs, generator, result, capture.home)
         else:
-            result = execute(op, args, kwargs, generator)
-            for tensor in (result,) if isinstance(result, _Tensor) else tensors_in(result):
-                settle(tensor, ON_CUDA)
+            result = self._run(op, args, kwargs, generator)
         if floating:
             self._adopt(args, kwargs)
         if capture is None and op.makes_empty and self.gpu.poison_empty:
             poison(result)
+        return result
+
+    def _run(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], generator: Any) -> Any:
+        """Run a kernel outside capture, on what the current stream has certainly been given."""
+        order, stream = self.gpu.order, self.stream
+        tick = 0 if op.views else order.launch(stream)
+        if order.several:
+            args, kwargs = order.guarded(op, args, kwargs, stream)
+        result = execute(op, args, kwargs, generator)
+        made = (result,) if isinstance(result, _Tensor) else tuple(tensors_in(result))
+        for tensor in made:
+            settle(tensor, ON_CUDA)
+        if order.several and not op.views:
+            order.wrote(made, stream, tick)
+            for index in op.writes:
+                order.wrote(tensors_in(op.argument(index, args, kwargs)), stream, tick)
         return result
 
     def _launch_beside(self, op: Op) -> None:

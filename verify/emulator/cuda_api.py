@@ -117,6 +117,7 @@ def make_cuda_functions(gpu: Gpu) -> dict[str, Any]:
         _index(device)
         gpu.forbid_while_capturing()
         gpu.raise_pending()
+        gpu.order.host_sees(gpu.order.latest)
 
     def manual_seed(seed: int) -> None:
         gpu.generator.manual_seed(int(seed))

@@ -105,9 +105,14 @@ def make_graph_type(gpu: Gpu) -> type:
             if self._check_liveness and graph.lost_inputs():
                 raise RuntimeError("An external input of this CUDA graph was deallocated before replay.")
             gpu.replays += 1
+            stream = gpu.watch.stream
             try:
                 with _disable_current_modes(), torch.inference_mode(), torch._C._DisableAutocast():
+                    tick = gpu.order.before_replay(graph.blocks(), stream)
                     graph.replay()
+                    gpu.order.wrote(graph.written(), stream, tick)
+                    for target in graph.host_targets():
+                        gpu.order.arrives_late(target, stream, tick)
             except RuntimeError as error:
                 if DEVICE_ASSERT not in str(error):
                     raise

@@ -20,6 +20,7 @@ from .factories import (
 )
 from .generators import make_generator_type
 from .graphs import graph_pool_handle, make_graph_type
+from .labels import is_cuda
 from .ordinals import patch_ordinals
 from .patches import Patches
 from .storages import patch_storages
@@ -50,6 +51,11 @@ class Emulator:
     def poison_empty(self, on: bool) -> None:
         """Fill what `aten::empty*` returns with NaN or the smallest integer: unwritten results show."""
         self._gpu.poison_empty = on
+
+    def in_flight(self, tensors: list[torch.Tensor]) -> None:
+        """Count tensors as being written by the current stream: another one has to wait for it."""
+        order, stream = self._gpu.order, self._gpu.watch.stream
+        order.wrote((t for t in tensors if is_cuda(t)), stream, order.launch(stream))
 
     def enter(self) -> None:
         """Replace what must be replaced and enter the dispatch mode in this thread.

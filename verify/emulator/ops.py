@@ -100,6 +100,7 @@ class Op:
         "name",
         "sync",
         "takes_generator",
+        "views",
         "whole",
         "writes",
     )
@@ -132,6 +133,8 @@ class Op:
         self.creates: bool = "device" in self.arguments and not self.name.startswith(("to", "_to_copy"))
         self.composite: bool = func.namespace == "aten" and func._can_decompose()
         self.whole: bool = self.name in _WHOLE
+        aliases = [a.alias_info for a in schema.arguments if a.alias_info is not None]
+        self.views: bool = bool(aliases) and not any(a.is_write for a in aliases)
 
     def argument(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value given for the argument at `index`, None if left out."""

@@ -50,6 +50,8 @@ def transfer(
         enter_copy(watch, pinned, non_blocking)
     memory_format = torch.preserve_format if memory_format is None else memory_format
     capture = watch.stream.capture
+    copy = op_of(aten._to_copy.default)
+    tick, source = _read_in_order(watch, copy, source)
     with torch._C._DisableTorchDispatch():  # the copy is accounted for here, not by the mode
         result: torch.Tensor = aten._to_copy.default(source, dtype=dtype, memory_format=memory_format)
         if device is CUDA:
@@ -59,7 +61,32 @@ def transfer(
         if capture is not None:
             copy = op_of(aten.copy_.default)
             capture.record(copy, (result, source), {}, None, result, capture.home)
+    if capture is None:
+        _written_in_order(watch, result, tick, non_blocking)
     return result
+
+
+def _read_in_order(watch: Watch, op: Op, source: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """A tick for a copy, and what it finds in its source."""
+    if watch.stream.capture is not None:
+        return 0, source
+    order, stream = watch.gpu.order, watch.stream
+    tick = order.launch(stream)
+    order.reads_host(stream)
+    if order.several:
+        (source,), _ = order.guarded(op, (source,), {}, stream)
+    return tick, source
+
+
+def _written_in_order(watch: Watch, target: torch.Tensor, tick: int, non_blocking: bool) -> None:
+    """A copy has been launched: one that blocks has been waited for, another is there in its time."""
+    order, stream = watch.gpu.order, watch.stream
+    if not non_blocking:
+        order.host_sees(stream.clock)
+    elif is_cuda(target):
+        order.wrote((target,), stream, tick)
+    elif is_pinned(target):
+        order.arrives_late(target, stream, tick)
 
 
 def enter_copy(watch: Watch, pinned: bool, non_blocking: bool) -> None:
@@ -109,7 +136,10 @@ def _copy(watch: Watch, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     enter_copy(watch, pinned, non_blocking)
     capture = watch.stream.capture
     if capture is None:
-        return op.func(*args, **kwargs)
+        tick, source = _read_in_order(watch, op_of(aten._to_copy.default), source)
+        result = op.func(target, source, *args[2:], **kwargs)
+        _written_in_order(watch, target, tick, non_blocking)
+        return result
     capture.run(op, args, kwargs, None)
     capture.record(op, (target, source), {}, None, target, capture.home)
     return target

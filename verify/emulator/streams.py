@@ -1,4 +1,4 @@
-"""Streams and events. Work is done at once and in order; what is kept is which stream is capturing."""
+"""Streams and events. Work is done at once; what is kept is who is capturing and who has waited for whom."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from .core import Gpu
 from .errors import EVENT_OF_CAPTURE, NOT_PERMITTED, cuda_error
 from .labels import CUDA
+from .order import join
 
 
 def make_stream_types(gpu: Gpu) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def make_stream_types(gpu: Gpu) -> dict[str, Any]:
             self.device_type = 1
             self.priority = priority
             self.capture: Any = None
+            self.clock: dict[int, int] = {}
             self._entered: list[Any] = []
 
         @property
@@ -54,7 +56,10 @@ def make_stream_types(gpu: Gpu) -> dict[str, Any]:
         def wait_event(self, event: Any) -> None:
             """Later work waits for `event`: inside a capture this forks to, or joins, another stream."""
             capture = event._capture
-            if capture is None or capture.dead:
+            if capture is None:
+                join(self.clock, event._clock)
+                return
+            if capture.dead:
                 return
             if self.capture is None:
                 self.capture = capture
@@ -74,11 +79,13 @@ def make_stream_types(gpu: Gpu) -> dict[str, Any]:
         def query(self) -> bool:
             self._leave_capture()
             gpu.raise_pending()
+            gpu.order.host_sees(self.clock)
             return True
 
         def synchronize(self) -> None:
             self._leave_capture()
             gpu.waited()
+            gpu.order.host_sees(self.clock)
 
         def is_capturing(self) -> bool:
             return self.capture is not None
@@ -130,6 +137,7 @@ def make_stream_types(gpu: Gpu) -> dict[str, Any]:
             self._time: float | None = None
             self._stream: Any = None
             self._capture: Any = None
+            self._clock: dict[int, int] = {}
 
         @property
         def cuda_event(self) -> int:
@@ -138,6 +146,7 @@ def make_stream_types(gpu: Gpu) -> dict[str, Any]:
         def record(self, stream: Any = None) -> None:
             self._stream = gpu.watch.stream if stream is None else stream
             self._capture = None if self._external else self._stream.capture
+            self._clock = dict(self._stream.clock)
             self._time = time.perf_counter()
 
         def wait(self, stream: Any = None) -> None:
@@ -146,11 +155,13 @@ def make_stream_types(gpu: Gpu) -> dict[str, Any]:
         def query(self) -> bool:
             self._leave_capture()
             gpu.raise_pending()
+            gpu.order.host_sees(self._clock)
             return True
 
         def synchronize(self) -> None:
             self._leave_capture()
             gpu.raise_pending()
+            gpu.order.host_sees(self._clock)
 
         def _leave_capture(self) -> None:
             if self._capture is not None and self._capture in gpu.capturing:

@@ -24,6 +24,7 @@ class Hardware:
 
     def __init__(self) -> None:
         self.active = False
+        self.emulator: Any = None
 
     def install(self) -> None:
         """Wrap the functions that programs allocate with, and the entry of streams."""
@@ -64,6 +65,9 @@ class Hardware:
 
     def arrive_late(self, tensors: list[Tensor]) -> None:
         """Write every tensor anew behind a delay: a stream that does not wait reads poison."""
+        if self.emulator is not None:
+            self.emulator.in_flight(tensors)
+            return
         whole = [t for t in tensors if t.is_cuda and t.layout is torch.strided and not _overlaps(t)]
         if not self.active or not whole:
             return

@@ -68,7 +68,8 @@ class Worker:
         if emulated:
             from _refactor_emulator import install  # type: ignore[import-not-found]  # loaded by path at the start
 
-            install().poison_empty(True)  # memory nobody wrote must not look right
+            self.hardware.emulator = install()
+            self.hardware.emulator.poison_empty(True)  # memory nobody wrote must not look right
         real = bool(request["needs_cuda"]) and not emulated
         if real:
             self.hardware.install()
