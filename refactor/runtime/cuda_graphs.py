@@ -873,7 +873,7 @@ def _unnamed(root: Any) -> frozenset[str]:
     """Attributes of a method's instance that no code within its reach names, such as a counter beside it.
 
     Code that asks for attributes by other means than their names (``getattr``, ``vars``) may read them all. A
-    submodule is within reach if it is named; then so is what its code names.
+    submodule is within reach if it is named; then so is what its code names, or all if it holds the instance.
     """
     owner = getattr(root, "__self__", None)
     if not isinstance(root, types.MethodType) or not isinstance(getattr(owner, "__dict__", None), dict):
@@ -897,14 +897,17 @@ def _unnamed(root: Any) -> frozenset[str]:
     if names & _BY_OTHER_MEANS:
         return frozenset()
     children = {n: m for n, m in owner._modules.items() if m} if isinstance(owner, nn.Module) else {}
-    parts = [owner]
+    parts, whole = [owner], not names.isdisjoint(_TO_SUBMODULES)
     while parts:
         held = {type(value) for part in parts for value in (part, *vars(part).values())}
         held -= {type(owner), _Home}
         for kind in itertools.chain.from_iterable(k.__mro__ for k in held if not _is_library(k)):
             for member in () if _is_library(kind) else vars(kind).values():
                 names.update(*(_names_in(fn.__code__) for fn in _functions_in(member)))
-        reached = [n for n in children if n in names or names & _TO_SUBMODULES]
+        values = [value for part in parts if part is not owner for value in vars(part).values()]
+        values += [item for value in values if type(value) in (list, tuple) for item in value]
+        whole = whole or any(value is owner for value in values)
+        reached = [n for n in children if n in names or whole]
         parts = [part for n in reached for part in children.pop(n).modules()]
     return frozenset([*children, *(name for name in vars(owner) if name not in names and name != _HOME)])
 

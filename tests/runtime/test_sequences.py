@@ -367,7 +367,8 @@ class _Beside(nn.Module):
 class _Detector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.anchors = nn.Linear(2, 2), _Anchors()
+        self.stem, self.anchors = nn.Sequential(nn.Linear(2, 2)), _Anchors()
+        self.first, *_ = self.stem.children()
         self.beside = _Beside(self.anchors)
 
     @segment
