@@ -56,6 +56,9 @@ __all__ = ["constant", "graphed", "grouped_mm", "scratch", "segment"]
 _HOME = "_cuda_graphs"  # the private attribute under which an object keeps its graphs
 _FIRST_WARMUP, _LATER_WARMUP = 11, 3  # runs before a capture; the first number is what autograd's hooks need
 _MOST_VALUES = 8  # of one scalar or attribute, each with graphs of its own; then eager
+_FRUITLESS = (
+    8  # graphs dropped one after the other without a replay; then eager, and another try ever more rarely
+)
 _CALLS_A_GRAPH = 64  # beyond max_graphs recordings, one more for every so many calls
 _MOST_OBJECTS = 50_000  # looked at in search of state
 _LARGE = 4096  # bytes of a constant, beyond which a digest stands for the content
@@ -1687,6 +1690,7 @@ class _Runner:
             self.values: dict[Hashable, list[set[Hashable]]] = {}
             self.placed: dict[Hashable, Sequence[int]] = {}  # arguments used where they are, see `_at`
             self.elsewhere: Counter[Hashable] = Counter()  # calls with them at other addresses
+            self.fruitless, self.replaced = 0, ""  # rebindings before which no graph was replayed
             self.eager: Counter[str] = Counter()
             self.warned: set[str] = set()
             self.plans: dict[Hashable, list[_LeafPlan]] = {}
@@ -1761,6 +1765,10 @@ class _Runner:
             self.unsettled[base] += 1
             if self.unsettled[base] & (self.unsettled[base] - 1):
                 raise _Eager(self.changing[base])
+        if self.fruitless >= _FRUITLESS:  # the same, twice in a row: the first look only sees what holds now
+            n = self.fruitless = self.fruitless + 1
+            if n & (n - 1) and (n - 1) & (n - 2):
+                raise _Eager(f"{self.replaced} is replaced at every call, and the graphs with it")
         missing = tuple([p.grad is None for p in self.parameters]) if self.parameters else ()
         key = (base, self._state(call), missing)
         if self.placed and key in self.placed:
@@ -1773,6 +1781,7 @@ class _Runner:
                 return None, here
         graph = self.graphs.get(key)
         if graph is not None and graph.graph is not None:
+            self.fruitless = 0
             return graph, key
         if self.refused and key in self.refused:
             raise _Eager(self.refused[key])
@@ -1849,7 +1858,9 @@ class _Runner:
                 return tuple([watch.state() for watch in self.watching(call)])
             watch = self.watches[id(self.fn)]
             return (watch.current if watch.idle else watch.state(),)
-        except _Rebound:
+        except _Rebound as what:
+            self.replaced = str(what)
+            self.fruitless += self.fruitless < _FRUITLESS
             self._rebind()
             return self._state(call)
 

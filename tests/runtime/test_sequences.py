@@ -394,3 +394,18 @@ def test_a_segment_is_kept_when_a_submodule_changes_that_it_does_not_name() -> N
             torch.testing.assert_close(second, model.beside.linear(x) + i + 1)
     runners = {runner.name: runner.stats() for runner in model.__dict__["_cuda_graphs"].made.values()}
     assert runners["_Detector._stem"]["replays"] == 5
+
+
+@pytest.mark.filterwarnings("ignore:.*runs eagerly:RuntimeWarning")
+def test_code_whose_tensors_are_replaced_at_every_call_is_not_recorded_for_ever() -> None:
+    model = _Detector().to("cuda").eval()
+    with torch.no_grad():
+        for i in range(40):
+            model.first.weight = nn.Parameter(torch.full((2, 2), float(i)).to("cuda"))
+            x = torch.full((1, 2), 2.0).to("cuda")
+            torch.testing.assert_close(model(x)[0], model.stem(x) * 2)
+        for _ in range(40):
+            torch.testing.assert_close(model(x)[0], model.stem(x) * 2)
+    runner = next(r for r in model.__dict__["_cuda_graphs"].made.values() if r.name == "_Detector._stem")
+    assert runner.recorded <= 16
+    assert runner.stats()["replays"] > 0, "it settled, which is noticed in the end"

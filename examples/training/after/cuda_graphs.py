@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 77315a662601073ea19767bc784385d238b8334f58f3bd11fefb8d8455ed33f4). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 9975526ebd20afaabe24c612dfa9ed18d5a0b4f37dd36b0f270c6140be51ed44). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -57,6 +57,9 @@ __all__ = ["constant", "graphed", "grouped_mm", "scratch", "segment"]
 _HOME = "_cuda_graphs"  # the private attribute under which an object keeps its graphs
 _FIRST_WARMUP, _LATER_WARMUP = 11, 3  # runs before a capture; the first number is what autograd's hooks need
 _MOST_VALUES = 8  # of one scalar or attribute, each with graphs of its own; then eager
+_FRUITLESS = (
+    8  # graphs dropped one after the other without a replay; then eager, and another try ever more rarely
+)
 _CALLS_A_GRAPH = 64  # beyond max_graphs recordings, one more for every so many calls
 _MOST_OBJECTS = 50_000  # looked at in search of state
 _LARGE = 4096  # bytes of a constant, beyond which a digest stands for the content
@@ -874,7 +877,7 @@ def _unnamed(root: Any) -> frozenset[str]:
     """Attributes of a method's instance that no code within its reach names, such as a counter beside it.
 
     Code that asks for attributes by other means than their names (``getattr``, ``vars``) may read them all. A
-    submodule is within reach if it is named; then so is what its code names.
+    submodule is within reach if it is named; then so is what its code names, or all if it holds the instance.
     """
     owner = getattr(root, "__self__", None)
     if not isinstance(root, types.MethodType) or not isinstance(getattr(owner, "__dict__", None), dict):
@@ -898,14 +901,17 @@ def _unnamed(root: Any) -> frozenset[str]:
     if names & _BY_OTHER_MEANS:
         return frozenset()
     children = {n: m for n, m in owner._modules.items() if m} if isinstance(owner, nn.Module) else {}
-    parts = [owner]
+    parts, whole = [owner], not names.isdisjoint(_TO_SUBMODULES)
     while parts:
         held = {type(value) for part in parts for value in (part, *vars(part).values())}
         held -= {type(owner), _Home}
         for kind in itertools.chain.from_iterable(k.__mro__ for k in held if not _is_library(k)):
             for member in () if _is_library(kind) else vars(kind).values():
                 names.update(*(_names_in(fn.__code__) for fn in _functions_in(member)))
-        reached = [n for n in children if n in names or names & _TO_SUBMODULES]
+        values = [value for part in parts if part is not owner for value in vars(part).values()]
+        values += [item for value in values if type(value) in (list, tuple) for item in value]
+        whole = whole or any(value is owner for value in values)
+        reached = [n for n in children if n in names or whole]
         parts = [part for n in reached for part in children.pop(n).modules()]
     return frozenset([*children, *(name for name in vars(owner) if name not in names and name != _HOME)])
 
@@ -1685,6 +1691,7 @@ class _Runner:
             self.values: dict[Hashable, list[set[Hashable]]] = {}
             self.placed: dict[Hashable, Sequence[int]] = {}  # arguments used where they are, see `_at`
             self.elsewhere: Counter[Hashable] = Counter()  # calls with them at other addresses
+            self.fruitless, self.replaced = 0, ""  # rebindings before which no graph was replayed
             self.eager: Counter[str] = Counter()
             self.warned: set[str] = set()
             self.plans: dict[Hashable, list[_LeafPlan]] = {}
@@ -1759,6 +1766,10 @@ class _Runner:
             self.unsettled[base] += 1
             if self.unsettled[base] & (self.unsettled[base] - 1):
                 raise _Eager(self.changing[base])
+        if self.fruitless >= _FRUITLESS:  # the same, twice in a row: the first look only sees what holds now
+            n = self.fruitless = self.fruitless + 1
+            if n & (n - 1) and (n - 1) & (n - 2):
+                raise _Eager(f"{self.replaced} is replaced at every call, and the graphs with it")
         missing = tuple([p.grad is None for p in self.parameters]) if self.parameters else ()
         key = (base, self._state(call), missing)
         if self.placed and key in self.placed:
@@ -1771,6 +1782,7 @@ class _Runner:
                 return None, here
         graph = self.graphs.get(key)
         if graph is not None and graph.graph is not None:
+            self.fruitless = 0
             return graph, key
         if self.refused and key in self.refused:
             raise _Eager(self.refused[key])
@@ -1847,7 +1859,9 @@ class _Runner:
                 return tuple([watch.state() for watch in self.watching(call)])
             watch = self.watches[id(self.fn)]
             return (watch.current if watch.idle else watch.state(),)
-        except _Rebound:
+        except _Rebound as what:
+            self.replaced = str(what)
+            self.fruitless += self.fruitless < _FRUITLESS
             self._rebind()
             return self._state(call)
 
