@@ -215,6 +215,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="examples (default: all)")
     parser.add_argument("--examples", type=int, default=20, help="recipes a target in `refactor verify`")
+    parser.add_argument(
+        "--quick", action="store_true", help="time the fixed inputs only, not by `refactor verify`"
+    )
     parser.add_argument("--measure", nargs=2, metavar=("EXAMPLE", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -237,7 +240,7 @@ def main() -> int:
     proven = {name: worst(targets) for name, targets in zip(rewritten, proofs, strict=True)}
     for example in chosen:
         is_rewritten = example in proven
-        timed = verdicts(example, "bench.toml", 4) if is_rewritten else {}
+        timed = verdicts(example, "bench.toml", 4) if is_rewritten and not options.quick else {}
         before = in_process(example, "before")
         after = in_process(example, "after") if is_rewritten else in_process(example, "before-bare")
         for name in before:
