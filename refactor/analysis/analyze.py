@@ -62,9 +62,8 @@ def analyze(
     """
     if not entries and not may_matter(source.data) and not _named(source, project, regions):
         return None
-    tree = parse(source)
+    module = project.known(source) or project.add(source, parse(source))
     try:
-        module = project.add(source, tree)
         interpreter = shared(project)
         reaching = [*_reaching(interpreter, module, entries, regions)]
         interpreter.start(module)

@@ -35,6 +35,15 @@ def from_annotation(it: Interpreter, module: ModuleInfo, node: ast.expr | None, 
     """What a value of that annotation is; None: no annotation, `OPAQUE`: it says nothing."""
     if node is None:
         return None
+    if depth:
+        return _promised(it, module, node, depth)
+    known: Val | None = module.promises.get(node)
+    if known is None:
+        known = module.promises[node] = _promised(it, module, node, 0)
+    return known
+
+
+def _promised(it: Interpreter, module: ModuleInfo, node: ast.expr, depth: int) -> Val:
     if depth > 8:
         return OPAQUE
     if isinstance(node, ast.Constant):

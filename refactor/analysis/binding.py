@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from refactor.analysis.annotations import from_annotation
@@ -23,6 +22,7 @@ from refactor.analysis.domain import (
     element,
     is_tainted,
     join,
+    replace,
     settled,
 )
 from refactor.analysis.model import Device
@@ -53,19 +53,17 @@ def bind_call(
     spec = target.node.args
     env: dict[str, Val] = {}
     left = dict(keywords)
-    positional = [*spec.posonlyargs, *spec.args]
-    defaults = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
+    count = len(spec.posonlyargs) + len(spec.args)
     spread = bool(args) and isinstance(args[-1], Seq) and args[-1].type == "*"
     given = args[:-1] if spread else args
     rest = args[-1].element if spread and isinstance(args[-1], Seq) else None
-    pairs = [*zip(positional, defaults, strict=True), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
-    for index, (arg, default) in enumerate(pairs):
+    for index, (arg, default, by_position) in enumerate(target.parameters):
         value: Val | None = None
-        if index < len(positional) and index < len(given):
+        if by_position and index < len(given):
             value = given[index]
         elif arg.arg in left:
             value = left.pop(arg.arg)
-        elif spread and index < len(positional):
+        elif spread and by_position:
             value = _one_of_many(it, target, arg, rest)
         if value is None:
             value = _missing(it, target, arg, default, open_keywords)
@@ -74,7 +72,7 @@ def bind_call(
             value = Host(type(literal).__name__)  # another method than the one that is called
         env[arg.arg] = _refine(it, target, arg, value)
     if spec.vararg is not None:
-        extra = tuple(given[len(positional) :])
+        extra = tuple(given[count:])
         env[spec.vararg.arg] = Seq("tuple", None, rest) if spread else Seq("tuple", extra)
     if spec.kwarg is not None:
         others = _annotated_tensor(it, target, spec.kwarg) if open_keywords else None
@@ -177,11 +175,8 @@ def _vague(value: Val) -> bool:
 def bind_region(it: Interpreter, target: FunctionInfo, bound: Val | None) -> dict[str, Val]:
     """The environment of a region: tensors are on the device, numbers are given by the caller."""
     spec = target.node.args
-    positional = [*spec.posonlyargs, *spec.args]
-    defaults: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
     env: dict[str, Val] = {}
-    pairs = [*zip(positional, defaults, strict=True), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
-    for index, (arg, default) in enumerate(pairs):
+    for index, (arg, default, _) in enumerate(target.parameters):
         if index == 0 and bound is not None:
             env[arg.arg] = bound
         else:

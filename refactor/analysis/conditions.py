@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from refactor.analysis.domain import (
@@ -28,7 +27,9 @@ from refactor.analysis.domain import (
     not_none,
     on_device,
     read_back,
+    replace,
     truth,
+    value,
 )
 from refactor.analysis.model import Device, EventKind
 from refactor.analysis.torchops import OTHER_DEVICES
@@ -47,7 +48,7 @@ _FOLD: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@value
 class Decision:
     """Outcome of a test, where known, and the expressions whose tensors it reads back."""
 

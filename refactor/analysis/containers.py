@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from refactor.analysis import indexing, instances
 from refactor.analysis.conditions import place
-from refactor.analysis.domain import INT, NO_VALUE, NONE, OPAQUE, Dict, Host, Obj, Seq, Val, element, join
+from refactor.analysis.domain import (
+    INT,
+    NO_VALUE,
+    NONE,
+    OPAQUE,
+    Dict,
+    Host,
+    Obj,
+    Seq,
+    Val,
+    element,
+    join,
+    replace,
+)
 
 if TYPE_CHECKING:
     from refactor.analysis.calls import Arguments

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from refactor.analysis.model import UNKNOWN, Device, Kind, Value
 
 if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+
     from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo
+
+    _T = TypeVar("_T")
+
+    @dataclass_transform(frozen_default=True)
+    def value(cls: type[_T]) -> type[_T]:
+        """A frozen dataclass."""
+
+else:
+    # Frozen for the type checker alone: making a frozen dataclass takes three times as long, and most of what
+    # an interpretation makes are these.
+    value = dataclass(slots=True, unsafe_hash=True)
 
 NO_VALUE: Any = type("NoValue", (), {"__repr__": lambda self: "?"})()
 _MANY = 16
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tensor:
     """A tensor; ``optional`` says it may be None instead.
 
@@ -30,7 +43,7 @@ class Tensor:
     hosted: bool = False  # of unknown device: on some path the code made it on the host
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Host:
     """A host value fixed by shapes, configuration or constants."""
 
@@ -42,14 +55,14 @@ class Host:
     optional: bool = False  # it may be None instead
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Readback:
     """A host value that was read back from the device."""
 
     type: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Seq:
     """A list, tuple, set or module list: ``items`` where each is known, else what all have in common.
 
@@ -62,7 +75,7 @@ class Seq:
     prefix: tuple[Val, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Dict:
     """A dict with the values of its literal keys, and what all values have in common."""
 
@@ -78,7 +91,7 @@ class Dict:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Obj:
     """An instance of one of some classes of the code base; ``fields`` are those given at its construction."""
 
@@ -86,7 +99,7 @@ class Obj:
     fields: tuple[tuple[str, Val], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ExtObj:
     """An instance of a class from outside the code base, by its dotted name."""
 
@@ -94,7 +107,7 @@ class ExtObj:
     items: tuple[Val, ...] | None = None  # of torch.nn.Sequential
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fn:
     """One of some functions of the code base, perhaps bound to an instance."""
 
@@ -103,21 +116,21 @@ class Fn:
     keywords: tuple[tuple[str, Val], ...] = ()  # of functools.partial
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cls:
     """One of some classes of the code base."""
 
     classes: tuple[ClassInfo, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ext:
     """A module, class, function or constant from outside the code base, by its dotted name."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Method:
     """A method of a value that is no instance of a class of the code base: ``x.mean``."""
 
@@ -125,14 +138,14 @@ class Method:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PyModule:
     """A module of the code base."""
 
     info: ModuleInfo
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Opaque:
     """Nothing is known; ``tainted``: it was computed from device tensors."""
 
@@ -150,6 +163,16 @@ INT = Host("int")
 BOOL = Host("bool")
 DEVICE_TENSOR = Tensor(Device.DEVICE)
 HOST_TENSOR = Tensor(Device.HOST)
+
+
+_V = TypeVar("_V", bound=Val)
+
+
+def replace(value: _V, **changes: Any) -> _V:
+    """The value with other fields; ``dataclasses.replace`` looks at the fields' definitions each time."""
+    cls: Any = value.__class__
+    made: _V = cls(**{name: getattr(value, name) for name in cls.__slots__} | changes)
+    return made
 
 
 def join_device(a: Device, b: Device) -> Device:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from refactor.analysis.domain import Val, join
 
@@ -59,21 +58,24 @@ class Env(dict[str, Val]):
             else:
                 self[name] = value
 
-    @contextmanager
-    def tried(self) -> Iterator[Changes]:
+    def tried(self) -> Branch:
         """A branch: what it changes is taken back at its end, and then stands in the mapping given here."""
+        return Branch(self)
+
+    def enter(self) -> Changes | None:
+        """Begin a branch; the trail of the one around it."""
         outer, self._trail = self._trail, {}
-        changes: Changes = {}
-        try:
-            yield changes
-        finally:
-            trail, self._trail = self._trail, outer
-            for name, old in trail.items():
-                changes[name] = self.get(name)
-                if old is not None:
-                    self._put(name, old)
-                elif name in self:
-                    super().__delitem__(name)
+        return outer
+
+    def leave(self, outer: Changes | None, changes: Changes) -> None:
+        """End a branch: its changes are taken back and noted."""
+        trail, self._trail = self._trail, outer
+        for name, old in (trail or {}).items():
+            changes[name] = self.get(name)
+            if old is not None:
+                self._put(name, old)
+            elif name in self:
+                super().__delitem__(name)
 
     def met(self, a: Changes, b: Changes) -> Changes:
         """Changes where two paths meet; an attribute is kept only if both know it."""
@@ -86,3 +88,20 @@ class Env(dict[str, Val]):
             else:
                 merged[name] = None if "." in name else one if one is not None else two
         return merged
+
+
+class Branch:
+    """A branch being tried, as a context manager: the generator of `contextlib` takes three times as long."""
+
+    __slots__ = ("_changes", "_env", "_outer")
+
+    def __init__(self, env: Env) -> None:
+        self._env = env
+        self._changes: Changes = {}
+
+    def __enter__(self) -> Changes:
+        self._outer = self._env.enter()
+        return self._changes
+
+    def __exit__(self, *failed: object) -> None:
+        self._env.leave(self._outer, self._changes)

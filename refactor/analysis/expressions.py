@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable
-from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from refactor.analysis import conditions, indexing, instances
@@ -29,6 +29,7 @@ from refactor.analysis.domain import (
     join,
     known_items,
     read_back,
+    replace,
     settled,
 )
 from refactor.analysis.model import Device, EventKind
@@ -50,9 +51,11 @@ _BITWISE = (ast.BitAnd, ast.BitOr, ast.BitXor)
 
 def evaluate(it: Interpreter, frame: Frame, node: ast.expr) -> Val:
     """The abstract value of an expression in a frame."""
-    handler = _HANDLERS.get(type(node))
-    if handler is not None:
-        return handler(it, frame, node)
+    return HANDLERS.get(node.__class__, other)(it, frame, node)
+
+
+def other(it: Interpreter, frame: Frame, node: ast.expr) -> Val:
+    """The value of an expression of a kind that has no handler: from the device if a part of it is."""
     values = [
         it.evaluate(frame, child) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)
     ]
@@ -63,9 +66,19 @@ def _constant(it: Interpreter, frame: Frame, node: ast.Constant) -> Val:
     value = node.value
     if value is None:
         return NONE
-    if isinstance(value, bool | int | float | str):
-        return Host(type(value).__name__, value, literal=True)
-    return HOST
+    kind: type = value.__class__
+    if kind in _LITERAL:
+        return _literal(kind, value)
+    return Host("float", value, literal=True) if kind is float else HOST
+
+
+_LITERAL: tuple[type, ...] = (bool, int, str)
+
+
+@lru_cache(maxsize=10_000)
+def _literal(kind: type, value: Any) -> Host:
+    """The value of a literal; the type tells ``1`` from ``True``. Floats are made anew: ``0.0 == -0.0``."""
+    return Host(kind.__name__, value, literal=True)
 
 
 def lookup(it: Interpreter, frame: Frame, name: str) -> Val:
@@ -370,7 +383,7 @@ def _slice(it: Interpreter, frame: Frame, node: ast.Slice) -> Val:
     return Host("slice")
 
 
-_HANDLERS: dict[type[ast.expr], Callable[[Any, Any, Any], Val]] = {
+HANDLERS: dict[type[ast.expr], Callable[[Any, Any, Any], Val]] = {
     ast.Constant: _constant,
     ast.Name: _name,
     ast.Attribute: _attribute,

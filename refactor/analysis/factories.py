@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from refactor.analysis.domain import (
@@ -20,6 +19,7 @@ from refactor.analysis.domain import (
     is_tainted,
     on_device,
     read_back,
+    replace,
     spread,
 )
 from refactor.analysis.model import Device, EventKind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from refactor.analysis import instances
@@ -32,6 +31,7 @@ from refactor.analysis.domain import (
     on_device,
     plain,
     read_back,
+    replace,
     settled,
 )
 from refactor.analysis.model import Device, EventKind

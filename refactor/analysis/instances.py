@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from refactor.analysis.annotations import from_annotation
@@ -34,6 +34,7 @@ from refactor.analysis.domain import (
     Val,
     is_tainted,
     join,
+    replace,
 )
 from refactor.analysis.environment import Env
 from refactor.analysis.model import Device

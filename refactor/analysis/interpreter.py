@@ -32,6 +32,7 @@ from refactor.analysis.model import Event, EventKind, Region
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, Project
 from refactor.analysis.trees import walk
 
+_HANDLERS = expressions.HANDLERS
 MAX_DEPTH = 28
 """Calls followed below a region."""
 SUMMARY_DEPTH = 10
@@ -220,7 +221,7 @@ class Interpreter:
 
     def evaluate(self, frame: Frame, node: ast.expr) -> Val:
         """The value of an expression; what happens in it is recorded."""
-        value = expressions.evaluate(self, frame, node)
+        value = _HANDLERS.get(node.__class__, expressions.other)(self, frame, node)
         if frame.emit:
             values = frame.values
             if values is None:
@@ -321,9 +322,13 @@ class Interpreter:
         """Whether a call takes nothing along whose state only the interpretation at hand knows.
 
         That is an instance of a class of the file it started in: its methods may have assigned attributes. A
-        constructor knows more than others of its own class alone.
+        constructor knows more than others of its own class alone, and where a question is being answered and
+        nothing has been assigned yet, the file itself is known no better than others.
         """
-        if self.building or target.module is self.home:
+        if self.building:
+            return False
+        fresh = self.answers.busy and not self.overlay and frame.init_of is None
+        if target.module is self.home and not fresh:
             return False
         what = frame.init_of if self.answers.busy and not frame.emit else self.home
         return not any(mentions(value, what) for value in env.values())

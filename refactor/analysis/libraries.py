@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from refactor.analysis import hoststate, indexing, instances, tensors
@@ -33,6 +32,7 @@ from refactor.analysis.domain import (
     join,
     on_device,
     read_back,
+    replace,
 )
 from refactor.analysis.model import EventKind
 from refactor.analysis.torchops import ALWAYS, names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,7 @@ Loop = ast.For | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.Gen
 _TRAINING = frozenset({"backward", "step", "zero_grad"})
 
 
+_EVAL = re.compile(rb"\beval\b")
 _LOOPS = (ast.For, ast.While, *_COMPREHENSIONS)
 
 
@@ -132,7 +134,12 @@ def trains(node: ast.AST) -> bool:
 
 def _may_drive(module: ModuleInfo) -> bool:
     """Whether a file names what says that no gradients are recorded."""
-    return any(word in module.source.data for word in (b"no_grad", b"inference_mode", b"eval"))
+    data = module.source.data
+    return (
+        b"no_grad" in data
+        or b"inference_mode" in data
+        or (b"eval" in data and _EVAL.search(data) is not None)
+    )
 
 
 def _scopes(module: ModuleInfo) -> Iterator[tuple[FunctionNode | None, list[ast.stmt]]]:

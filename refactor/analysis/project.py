@@ -50,6 +50,17 @@ class FunctionInfo:
         return remark(self.module.remarks, self.node)
 
     @cached_property
+    def parameters(self) -> tuple[tuple[ast.arg, ast.expr | None, bool], ...]:
+        """Its parameters but starred ones, their defaults, and whether they can be given by position."""
+        spec = self.node.args
+        given = [*spec.posonlyargs, *spec.args]
+        defaults = [None] * (len(given) - len(spec.defaults)) + list(spec.defaults)
+        return (
+            *((arg, default, True) for arg, default in zip(given, defaults, strict=True)),
+            *((arg, default, False) for arg, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)),
+        )
+
+    @cached_property
     def nodes(self) -> list[Any]:
         """The function and all nodes below it, breadth first."""
         return walk(self.node)
@@ -154,6 +165,11 @@ class ClassInfo:
                 yield last_name(base)
 
     @cached_property
+    def _definers(self) -> dict[str, ClassInfo | None]:
+        """The first class along the bases that defines a name, as far as it was asked for."""
+        return {}
+
+    @cached_property
     def is_module(self) -> bool:
         """An ``nn.Module``, by its bases, or by their names where they are not in the code base."""
         external = [base for base in self.mro if isinstance(base, str)]
@@ -179,13 +195,15 @@ class ClassInfo:
 
     def find(self, name: str, after: ClassInfo | None = None) -> tuple[ClassInfo, Any] | None:
         """The first definition of a name along the bases, with its class; ``after``: as for ``super()``."""
-        chain = list(self.mro)
-        if after is not None and after in chain:
-            chain = chain[chain.index(after) + 1 :]
-        for base in chain:
-            if isinstance(base, ClassInfo) and name in base.own:
-                return base, base.replaced().get(name) or base.own[name]
-        return None
+        if after is not None and after in self.mro:
+            rest = self.mro[self.mro.index(after) + 1 :]
+            base = next((b for b in rest if isinstance(b, ClassInfo) and name in b.own), None)
+        elif name in self._definers:
+            base = self._definers[name]
+        else:
+            base = next((b for b in self.mro if isinstance(b, ClassInfo) and name in b.own), None)
+            self._definers[name] = base
+        return None if base is None else (base, base.replaced().get(name) or base.own[name])
 
     def replaced(self) -> Mapping[str, FunctionInfo]:
         """Methods that decorators of the class put in place of its own."""
@@ -211,6 +229,7 @@ class ModuleInfo:
     tree: ast.Module
     values: dict[str, Any] = field(default_factory=dict)  # evaluated top-level expressions
     found: dict[str, Any] = field(default_factory=dict)  # what `lookup` found
+    promises: dict[ast.expr, Any] = field(default_factory=dict)  # what its annotations say
 
     @cached_property
     def folder(self) -> Path:
@@ -398,16 +417,19 @@ class Project:
             self._judged.append((str(folder), self._packages[folder]))
         return self._packages[folder]
 
+    def known(self, source: Source) -> ModuleInfo | None:
+        """The module of a file that was parsed already with these bytes."""
+        found = self._by_path.get(self._real(source.path))
+        return found if found is not None and found.source.data == source.data else None
+
     def add(self, source: Source, tree: ast.Module) -> ModuleInfo:
-        """Register a file that is already parsed; one that others know with these bytes stays the same."""
+        """Register a file that is parsed and not `known`."""
         path = self._real(source.path)
-        known = self._by_path.get(path)
-        if known is not None:
-            if known.source.data == source.data:
-                return known
+        if self._by_path.get(path) is not None:
             for other in self._by_path.values():  # they may have found names in the file as it was
                 if other is not None:
                     other.found.clear()
+                    other.promises.clear()
         root, name = self.place(source.path)
         info = ModuleInfo(self, name, root, source, tree)
         self._by_path[path] = info

@@ -45,11 +45,11 @@ class RepeatedCall:
 def repeated_calls(module: ModuleInfo) -> Iterator[RepeatedCall]:
     """Every such loop of a file, in order of its place; batch loops apart."""
     for function, body in scopes(module) if may_drive(module) else ():
-        evaluated = evaluated_in(body)
-        outer = decorated(function) or ("eval" if evaluated else "")
+        loops = [*_loops(body, decorated(function))]
+        evaluated = evaluated_in(body) if loops else frozenset()
         scope: ast.AST = function if function is not None else module.tree
-        for loop, guard in _loops(body, outer):
-            guard = guard or context_inside(loop)
+        for loop, around in loops:
+            guard = around or ("eval" if evaluated else context_inside(loop))
             if guard and not trains(loop):
                 yield from _calls(module, function, scope, loop, guard, evaluated)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from refactor.analysis import factories, hostargs
@@ -27,6 +26,7 @@ from refactor.analysis.domain import (
     element,
     is_tainted,
     on_device,
+    replace,
 )
 from refactor.analysis.expressions import combined_device, tensor_binary
 from refactor.analysis.model import Device, EventKind
