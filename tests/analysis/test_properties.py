@@ -29,6 +29,11 @@ TEMPLATES = [
     "f'{{{0}}}'", "(q := {0})", "range({0})",
     "torch.zeros({0})", "torch.nonzero({0})", "isinstance({0}, int)",
     "getattr({0}, 'shape')", "sorted({0})", "zip({0}, {1})", "self.method({0})", "super().forward({0})",
+    "unknown({0}).part", "unknown({0}).part.other({1})", "torch.where({0}, unknown({1}).a, unknown({2}).b)",
+    "torch.maximum({0}, {1})", "torch.equal({0}, {1})", "list(zip(*{0}))", "Clip.apply({0}, {1})",
+    "torch.stack([{0}, {1}])", "{0}.nonzero(as_tuple={1})", "torch.full(({0},), {1}, device={2})",
+    "torch.sparse_coo_tensor({0}, {1}, {2})", "F.pad({0}, ({1}, 1))", "F.one_hot({0}, num_classes={1})",
+    "{0}.repeat_interleave({1}, output_size={2})", "[{0}, *{1}]", "next(iter({0}))", "sum({0})",
     "{0}.view({1}, -1)", "torch.arange({0})", "{0}.sum({1}).nonzero()", "({0} is None)", "({0}, {1})",
 ]  # fmt: skip
 
@@ -73,6 +78,10 @@ def program(forward: list[str], method: list[str], helper: list[str]) -> str:
     lines = [
         "import torch",
         "import torch.nn as nn",
+        "import torch.nn.functional as F",
+        "from elsewhere import unknown",
+        "class Clip(torch.autograd.Function):",
+        *indent(["@staticmethod", "def forward(ctx, x, y):", *indent(["return x.clamp(max=y).cpu()"])]),
         "def helper(x, y=None):",
         *indent(helper),
         "class Base(nn.Module):",
@@ -88,6 +97,12 @@ def program(forward: list[str], method: list[str], helper: list[str]) -> str:
         *indent(["for x in loader:", *indent(["model(x).backward()", "optimizer.step()"])]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def reordered(tree: ast.Module) -> ast.Module:
+    """The program with its classes and functions in the opposite order."""
+    imports = [stmt for stmt in tree.body if isinstance(stmt, ast.Import | ast.ImportFrom)]
+    return ast.Module([*imports, *reversed([stmt for stmt in tree.body if stmt not in imports])], [])
 
 
 def findings(facts: Facts | None) -> list[tuple[str, str, str]]:
@@ -108,7 +123,7 @@ def examined(code: str) -> list[tuple[str, str, str]]:
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(BLOCKS, BLOCKS, BLOCKS)
-def test_any_program_is_analysed_the_same_again_and_however_it_is_laid_out(
+def test_any_program_is_analysed_the_same_again_laid_out_anew_or_in_another_order(
     forward: list[str], method: list[str], helper: list[str]
 ) -> None:
     code = program(forward, method, helper)
@@ -119,6 +134,7 @@ def test_any_program_is_analysed_the_same_again_and_however_it_is_laid_out(
     first = examined(code)
     assert examined(code) == first
     assert examined(ast.unparse(tree) + "\n# laid out anew\n") == first
+    assert sorted(examined(ast.unparse(reordered(tree)))) == sorted(first)
 
 
 @pytest.mark.parametrize("depth", [50, 2000, 100_000])
