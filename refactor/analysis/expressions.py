@@ -237,6 +237,8 @@ def _unknown(*values: Val) -> bool:
 def combined_device(values: list[Val]) -> Device:
     """Where the result of an operation on these operands lives."""
     tensors = [value for value in values if isinstance(value, Tensor)]
+    if any(tensor.rank for tensor in tensors):
+        tensors = [tensor for tensor in tensors if tensor.rank != 0]  # a single number goes with either
     found = [tensor.device for tensor in tensors]
     if set(found) == {Device.HOST} and any(tensor.rank for tensor in tensors):
         return Device.HOST  # what goes with a tensor on the host is there too, unless that is one number

@@ -298,6 +298,7 @@ def _operate(
             return OPAQUE
     if device is not Device.HOST:
         _hazards(it, frame, scope, name, values, args, subject)
+    hostargs.host_arguments(it, frame, name, values, args, len(values) - len(args.values))
     return _result(name, values, args, first, device, flat)
 
 
@@ -339,8 +340,6 @@ def _hazards(
         it.readback(frame, EventKind.SYNC_OP, node, subject, name)
     elif name == "_assert" and values and on_device(values[0]):
         it.emit(frame, EventKind.ASSERT, node, subject, "torch._assert")
-    offset = len(values) - len(args.values)
-    hostargs.host_arguments(it, frame, name, values, args, offset)
     hostargs.copied_sides(it, frame, name, values, args)
 
 

@@ -410,6 +410,16 @@ FORMS = {
                 empty = torch.empty(0).to(x.device)
                 return torch.complex(x, x), torch.cat([x, empty]), x.sum() if x.sum() > 0 else x  # !
     """,
+    "single numbers beside tensors on the host": """
+        import torch
+        from torch import nn
+        class Model(nn.Module):
+            def forward(self, x: torch.Tensor):
+                most = x.sum()
+                weights = torch.ones(8)
+                drawn = torch.multinomial(weights, most)  # !
+                return x[drawn]  # !
+    """,
     "unknown values in lists": """
         import torch
         from torch import nn
