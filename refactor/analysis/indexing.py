@@ -292,7 +292,8 @@ def _list_index(
         return  # x[(a, b)] is x[a, b]
     inner = element(value)
     if (isinstance(inner, Host) and inner.type in ("int", "bool")) or isinstance(inner, Readback):
-        it.readback(frame, EventKind.INDEX_LIST, node, part, "list")
+        integers = isinstance(inner, Host) and inner.type == "int"
+        it.readback(frame, EventKind.INDEX_LIST, node, part, "integers" if integers else "list")
     elif (
         part is not node.slice and read_back(inner) and isinstance(inner, Tensor) and inner.rank in (0, None)
     ):

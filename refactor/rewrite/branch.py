@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from refactor.analysis import liveness
 from refactor.analysis.model import EventKind, Facts
 from refactor.analysis.project import FunctionInfo
 from refactor.rewrite.choice import propose_choice
@@ -46,7 +47,7 @@ _NOT_REACHED = Refusal("no method of this file leads to it; apply to the file wh
 
 def propose_branch(facts: Facts, hit: Hit) -> Proposal | Refusal:
     """A statement that makes the host wait for the device, in a method or in what a method calls."""
-    if hit.event.kind is EventKind.BRANCH:
+    if hit.event.kind is EventKind.BRANCH and not _decided_in_segment(facts, hit):
         choice = propose_choice(facts, hit.event.node)
         if choice is not None:
             return choice
@@ -55,6 +56,23 @@ def propose_branch(facts: Facts, hit: Hit) -> Proposal | Refusal:
         if kept is not None:
             return kept
     return propose_around(facts, hit)
+
+
+def _decided_in_segment(facts: Facts, hit: Hit) -> bool:
+    """Whether an earlier run cut the method here: the test is what a segment gave."""
+    node, function = hit.event.node, hit.event.function
+    cls = enclosing_class(facts, function) if isinstance(function, ast.FunctionDef) else None
+    if cls is None or not isinstance(function, ast.FunctionDef) or not isinstance(node, ast.If | ast.IfExp):
+        return False
+    asked = {inner.id for inner in (node.test, *same_scope(node.test)) if isinstance(inner, ast.Name)}
+    owner = self_name(function) or ""
+    return any(
+        isinstance(stmt, ast.Assign)
+        and isinstance(stmt.value, ast.Call)
+        and _is_segment_call(cls, owner, stmt.value)
+        and asked & {name for target in stmt.targets for name in liveness.target_names(target)}
+        for stmt in same_scope(function)
+    )
 
 
 def or_split(propose: Propose | None = None) -> Propose:

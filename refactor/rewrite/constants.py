@@ -198,7 +198,11 @@ def propose_index(facts: Facts, hit: Hit) -> Proposal | Refusal:
             return Refusal("an empty index selects nothing; write an empty slice")
         if not all(_is_int(facts, item) for item in index.elts):
             return Refusal("only a flat list of integers is rewritten; masks and nested lists differ")
-    elif not _is_kept_tensor(facts, index) and not _names_integers(facts, index):
+    elif not (
+        _is_kept_tensor(facts, index)
+        or _names_integers(facts, index)
+        or (is_plain(index) and hit.event.detail == "integers")
+    ):
         why = "it is no tensor" if facts.value(index).kind is not Kind.TENSOR else varies(facts, index)
         if why:
             return Refusal(

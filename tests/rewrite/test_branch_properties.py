@@ -62,6 +62,23 @@ class Model(Base):
         kept = []
 """
 NAMES = ("h", "u", "v")
+MASKED = [  # what is selected is compared or counted: sums of floats would be rounded in another order
+    "{0}[m] = {1}[m]",
+    "{0}[m] = {1}[m] * 2 - 0.5",
+    "{0}[m] *= 0.5",
+    "{0}[m] += {1}[m]",
+    "{0}[~m] -= {1}.mean()",
+    "{0}[m] *= {1}.amax()",
+    "{0}[m.any(-1)] = {1}[m.any(-1)]",
+    "{0} = {0} + ({1}[m] > 0.2).sum() * 0.1",
+    "{0} = {0} * ({1}[m] > {0}[m]).any()",
+    "{0} = {0} - {1}.sign()[m].sum() / 8",
+    "{0} = {0} - {1}.sign().masked_select(m).sum()",
+    "{0}[torch.where(m)] = 0.25",
+    "{0}[:, {1}.argmax(0)] = 0.75",
+    "{0}[m] = {1}[m] / {0}[m]",
+    "{0}[m.sum(-1) > 4] = {1}[0, 0]",
+]
 name = st.sampled_from(NAMES)
 expressions = st.sampled_from(
     [
@@ -117,6 +134,8 @@ def _simple(draw: st.DrawFn) -> list[str]:
         "keep": f"kept.append({_filled(draw, draw(expressions))})",
         "read": f"n = n + int({draw(name)}.abs().sum() > 3)",
         "number": f"value = {draw(name)}.norm().item(); {draw(name)} = {draw(name)} + value",
+        "scaled": f"top = {draw(name)}.abs().max().item() * 2; {draw(name)} = {draw(name)} * (top + 1)",
+        "counted": f"count = ({draw(name)} > 0).sum().item(); {draw(name)} = {draw(name)} / (count + 1)",
         "check": f"assert {draw(name)}.abs().max() < 1e6, 'large'",
         "in place": f"{draw(name)}.mul_(0.9)",
         "store": f"{draw(name)}[:, 0] = {draw(name)}[:, 1]",
@@ -127,15 +146,24 @@ def _simple(draw: st.DrawFn) -> list[str]:
     return [options[draw(st.sampled_from(weights))]]
 
 
+def _masked(draw: st.DrawFn) -> list[str]:
+    """A mask, and what is done with what it selects."""
+    mask = _filled(draw, draw(st.sampled_from(["{0} > 0.1", "({0} < {1}) | ({0} > 1)", "{0}.abs() < 0.5"])))
+    uses = [_filled(draw, use) for use in draw(st.lists(st.sampled_from(MASKED), min_size=1, max_size=3))]
+    return [f"m = {mask}", *uses]
+
+
 @st.composite
 def statements(draw: st.DrawFn, depth: int, loop: bool) -> list[str]:
-    kinds = ["simple"] * 6
+    kinds = ["simple"] * 6 + ["masked"] * 2
     if depth:
         kinds += ["if"] * 4 + ["for", "while", "until", "layers", "layers", "leave", "leave", "with", "try"]
         kinds += ["raise", "match", "cheap", "cheap", "cheap"]
     kind = draw(st.sampled_from(kinds))
     if kind == "simple":
         return _simple(draw)
+    if kind == "masked":
+        return _masked(draw)
     if kind == "leave":
         word = draw(st.sampled_from(["break", "continue"] if loop else ["return"]))
         result = _filled(draw, "return self.b({0}) + {1}, n, kept")

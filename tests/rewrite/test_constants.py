@@ -160,3 +160,27 @@ def test_only_temporaries_that_nothing_can_still_refer_to_get_a_buffer(tmp_path:
         with torch.inference_mode():
             results.append([model(torch.ones(2, 4)), model(torch.zeros(3, 4))])
     assert_same(*results)
+
+
+def test_a_list_of_integers_of_unknown_length_becomes_a_constant_too(tmp_path: Path) -> None:
+    code = """\
+import torch
+import torch.nn as nn
+
+
+def zigzag(n: int):
+    return [i * n + j for i in range(n) for j in range(n)]
+
+
+class Model(nn.Module):
+    def __init__(self, n: int = 2):
+        super().__init__()
+        self.order = zigzag(n)
+
+    def forward(self, x: torch.Tensor):
+        return x[:, self.order]
+"""
+    new = rewrite(code, tmp_path, ["CG403"])
+    assert "x[:, constant(self.order, device=x.device)]" in new
+    x = torch.randn(3, 4)
+    assert_same(run(code)["Model"]()(x), run(new)["Model"]()(x))
