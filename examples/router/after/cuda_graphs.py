@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 9975526ebd20afaabe24c612dfa9ed18d5a0b4f37dd36b0f270c6140be51ed44). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 3a1141368e1af0760007a1e4d1066df46eb9d560392bf455204fe98c5d9452be). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -57,9 +57,8 @@ __all__ = ["constant", "graphed", "grouped_mm", "scratch", "segment"]
 _HOME = "_cuda_graphs"  # the private attribute under which an object keeps its graphs
 _FIRST_WARMUP, _LATER_WARMUP = 11, 3  # runs before a capture; the first number is what autograd's hooks need
 _MOST_VALUES = 8  # of one scalar or attribute, each with graphs of its own; then eager
-_FRUITLESS = (
-    8  # graphs dropped one after the other without a replay; then eager, and another try ever more rarely
-)
+_FRUITLESS = 8  # graphs dropped in a row without a replay; then eager, and another try ever more rarely
+_GONE_BEFORE_LENDING = 3  # calls in a row whose results were not kept until the next
 _CALLS_A_GRAPH = 64  # beyond max_graphs recordings, one more for every so many calls
 _MOST_OBJECTS = 50_000  # looked at in search of state
 _LARGE = 4096  # bytes of a constant, beyond which a digest stands for the content
@@ -88,6 +87,7 @@ _deterministic = _torch("_C._get_deterministic_algorithms", torch.are_determinis
 _cudnn_deterministic = _torch("_C._get_cudnn_deterministic", lambda: torch.backends.cudnn.deterministic)
 _cudnn_tf32 = _torch("_C._get_cudnn_allow_tf32", lambda: torch.backends.cudnn.allow_tf32)
 _matmul_precision = _torch("_C._get_float32_matmul_precision", torch.get_float32_matmul_precision)
+_use_count = _torch("_C._storage_Use_Count", None)
 _nsight = "NSYS_PROFILING_SESSION_ID" in os.environ  # Nsight Systems, which sees NVTX ranges only
 
 
@@ -1469,6 +1469,73 @@ def _pool(device: torch.device) -> _Pool:
 _Delivery = Callable[["_Call", list[Tensor], dict[int, Tensor]], Tensor]
 
 
+_lent: dict[int, Callable[[], Any]] = {}  # by address: the loan of memory that is handed out without a copy
+
+
+def _users(tensor: Tensor) -> int:
+    """How many things refer to the memory of a tensor."""
+    storage = tensor.untyped_storage()
+    return cast(int, _use_count(storage._cdata)) + sys.getrefcount(storage)
+
+
+def _forget(address: int, loan: Any = None) -> None:
+    _lent.pop(address, None)
+
+
+class _Loan:
+    """The results of a segment, handed out without a copy as long as nobody keeps them until the next call.
+
+    At first copies are handed out. If those of some calls in a row were gone by the next, as what goes from
+    one segment to another is, the graph's own memory is lent; the segment that takes it reads it where it is
+    (`_Runner._at`). A replay overwrites it, so before each it must be back, with all views of it.
+    """
+
+    def __init__(self, outputs: list[Tensor]) -> None:
+        self.outputs = outputs
+        self.copies: list[Callable[[], Any]] = []  # weak references to what was handed out last
+        self.gone = 0  # how many times in a row that was gone by the next call; once it was not, always 0
+        self.users: list[int] = []  # of each output's memory while it is not lent; empty: nothing is lent
+
+    def is_back(self) -> bool:
+        """Whether a replay overwrites nothing that anyone still has."""
+        if self.users:
+            now = [*map(_users, self.outputs)]
+            back = all(map(operator.le, now, self.users))
+            self.users = [*map(min, now, self.users)]
+            return back
+        if self.copies:
+            self.gone = self.gone + 1 if not any(copy() is not None for copy in self.copies) else -(1 << 60)
+            if self.gone >= _GONE_BEFORE_LENDING:
+                self.users = [*map(_users, self.outputs)]
+                for address in map(_storage, self.outputs):
+                    _lent[address] = weakref.ref(self, functools.partial(_forget, address))
+        return True
+
+    def hand_out(self) -> list[Tensor]:
+        """The results of a replay."""
+        if self.users:
+            return [_alias(output) for output in self.outputs]
+        results = [output.clone() for output in self.outputs]
+        self.copies = [*map(weakref.ref, results)] if self.gone >= 0 else []
+        return results
+
+    def keeps(self, tensor: Tensor, more: int) -> None:
+        """Some more of those that refer to the memory of a lent tensor are graphs."""
+        for i, output in enumerate(self.outputs if self.users else ()):
+            self.users[i] += more if _storage(output) == _storage(tensor) else 0
+
+    def end(self) -> None:
+        """No more is lent."""
+        for output in self.outputs if self.users else ():
+            _forget(_storage(output))
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """Another tensor on the same memory: no view, which would bring a base and its rules along."""
+    made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return made.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
 class _Graph:
     """One captured call: static inputs, graph, outputs, and what has to be copied around a replay."""
 
@@ -1483,7 +1550,7 @@ class _Graph:
         }  # written once, read often
         self.whole = self.copied == [*range(len(call.leaves))] and not self.expanded  # all is copied as it is
         self.mutated: list[int] = []  # of the copied, those to copy back
-        self.writes = {_storage(inputs[i]) for i in placed}  # addresses outside that the graph writes
+        self.writes: set[int] = set()  # addresses outside that the graph writes
         self.reads: set[int] = set()  # and that it reads
         self.keep: list[Any] = []  # the memory that it reads
         self.views: dict[tuple[int, ...], tuple[list[Tensor], list[tuple[Tensor, Any]], int]] = {}
@@ -1493,6 +1560,7 @@ class _Graph:
         self.outputs: list[Tensor] = []
         self.cuts: _Cuts = []  # of each output, if there is padding
         self.deliveries: list[_Delivery | None] = []  # how each output reaches the caller; none: as copies
+        self.loan: _Loan | None = None  # of all outputs
         self.grads_in: list[tuple[Tensor, Tensor]] = []
         # the parameter, the gradient that the graph leaves, whether it was there before
         self.grads_out: list[tuple[Tensor, Tensor | None, bool]] = []
@@ -1505,8 +1573,10 @@ class _Graph:
         """Let go of the graph and of all memory."""
         if self.graph is not None:
             self.graph.reset()
+        if self.loan is not None:
+            self.loan.end()
         empty: dict[str, Any] = {name: [] for name in ("inputs", "outputs", "keep", "deliveries", "grads_in")}
-        self.__dict__.update(empty, graph=None, template=None, views={}, grads_out=[])
+        self.__dict__.update(empty, graph=None, template=None, loan=None, views={}, grads_out=[])
 
     def real_part(self, i: int, tensor: Tensor, call: _Call) -> Tensor:
         """Input ``i`` without its padding."""
@@ -1568,7 +1638,9 @@ class _Graph:
                     torch._foreach_copy_([call.leaves[i] for i in self.mutated], left)
                 if self.grads_out:
                     self._give_gradients()
-                if not self.deliveries:
+                if self.loan is not None:
+                    results = self.loan.hand_out()
+                elif not self.deliveries:
                     results = [output.clone() for output in self.outputs]
                 else:
                     results = []
@@ -1676,6 +1748,7 @@ class _Runner:
     def __init__(self, fn: Any, options: _Options, modular: bool = False) -> None:
         self.fn, self.options = fn, options
         self.modular = modular or isinstance(fn, nn.Module)  # under autograd always plain code
+        self.segment = modular
         self.name = (getattr(fn, "__qualname__", None) or type(fn).__name__).replace("<locals>.", "")
         self.lock = threading.RLock()
         self.graphs: dict[tuple[Any, ...], _Graph] = {}
@@ -1698,6 +1771,7 @@ class _Runner:
             self.flat: dict[Hashable, Tensor] = {}  # the memory of the static inputs that buckets share
             self.watches: dict[int, _Watch] = {}
             self.barred = ""  # why there are none
+            self.lends = self.segment and _use_count is not None
             self.parameters: list[Tensor] = []  # those whose gradients the code finds and uses
             self.exact = self.options.padding is None
             self.proven: set[str] = set()  # dimensions padded with other data and other contents, too
@@ -1772,27 +1846,44 @@ class _Runner:
                 raise _Eager(f"{self.replaced} is replaced at every call, and the graphs with it")
         missing = tuple([p.grad is None for p in self.parameters]) if self.parameters else ()
         key = (base, self._state(call), missing)
+        if _lent and self.exact and key not in self.placed:
+            places = [i for i, leaf in enumerate(call.leaves) if _storage(leaf) in _lent]
+            self.placed.update({key: places} if places else {})
         if self.placed and key in self.placed:
             here = self._at(key, call)
-            graph = self.graphs.get(here)
-            if graph is not None and graph.graph is not None:
+            if graph := self._ready(here):
                 return graph, here
             self.elsewhere[here] += 1
-            if self.elsewhere[here] % _CALLS_A_GRAPH == 0 and here not in self.refused:
+            seen, lent = (
+                self.elsewhere[here],
+                all(_storage(call.leaves[i]) in _lent for i in self.placed[key]),
+            )
+            if (seen % _CALLS_A_GRAPH == 0 or (lent and seen == 2)) and here not in self.refused:
                 return None, here
-        graph = self.graphs.get(key)
-        if graph is not None and graph.graph is not None:
-            self.fruitless = 0
+        if graph := self._ready(key):
             return graph, key
         if self.refused and key in self.refused:
             raise _Eager(self.refused[key])
         return None, key
 
+    def _ready(self, key: tuple[Any, ...]) -> _Graph | None:
+        """The graph under a key, if it can be replayed now."""
+        graph = self.graphs.get(key)
+        if graph is None or graph.graph is None:
+            return None
+        if graph.loan is None or graph.loan.is_back():
+            self.fruitless = 0
+            return graph
+        self.lends = False  # somebody keeps what was lent: it is theirs from now on, and copies are made
+        self._drop([key])
+        return None
+
     def _at(self, key: tuple[Any, ...], call: _Call) -> tuple[Any, ...]:
         """The key of a graph that uses arguments where they are: with their addresses.
 
-        That saves copying a cache that is written in place. Calls that pass another one use a graph that
-        copies, until they have come from one address often enough to be worth a graph of their own.
+        That saves copying a cache that is written in place, and what another segment lends. Calls that pass
+        something else use a graph that copies, until they have come from one address often enough to be
+        worth a graph of their own.
         """
         if len(self.elsewhere) > 256:
             self.elsewhere.clear()
@@ -1962,10 +2053,7 @@ class _Runner:
                     if self.unsettled[key[0]] >= 3:
                         raise _Changing(f"{changed} changes at every call, which a replay would not do")
                 else:
-                    self._make_room(_pool(device))
-                    self._keep(
-                        call, key, _Recording(self, call, key, _pool(device), had).run(trains, result), had
-                    )
+                    self._record(call, key, _pool(device), had, trains, result)
         except _Leak as leak:
             self.exact = True
             self._drop(list(self.graphs))
@@ -1981,7 +2069,13 @@ class _Runner:
         self.eager[why] += 1
         return result
 
-    def _keep(self, call: _Call, key: Any, graph: _Graph, had: list[tuple[Tensor, bool]]) -> None:
+    def _record(self, call: _Call, key: Any, pool: _Pool, had: Any, trains: bool, result: Any) -> None:
+        self._make_room(pool)
+        lent = [(leaf, _users(leaf)) for leaf in call.leaves if _storage(leaf) in _lent]
+        graph = _Recording(self, call, key, pool, had).run(trains, result)
+        for leaf, users in lent:  # a graph may keep what it reads
+            if loan := _lent.get(_storage(leaf), lambda: None)():
+                loan.keeps(leaf, _users(leaf) - users)
         self.recorded += 1
         key = (*key[:2], tuple([not was for _, was in had]) if self.parameters else ())
         if graph.placed:
@@ -2167,8 +2261,10 @@ class _Recording:
         call, observer, runner = self.call, self.observer, self.runner
         graph = _Graph(self.pool, call, self._inputs())
         first = self._watched(graph, trains)
-        if graph.mutated and not call.plans and (len(self.key) > 3 or self.key not in runner.placed):
-            graph = _Graph(self.pool, call, *self._in_place(graph))
+        if places := self._places(graph):
+            twins = {id(call.leaves[i]): call.leaves[i].detach() for i in places}
+            inputs = [twins.get(id(leaf), t) for leaf, t in zip(call.leaves, graph.inputs, strict=True)]
+            graph = _Graph(self.pool, call, inputs, places)
             first = self._watched(graph, trains)
         if sink.getvalue():
             raise _Changing("it prints, which a replay would not do")
@@ -2213,13 +2309,15 @@ class _Recording:
             flat = self.runner.flat[slot] = torch.empty(size, dtype=leaf.dtype, device=leaf.device)
         return flat.as_strided(shape, _compact(shape, leaf))
 
-    def _in_place(self, graph: _Graph) -> tuple[list[Tensor], list[int]]:
-        """The inputs with arguments that are written where they are: a cache is not copied in and out."""
+    def _places(self, graph: _Graph) -> Sequence[int]:
+        """The arguments to use where they are: those that the key says, else those that are written."""
+        if len(self.key) > 3:
+            return self.runner.placed[self.key[:3]]
+        if not graph.mutated or self.call.plans or self.key in self.runner.placed:
+            return ()
         leaves = self.call.leaves
         written = {_storage(leaves[i]) for i in graph.mutated}
-        placed = [i for i, leaf in enumerate(leaves) if leaf.numel() and _storage(leaf) in written]
-        twins = {id(leaves[i]): leaves[i].detach() for i in placed}
-        return [twins.get(id(leaf), t) for leaf, t in zip(leaves, graph.inputs, strict=True)], placed
+        return [i for i, leaf in enumerate(leaves) if leaf.numel() and _storage(leaf) in written]
 
     # -- runs
 
@@ -2293,7 +2391,8 @@ class _Recording:
         static = {_storage(t) for t in inputs if t.numel()}
         graph.reads = observer.read.keys() - static - gradients
         graph.keep = [observer.read[address] for address in graph.reads]
-        graph.writes |= observer.written.keys() - static - gradients
+        placed = {_storage(inputs[i]) for i in graph.placed}
+        graph.writes = observer.written.keys() - (static - placed) - gradients
         if observer.reason:
             raise _Eager(observer.reason)
         for t, leaf in zip(inputs, self.call.leaves, strict=True):
@@ -2385,6 +2484,9 @@ class _Recording:
         clone = self.runner.options.clone
         deliveries = [graph.delivery(i, leaves, self.call, state, clone) for i in range(len(leaves))]
         graph.deliveries = deliveries if any(deliveries) else []
+        plain = all(t.numel() and not t.is_complex() for t in graph.outputs)
+        if self.runner.lends and plain and graph.outputs and not graph.deliveries:
+            graph.loan = _Loan(graph.outputs)
         for parameter, before in self.gradients:
             after = parameter.grad
             if before is not None and _storage(before) in observer.read:
