@@ -11,7 +11,12 @@ from refactor.rule import Example, Rewritten, Rule
 
 
 def _message(facts: Facts, event: Event) -> str:
-    return f"{quote(facts, event.node)} waits for the device inside"
+    what = quote(facts, event.node)
+    if event.detail.endswith("validate_args"):
+        return f"{what} waits for the values that it checks; `validate_args=False` leaves the check out"
+    if event.detail.endswith("error_if_nonfinite"):
+        return f"{what} asks the device whether to raise; without `error_if_nonfinite` it does not wait"
+    return f"{what} waits for the device inside"
 
 
 RULE = Rule(
@@ -23,12 +28,13 @@ RULE = Rule(
     detect=hits(EventKind.SYNC_OP, message=_message),
     what=(
         "Reports operations that read a result back before they return: `allclose`, `equal`, `svd`, `inv`, "
-        "`cholesky`, `eigh`, `solve`, `nms` and others on tensors of the device."
+        "`cholesky`, `eigh`, `solve`, `nms` and others on tensors of the device, and distributions that "
+        "check their arguments."
     ),
     why="The wait is hidden in the operation, but capture forbids it all the same.",
     instead=(
         "The `_ex` forms of `torch.linalg` with `check_errors=False`, comparisons that stay on the device, a "
-        "fixed number of boxes."
+        "fixed number of boxes, `validate_args=False` for a distribution whose arguments are right."
     ),
     error="operation not permitted when stream is capturing",
     valid=(

@@ -105,6 +105,8 @@ class ExtObj:
 
     name: str
     items: tuple[Val, ...] | None = None  # of torch.nn.Sequential
+    made: Val | None = None  # of a distribution: the tensors that it gives
+    checked: bool = False  # of a distribution: it looks at the values it is given
 
 
 @value

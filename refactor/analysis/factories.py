@@ -51,6 +51,8 @@ def factory(it: Interpreter, frame: Frame, name: str, args: Arguments) -> Val:
     """``torch.zeros``, ``torch.tensor`` …: the tensor made, and what is copied for it."""
     if name == "from_numpy" or name == "frombuffer":
         return Tensor(Device.HOST)
+    if name == "normal" and any(isinstance(value, Tensor) for value in args.every):
+        return _normal(it, frame, args)
     data = args.get(0, "data") if name in CONSTANTS else None
     given = args.keywords.get("device")
     if given is None and name in ("as_tensor", "asarray", "tensor") and isinstance(data, Tensor):
@@ -74,6 +76,15 @@ def factory(it: Interpreter, frame: Frame, name: str, args: Arguments) -> Val:
     ):
         device = Device.UNKNOWN  # nothing in it: moving it copies nothing
     return Tensor(device, _dtype(name, args), _rank(name, args))
+
+
+def _normal(it: Interpreter, frame: Frame, args: Arguments) -> Val:
+    """``torch.normal(mean, std)`` of tensors: it looks for a negative deviation."""
+    mean, deviation = args.get(0, "mean"), args.get(1, "std")
+    if on_device(deviation):
+        it.readback(frame, EventKind.SYNC_OP, args.node, args.node, "torch.normal of tensors")
+    first = mean if isinstance(mean, Tensor) else deviation
+    return Tensor(first.device, "float", first.rank) if isinstance(first, Tensor) else args.unknown
 
 
 def _sparse(it: Interpreter, frame: Frame, args: Arguments, device: Device | None) -> Val:

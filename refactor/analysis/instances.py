@@ -39,12 +39,14 @@ from refactor.analysis.domain import (
 from refactor.analysis.environment import Env
 from refactor.analysis.model import Device
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo
-from refactor.analysis.torchops import CONTAINER_MODULES, DTYPES, HOST_ATTRIBUTES, TENSOR_METHODS
+from refactor.analysis.torchops import CONTAINER_MODULES, DTYPES, HOST_ATTRIBUTES, TENSOR_METHODS, names
 
 if TYPE_CHECKING:
     from refactor.analysis.interpreter import Frame, Interpreter
 
 _BUILTINS = frozenset(dir(builtins))
+DISTRIBUTION_TENSORS = names("mean mode variance stddev probs logits loc scale rate concentration")
+"""Attributes of a distribution that are tensors."""
 TORCH_PARAMETERS = {
     "weight": None, "bias": 1, "running_mean": 1, "running_var": 1, "in_proj_weight": 2, "in_proj_bias": 1,
 }  # fmt: skip
@@ -157,6 +159,8 @@ def _host_attribute(owner: Val, name: str) -> Val:
 def _external_attribute(owner: ExtObj, name: str) -> Val:
     if owner.name.startswith("torch.nn.") and name in TORCH_PARAMETERS:
         return Tensor(Device.DEVICE, "float", TORCH_PARAMETERS[name])
+    if owner.made is not None and name in DISTRIBUTION_TENSORS:
+        return owner.made
     if name == "training":
         return BOOL
     return Method(owner, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from refactor.analysis import factories, hostargs
+from refactor.analysis import distributions, factories, hostargs
 from refactor.analysis.domain import (
     BOOL,
     DEVICE_TENSOR,
@@ -27,6 +27,7 @@ from refactor.analysis.domain import (
     is_tainted,
     on_device,
     replace,
+    truth,
 )
 from refactor.analysis.expressions import combined_device, tensor_binary
 from refactor.analysis.model import Device, EventKind
@@ -124,8 +125,11 @@ def _torch_other(it: Interpreter, frame: Frame, name: str, scope: str, leaf: str
         return DEVICE_TENSOR if any(map(is_tainted, args.every)) else OPAQUE
     if name.startswith("torch.jit.annotate") and len(args.values) > 1:
         return args.values[1]
+    if leaf == "clip_grad_norm_" and truth(args.keywords.get("error_if_nonfinite", NONE)):
+        it.emit(frame, EventKind.SYNC_OP, args.node, None, "clip_grad_norm_ with error_if_nonfinite")
     if leaf[:1].isupper():
-        return ExtObj(name)
+        checks = name.startswith(distributions.SCOPE)
+        return distributions.construct(it, frame, name, args) if checks else ExtObj(name)
     return args.unknown
 
 
@@ -196,6 +200,8 @@ def external_method(it: Interpreter, frame: Frame, owner: ExtObj, name: str, arg
     ):
         it.emit(frame, EventKind.SYNCHRONIZE, args.node, None, f"{owner.name}.{name}")
         return NONE
+    if owner.name.startswith(distributions.SCOPE):
+        return distributions.method(it, frame, owner, name, args)
     if owner.name.startswith("torch.nn."):
         if name in ("parameters", "buffers"):
             return Seq("generator", None, DEVICE_TENSOR)

@@ -174,6 +174,7 @@ SYNC_OPS = {
     "matrix_rank": "the solver's status", "svdvals": "the solver's status", "symeig": "the solver's status",
     "svd_lowrank": "the solver's status",
     "pca_lowrank": "the solver's status", "tensorinv": "the solver's status", "cond": "the solver's status",
+    "matrix_exp": "the norms of the matrices",
     "lu_factor": "the solver's status", "ldl_factor": "the solver's status",
 }  # fmt: skip
 """Operations that wait for the device inside, in ``torch`` and ``torch.linalg`` and as tensor methods."""

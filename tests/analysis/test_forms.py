@@ -420,6 +420,27 @@ FORMS = {
                 drawn = torch.multinomial(weights, most)  # !
                 return x[drawn]  # !
     """,
+    "distributions that check their arguments": """
+        import torch
+        import torch.distributions as D
+        from torch import nn
+        from torch.distributions.normal import Normal
+        class Model(nn.Module):
+            def forward(self, x: torch.Tensor, y: torch.Tensor):
+                free = Normal(x, y.exp(), validate_args=False)
+                prior = Normal(0.0, 1.0)
+                noise = free.rsample() + torch.normal(x, 1.0)
+                scored = free.log_prob(noise) + D.Categorical(logits=x, validate_args=False).entropy()
+                checked = D.Normal(loc=x, scale=y.exp())  # !
+                drawn = checked.rsample()
+                scored = scored + checked.log_prob(drawn)  # !
+                if free.mean.sum() > 0:  # !
+                    scored = scored + torch.normal(x, y.exp())  # !
+                if drawn.max() > 1:  # !
+                    nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+                    nn.utils.clip_grad_norm_(self.parameters(), 1.0, error_if_nonfinite=True)  # !
+                return scored + free.sample(), torch.matrix_exp(x)  # !
+    """,
     "unknown values in lists": """
         import torch
         from torch import nn
