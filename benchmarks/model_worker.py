@@ -147,7 +147,7 @@ class Side:
             groups["inputs"] = recorder.leaves([t for _, t in given], "inputs")
             if k == CALLS - 1:
                 groups["state"] = self._state()
-                groups["attributes"] = observe.attributes(subject, recorder, 0)
+                groups["attributes"] = holdings.attributes(subject, recorder, 0, self.tree)
             groups["random"] = observe.random_state(self.device)
             observed.append({"step": k, "groups": groups, "outside": False})
         return judge.Trace(observed, recorder.tensors)
@@ -405,7 +405,7 @@ if __name__ == "__main__":
         exec(compile(options.prelude.read_text(), str(options.prelude), "exec"), {})
     emulator = borrowed("_refactor_emulator", VERIFY / "emulator")
     borrowed("_refactor_worker", VERIFY / "worker")
-    from _refactor_worker import graphs, judge, observe, reference, trees  # type: ignore[import-not-found]
+    from _refactor_worker import graphs, holdings, judge, observe, reference, trees  # type: ignore[import-not-found]
     from _refactor_worker import measure as numbers
 
     if options.device == "emulated":

@@ -388,12 +388,29 @@ def main() -> None:
                 list(pool.map(lambda model: model.prove(workers), batch))
             for model in batch:
                 rows.append(finish(model, findings, options))
-                if options.json:
-                    options.json.write_text(json.dumps(rows, indent=1))
+                _keep(rows, options)
+            for row in [row for row in rows[-len(batch) :] if _starved(row)]:
+                alone = Model(row["name"], Path(scratch), options).prove(workers)
+                rows[rows.index(row)] = finish(alone, findings, options)
+                _keep(rows, options)
         for origin in workers.values():
             origin.close()
         print(table(rows, compiled))
     print(f"{time.time() - began:.0f} s")
+
+
+_STARVED = ("OutOfMemoryError", "CUDNN_STATUS_INTERNAL_ERROR", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def _starved(row: Row) -> bool:
+    """Whether a model had too little memory beside the others of its batch, and is tried again alone."""
+    return any(word in row["reason"] for word in _STARVED)
+
+
+def _keep(rows: list[Row], options: argparse.Namespace) -> None:
+    """Write what there is: a run that is cut short still counts."""
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
 
 
 def finish(model: Model, findings: list[Row], options: argparse.Namespace) -> Row:

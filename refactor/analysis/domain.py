@@ -436,6 +436,8 @@ def public(value: Val) -> Value:
         return Value(kind, items=inner, qualname=f"{scope}:{name}")
     if isinstance(value, Fn):
         target = value.targets[0]
+        if len(value.targets) > 1 and value.bound is None:
+            return Value(Kind.FUNCTION)  # out of a table: which one is decided elsewhere
         return Value(Kind.FUNCTION, qualname=f"{target.module.name}:{target.qualname}")
     if isinstance(value, Ext):
         scope, _, name = value.name.rpartition(".")

@@ -300,6 +300,9 @@ def on_layer(facts: Facts, call: ast.Call) -> bool:
     )
 
 
+_ONE_OF_SEVERAL = Value(Kind.FUNCTION)
+
+
 def host_nodes(facts: Facts, function: FunctionNode, settled: Iterable[ast.AST]) -> set[ast.AST]:
     """Nodes of a function that no graph can hold, by the events at them or in what they call."""
     done = set(settled)
@@ -313,7 +316,7 @@ def host_nodes(facts: Facts, function: FunctionNode, settled: Iterable[ast.AST])
             found.add(event.node)
             continue
         for place, caller in enumerate(event.chain[:-1]):
-            if caller == name:
+            if caller == name and _is_certain(facts, event.chain[place + 1 :]):
                 callees.update(_called(event.chain[place + 1 :]))
     if callees:
         properties = _properties(facts, callees)
@@ -322,6 +325,37 @@ def host_nodes(facts: Facts, function: FunctionNode, settled: Iterable[ast.AST])
             if called or (isinstance(node, ast.Attribute) and node.attr in properties):
                 found.add(node)
     return found
+
+
+@lru_cache(maxsize=4096)
+def _is_certain(facts: Facts, chain: tuple[str, ...]) -> bool:
+    """Whether the functions of this file in a chain call the next one wherever they run.
+
+    A function out of a table (attention in one of several ways) is only perhaps the one that waits: such a
+    call may stand in a segment, which runs eagerly if it was that one.
+    """
+    for place, name in enumerate(chain[:-1]):
+        function = _by_name(facts).get(name)
+        if function is None:
+            continue
+        callees = frozenset(_called(chain[place + 1 :]))
+        properties = _properties(facts, callees)
+        if not any(
+            (isinstance(node, ast.Call) and _calls_one_of(facts, node, callees))
+            or (isinstance(node, ast.Attribute) and node.attr in properties)
+            for node in same_scope(function)
+        ):
+            return not any(
+                isinstance(node, ast.Call) and facts.value(node.func) == _ONE_OF_SEVERAL
+                for node in same_scope(function)
+            )
+    return True
+
+
+@lru_cache(maxsize=2)
+def _by_name(facts: Facts) -> Mapping[str, ast.FunctionDef]:
+    """The functions of a file by qualified name."""
+    return {qualname(facts, n): n for n in walk(facts.tree) if isinstance(n, ast.FunctionDef)}
 
 
 def _called(chain: Sequence[str]) -> Iterator[str]:
@@ -333,7 +367,7 @@ def _called(chain: Sequence[str]) -> Iterator[str]:
             return
 
 
-def _properties(facts: Facts, callees: set[str]) -> frozenset[str]:
+def _properties(facts: Facts, callees: Collection[str]) -> frozenset[str]:
     """Those of the called methods that are properties: they are called by reading an attribute."""
     return frozenset(callee.rpartition(".")[2] for callee in callees) & _all_properties(facts)
 
@@ -359,7 +393,7 @@ def qualname(facts: Facts, function: FunctionNode) -> str:
     return ".".join(parts)
 
 
-def _calls_one_of(facts: Facts, call: ast.Call, callees: set[str]) -> bool:
+def _calls_one_of(facts: Facts, call: ast.Call, callees: Collection[str]) -> bool:
     value = facts.value(call.func)
     target = (value.qualname or "").partition(":")[2]
     if value.kind is Kind.MODULE:

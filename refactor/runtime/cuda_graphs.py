@@ -1991,6 +1991,8 @@ class _Runner:
                 )
                 raise _Eager(text)
             past.add(_token(value))
+        if len(self.refused) >= _MOST_VALUES > self._replays():
+            raise _Eager(next(reversed(self.refused.values())))
         if self.recorded >= _MOST_VALUES + self._replays() and call.has_objects:
             raise _Eager("an argument is a new object at every call: no graph could be used again")
         calls, limit = sum(self.eager.values()) + self._replays(), self.options.max_bytes

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 3a1141368e1af0760007a1e4d1066df46eb9d560392bf455204fe98c5d9452be). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 6f153b33f2418ea415cc9d86caed7edce4f5833988eb5d1f9d39261483f6af68). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -1992,6 +1992,8 @@ class _Runner:
                 )
                 raise _Eager(text)
             past.add(_token(value))
+        if len(self.refused) >= _MOST_VALUES > self._replays():
+            raise _Eager(next(reversed(self.refused.values())))
         if self.recorded >= _MOST_VALUES + self._replays() and call.has_objects:
             raise _Eager("an argument is a new object at every call: no graph could be used again")
         calls, limit = sum(self.eager.values()) + self._replays(), self.options.max_bytes
