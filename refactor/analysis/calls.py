@@ -241,6 +241,8 @@ def _call_method(it: Interpreter, frame: Frame, func: Method, args: Arguments) -
     if isinstance(owner, Host):
         if owner.type == "shape" and name == "numel":
             return INT
+        if owner.type == "str" and name == "format":
+            libraries.show(it, frame, args, "format")
         if owner.type == "array" and name in ("item", "tolist"):
             return HOST
         return owner if owner.type in ("array", "str") else HOST

@@ -31,6 +31,7 @@ from refactor.analysis.domain import (
     read_back,
     replace,
     settled,
+    spread,
 )
 from refactor.analysis.model import Device, EventKind
 from refactor.analysis.project import FunctionInfo
@@ -152,6 +153,10 @@ def _dict(it: Interpreter, frame: Frame, node: ast.Dict) -> Val:
 
 def _binop(it: Interpreter, frame: Frame, node: ast.BinOp) -> Val:
     left, right = it.evaluate(frame, node.left), it.evaluate(frame, node.right)
+    if isinstance(left, Host) and left.type == "str" and isinstance(node.op, ast.Mod):
+        if any(map(read_back, spread(right))):
+            it.emit(frame, EventKind.SHOW, node, node.right, "%")
+        return Host("str")
     return binary(left, right, node.op)
 
 

@@ -223,6 +223,9 @@ def like(it: Interpreter, frame: Frame, name: str, args: Arguments) -> Val:
     base = (
         first if isinstance(first, Tensor) else Tensor(Device.DEVICE if is_tainted(first) else Device.UNKNOWN)
     )
+    if name == "full_like" and read_back(args.get(1, "fill_value")):
+        subject = args.expr(1, "fill_value") or args.node
+        it.readback(frame, EventKind.DEVICE_SIZE, args.node, subject, "full_like: fill_value")
     given = args.keywords.get("device")
     device = base.device if given is None else as_device(given).device
     dtype = _dtype(name, args) if "dtype" in args.keywords else base.dtype
@@ -233,6 +236,8 @@ def new(it: Interpreter, frame: Frame, owner: Tensor, name: str, args: Arguments
     """``x.new_zeros`` and its kin; ``x.new_tensor`` copies host data."""
     given = args.keywords.get("device")
     device = owner.device if given is None else as_device(given).device
+    if name == "new" and args.values and isinstance(args.values[0], Seq) and args.values[0].type != "*":
+        name = "new_tensor"  # x.new(2, 3) takes sizes, x.new([2, 3]) data
     if name == "new_tensor":
         data = args.get(0, "data")
         constant_hazard(it, frame, name, args, data, device, given)

@@ -108,7 +108,7 @@ def call_external(it: Interpreter, frame: Frame, name: str, args: Arguments) -> 
 
 
 def _plain_builtin(leaf: str, args: Arguments) -> Val:
-    if leaf in ("str", "repr", "format", "chr", "hex"):
+    if leaf in ("chr", "hex"):
         return Host("str")
     if leaf in ("hasattr", "callable", "issubclass"):
         return BOOL
@@ -222,6 +222,12 @@ def _sum(it: Interpreter, frame: Frame, args: Arguments) -> Val:
     return binary(found, found, ast.Add()) if found is not None else HOST
 
 
+def _text(it: Interpreter, frame: Frame, args: Arguments) -> Val:
+    if args.values and read_back(args.values[0]):
+        it.emit(frame, EventKind.SHOW, args.node, args.expr(0, "object"), "text")
+    return Host("str")
+
+
 def _print(it: Interpreter, frame: Frame, args: Arguments) -> Val:
     return show(it, frame, args, "print")
 
@@ -311,6 +317,7 @@ def _type(it: Interpreter, frame: Frame, args: Arguments) -> Val:
 _BUILTINS: dict[str, Callable[[Any, Any, Arguments], Val]] = {
     "int": _int, "float": _float, "bool": _bool, "len": _len, "range": _range, "max": _extreme,
     "min": _extreme, "any": _truth_of_all, "all": _truth_of_all, "sorted": _sorted, "sum": _sum,
+    "str": _text, "repr": _text, "format": _text,
     "print": _print, "enumerate": _enumerate, "zip": _zip, "map": _map, "list": _collect("list"),
     "tuple": _collect("tuple"), "set": _collect("set"), "frozenset": _collect("set"),
     "reversed": _collect("list"), "iter": _collect("generator"), "dict": _dict, "next": _next, "abs": _same,

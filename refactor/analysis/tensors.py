@@ -82,6 +82,10 @@ def torch_function(it: Interpreter, frame: Frame, name: str, args: Arguments) ->
         return Tensor(combined_device(args.every), "float")
     if scope == "torch" and leaf in TENSOR_CLASSES:
         return Tensor(Device.HOST, TENSOR_CLASSES[leaf] or "float", factories.rank_of(args.get(0, "data")))
+    if scope == "torch.cuda" and leaf in TENSOR_CLASSES:
+        if isinstance(args.get(0, "data"), Seq):
+            it.emit(frame, EventKind.HOST_CONSTANT, args.node, args.expr(0, "data"), name, device=None)
+        return Tensor(Device.DEVICE, TENSOR_CLASSES[leaf] or "float", factories.rank_of(args.get(0, "data")))
     if scope == "torch" and leaf in FACTORIES:
         return factories.factory(it, frame, leaf, args)
     if scope == "torch.Tensor" and args.node.args and isinstance(args.values[0], Tensor):
@@ -236,7 +240,7 @@ def method(
         return _to_host(it, frame, owner, name, args, subject)
     if name in ("to", "type_as", "cuda", "type"):
         return factories.convert(it, frame, owner, name, args, subject)
-    if name in NEW:
+    if name in NEW or name == "new":
         return factories.new(it, frame, owner, name, args)
     if name == "pin_memory":
         return replace(owner, device=Device.UNKNOWN)

@@ -441,6 +441,27 @@ FORMS = {
                     nn.utils.clip_grad_norm_(self.parameters(), 1.0, error_if_nonfinite=True)  # !
                 return scored + free.sample(), torch.matrix_exp(x)  # !
     """,
+    "tensors made into text": """
+        import torch
+        from torch import nn
+        class Model(nn.Module):
+            def forward(self, x: torch.Tensor):
+                name = "{} of {}".format(x.shape, x.dtype) + str(x.device) + "%d" % x.shape[0]
+                name += str(x.sum())  # !
+                name += "{}".format(x.sum())  # !
+                name += "%s and %s" % (x.shape, x)  # !
+                return x, name
+    """,
+    "old constructors": """
+        import torch
+        from torch import nn
+        class Model(nn.Module):
+            def forward(self, x: torch.Tensor):
+                a = x.new(2, 3).zero_() + torch.cuda.FloatTensor(2, 3)
+                b = x.new([1.0, 2.0])  # !
+                c = torch.cuda.LongTensor([1, 2])  # !
+                return a, b, c, torch.full_like(x, 2.0), torch.full_like(x, x.max())  # !
+    """,
     "unknown values in lists": """
         import torch
         from torch import nn
