@@ -30,7 +30,8 @@ RULE = Rule(
         "one shape only."
     ),
     instead=(
-        "Three-argument `torch.where`, `nonzero_static(size=…)`, `output_size=`, `num_classes=`, "
+        "A mask in the place of indices, and sizes that the host knows: "
+        "three-argument `torch.where`, `nonzero_static(size=…)`, `output_size=`, `num_classes=`, "
         "`zeros(n).scatter_add_`."
     ),
     error="operation not permitted when stream is capturing",

@@ -27,8 +27,10 @@ RULE = Rule(
     what="Reports `x[mask]` and `x[mask] = tensor` with a boolean mask on the device.",
     why="The number of selected elements depends on values: the host waits for it, which capture forbids.",
     instead=(
-        "Three-argument `torch.where`, `masked_fill`, or a multiplication by the mask. `x[mask] = number` is "
-        "safe."
+        "Where what is selected is reduced, compared or assigned element by element, the same can be made of "
+        "all elements, and the mask chooses on the device. "
+        "Three-argument `torch.where`; `x[mask] = number` is safe. `masked_fill` with a tensor reads that "
+        "back, and a multiplication by the mask keeps NaN and infinity."
     ),
     error="operation not permitted when stream is capturing",
     valid=(

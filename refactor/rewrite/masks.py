@@ -70,7 +70,7 @@ def propose_selection(facts: Facts, node: ast.AST, statement: ast.stmt) -> Propo
         return Refusal(str(reason))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def _cached(facts: Facts, root: ast.AST) -> Proposal | str:
     try:
         return _Rewrite(facts, root).proposal()
