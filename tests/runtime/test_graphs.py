@@ -258,7 +258,7 @@ def test_an_argument_that_overlaps_one_changed_in_place_sees_the_change() -> Non
         base, copied = rnd(4, 4, seed=i), rnd(4, 4, seed=i)
         same(wrapper(base[1:], base[:3]), fn(copied[1:], copied[:3]))
         same(base, copied)
-    assert replays(wrapper) == 1  # after the second recording: not always the same memory
+    assert 1 <= replays(wrapper) <= 2  # whether memory that was freed is allocated again is not up to us
 
 
 @torch.inference_mode()

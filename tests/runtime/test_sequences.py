@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import itertools
 import random
-import threading
 import weakref
 from typing import Any
 
@@ -83,126 +82,45 @@ def test_segments_are_right_in_any_order_with_kept_results_and_dropped_graphs(se
         same(got, want)
 
 
-class Chain(Segmented):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h, g = self.first(x)
-        return self.third(self.second(h), g.unsqueeze(1).expand_as(h).contiguous())
-
-
-def chained(plain: Pipeline, x: torch.Tensor) -> torch.Tensor:
-    h, g = plain.first(x)
-    return plain.third(plain.second(h), g.unsqueeze(1).expand_as(h).contiguous())
-
-
-def lending(module: nn.Module) -> dict[str, bool]:
-    runners = vars(module)["_cuda_graphs"].made.values()
-    return {
-        r.name.rpartition(".")[2]: any(g.loan and g.loan.users for g in r.graphs.values()) for r in runners
-    }
-
-
 @torch.inference_mode()
-def test_what_goes_from_segment_to_segment_is_lent_and_read_where_it_is() -> None:
-    plain, ours = Pipeline().cuda(), Chain().cuda()
-    out = None
-    for i in range(20):
-        x = rnd(2, 8, seed=i)
-        out = ours(x)  # the last call's result is kept until now
-        same(out, chained(plain, x))
-    assert lending(ours) == {"first": True, "second": True, "third": False}
-    second = next(r for r in vars(ours)["_cuda_graphs"].made.values() if r.name.endswith("second"))
-    assert max(second.graphs.values(), key=lambda g: g.used).placed == [0]
-    copied = sum(g.replays for g in second.graphs.values() if not g.placed)
-    for i in range(5):
-        same(ours(rnd(2, 8, seed=i)), chained(plain, rnd(2, 8, seed=i)))
-    assert sum(g.replays for g in second.graphs.values() if not g.placed) == copied
-
-
-@torch.inference_mode()
-def test_nothing_lent_outlives_its_module() -> None:
-    gc.collect()
-    before = len(cuda_graphs._lent)
-    ours = Chain().cuda()
-    for i in range(12):
-        ours(rnd(2, 8, seed=i))
-    assert lending(ours)["first"]
-    assert len(cuda_graphs._lent) > before
-    del ours
-    gc.collect()
-    assert len(cuda_graphs._lent) == before
-
-
-KEEPING: dict[str, Any] = {
-    "the tensor": lambda h: h,
-    "a view": lambda h: h[:, 2:4],
-    "a view of a view, detached": lambda h: h.t().detach()[1:],
-    "its storage": lambda h: h.untyped_storage(),
-}
-
-
-@pytest.mark.parametrize("keep", KEEPING.values(), ids=KEEPING.keys())
-@torch.inference_mode()
-def test_what_was_lent_and_is_kept_after_all_is_never_overwritten(keep: Any) -> None:
-    plain, ours = Pipeline().cuda(), Chain().cuda()
-    for i in range(12):
-        same(ours(rnd(2, 8, seed=i)), chained(plain, rnd(2, 8, seed=i)))
-    assert lending(ours)["first"]
-    x = rnd(2, 8, seed=99)
-    h = ours.first(x)[0]
-    kept = keep(h)
-    same(h, plain.first(x)[0])
+def test_what_a_segment_is_passed_from_one_place_is_read_where_it_is_in_the_end() -> None:
+    plain, ours = Pipeline().cuda(), Segmented().cuda()
+    h = rnd(2, 8)
+    for i in range(100):
+        h.copy_(rnd(2, 8, seed=i))
+        same(ours.second(h), plain.second(h))
+        if i % 9 == 0:  # another tensor is copied as ever
+            same(ours.second(rnd(2, 8, seed=i)), plain.second(rnd(2, 8, seed=i)))
+    (runner,) = vars(ours)["_cuda_graphs"].made.values()
+    assert sorted(len(g.placed) for g in runner.graphs.values()) == [0, 1]
+    assert sum(g.replays for g in runner.graphs.values() if g.placed) > 20
+    gone = weakref.ref(h.untyped_storage())
+    copied = h.clone()
     del h
-    for i in range(12):
-        same(ours(rnd(2, 8, seed=i)), chained(plain, rnd(2, 8, seed=i)))
-    want = plain.first(x)[0]
-    if isinstance(kept, torch.Tensor):
-        same(kept, keep(want))
-    else:
-        same(torch.empty(0, device="cuda").set_(kept, 0, want.shape), want)
+    runner._drop([key for key, g in runner.graphs.items() if g.placed])
+    gc.collect()
+    assert gone() is None
+    same(ours.second(copied), plain.second(copied))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @torch.inference_mode()
-def test_lending_keeping_and_dropping_in_any_order_is_right(seed: int) -> None:
-    plain, ours = Pipeline().cuda(), Chain().cuda()
+def test_results_kept_from_a_chain_of_segments_are_never_overwritten(seed: int) -> None:
+    """Also by another graph that has its temporaries where this one has its results."""
+    plain, ours = Pipeline().cuda(), Segmented().cuda()
     draw = random.Random(seed)
     kept: list[Any] = []
-    for step in range(90):
+    for step in range(100):
         x = rnd(draw.choice([1, 2]), 8, seed=step)
-        action = draw.choice(
-            ["forward", "forward", "forward", "keep", "forget", "drop"] if step > 15 else ["forward"]
-        )
-        if action == "forward":
-            same(ours(x), chained(plain, x))
-        elif action == "keep":
-            kept.append((ours.first(x)[draw.randrange(2)][:1], x))
-        elif action == "forget":
-            kept = draw.sample(kept, len(kept) // 2)
-        else:
+        h, g = ours.first(x)
+        same(ours.third(ours.second(h), h), plain.third(plain.second(plain.first(x)[0]), plain.first(x)[0]))
+        if draw.random() < 0.2:
+            kept.append(((h, g)[draw.randrange(2)][:1], x))
+        if draw.random() < 0.1:
             runner = draw.choice(list(vars(ours)["_cuda_graphs"].made.values()))
             runner._drop(draw.sample(sorted(runner.graphs, key=repr), len(runner.graphs) // 2))
     for got, x in kept:
         same(got, plain.first(x)[0 if got.dim() == 2 else 1][:1])
-
-
-def test_threads_that_share_lending_segments_get_their_own_results() -> None:
-    plain, ours = Pipeline().cuda(), Chain().cuda()
-    wrong: list[int] = []
-
-    def work(part: int) -> None:
-        with torch.inference_mode():
-            for i in range(part, 60, 3):
-                x = rnd(2, 8, seed=i)
-                if not torch.allclose(ours(x), chained(plain, x), rtol=1e-4, atol=1e-5):
-                    wrong.append(i)
-
-    work(0)
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 6f153b33f2418ea415cc9d86caed7edce4f5833988eb5d1f9d39261483f6af68). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 6aca2a187b23efc0daecf443bb67c6631c8867a8d5146d15c7b1455fb3182603). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -58,7 +58,6 @@ _HOME = "_cuda_graphs"  # the private attribute under which an object keeps its 
 _FIRST_WARMUP, _LATER_WARMUP = 11, 3  # runs before a capture; the first number is what autograd's hooks need
 _MOST_VALUES = 8  # of one scalar or attribute, each with graphs of its own; then eager
 _FRUITLESS = 8  # graphs dropped in a row without a replay; then eager, and another try ever more rarely
-_GONE_BEFORE_LENDING = 3  # calls in a row whose results were not kept until the next
 _CALLS_A_GRAPH = 64  # beyond max_graphs recordings, one more for every so many calls
 _MOST_OBJECTS = 50_000  # looked at in search of state
 _LARGE = 4096  # bytes of a constant, beyond which a digest stands for the content
@@ -87,7 +86,6 @@ _deterministic = _torch("_C._get_deterministic_algorithms", torch.are_determinis
 _cudnn_deterministic = _torch("_C._get_cudnn_deterministic", lambda: torch.backends.cudnn.deterministic)
 _cudnn_tf32 = _torch("_C._get_cudnn_allow_tf32", lambda: torch.backends.cudnn.allow_tf32)
 _matmul_precision = _torch("_C._get_float32_matmul_precision", torch.get_float32_matmul_precision)
-_use_count = _torch("_C._storage_Use_Count", None)
 _nsight = "NSYS_PROFILING_SESSION_ID" in os.environ  # Nsight Systems, which sees NVTX ranges only
 
 
@@ -900,7 +898,9 @@ def _unnamed(root: Any) -> frozenset[str]:
             todo += [cell.cell_contents for cell in fn.__closure__ or () if cell != types.CellType()]
     if names & _BY_OTHER_MEANS:
         return frozenset()
-    children = {n: m for n, m in owner._modules.items() if m} if isinstance(owner, nn.Module) else {}
+    children = (
+        {n: m for n, m in owner._modules.items() if m is not None} if isinstance(owner, nn.Module) else {}
+    )
     parts, whole = [owner], not names.isdisjoint(_TO_SUBMODULES)
     while parts:
         held = {type(value) for part in parts for value in (part, *vars(part).values())}
@@ -1469,73 +1469,6 @@ def _pool(device: torch.device) -> _Pool:
 _Delivery = Callable[["_Call", list[Tensor], dict[int, Tensor]], Tensor]
 
 
-_lent: dict[int, Callable[[], Any]] = {}  # by address: the loan of memory that is handed out without a copy
-
-
-def _users(tensor: Tensor) -> int:
-    """How many things refer to the memory of a tensor."""
-    storage = tensor.untyped_storage()
-    return cast(int, _use_count(storage._cdata)) + sys.getrefcount(storage)
-
-
-def _forget(address: int, loan: Any = None) -> None:
-    _lent.pop(address, None)
-
-
-class _Loan:
-    """The results of a segment, handed out without a copy as long as nobody keeps them until the next call.
-
-    At first copies are handed out. If those of some calls in a row were gone by the next, as what goes from
-    one segment to another is, the graph's own memory is lent; the segment that takes it reads it where it is
-    (`_Runner._at`). A replay overwrites it, so before each it must be back, with all views of it.
-    """
-
-    def __init__(self, outputs: list[Tensor]) -> None:
-        self.outputs = outputs
-        self.copies: list[Callable[[], Any]] = []  # weak references to what was handed out last
-        self.gone = 0  # how many times in a row that was gone by the next call; once it was not, always 0
-        self.users: list[int] = []  # of each output's memory while it is not lent; empty: nothing is lent
-
-    def is_back(self) -> bool:
-        """Whether a replay overwrites nothing that anyone still has."""
-        if self.users:
-            now = [*map(_users, self.outputs)]
-            back = all(map(operator.le, now, self.users))
-            self.users = [*map(min, now, self.users)]
-            return back
-        if self.copies:
-            self.gone = self.gone + 1 if not any(copy() is not None for copy in self.copies) else -(1 << 60)
-            if self.gone >= _GONE_BEFORE_LENDING:
-                self.users = [*map(_users, self.outputs)]
-                for address in map(_storage, self.outputs):
-                    _lent[address] = weakref.ref(self, functools.partial(_forget, address))
-        return True
-
-    def hand_out(self) -> list[Tensor]:
-        """The results of a replay."""
-        if self.users:
-            return [_alias(output) for output in self.outputs]
-        results = [output.clone() for output in self.outputs]
-        self.copies = [*map(weakref.ref, results)] if self.gone >= 0 else []
-        return results
-
-    def keeps(self, tensor: Tensor, more: int) -> None:
-        """Some more of those that refer to the memory of a lent tensor are graphs."""
-        for i, output in enumerate(self.outputs if self.users else ()):
-            self.users[i] += more if _storage(output) == _storage(tensor) else 0
-
-    def end(self) -> None:
-        """No more is lent."""
-        for output in self.outputs if self.users else ():
-            _forget(_storage(output))
-
-
-def _alias(tensor: Tensor) -> Tensor:
-    """Another tensor on the same memory: no view, which would bring a base and its rules along."""
-    made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    return made.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
-
-
 class _Graph:
     """One captured call: static inputs, graph, outputs, and what has to be copied around a replay."""
 
@@ -1560,7 +1493,6 @@ class _Graph:
         self.outputs: list[Tensor] = []
         self.cuts: _Cuts = []  # of each output, if there is padding
         self.deliveries: list[_Delivery | None] = []  # how each output reaches the caller; none: as copies
-        self.loan: _Loan | None = None  # of all outputs
         self.grads_in: list[tuple[Tensor, Tensor]] = []
         # the parameter, the gradient that the graph leaves, whether it was there before
         self.grads_out: list[tuple[Tensor, Tensor | None, bool]] = []
@@ -1573,10 +1505,8 @@ class _Graph:
         """Let go of the graph and of all memory."""
         if self.graph is not None:
             self.graph.reset()
-        if self.loan is not None:
-            self.loan.end()
         empty: dict[str, Any] = {name: [] for name in ("inputs", "outputs", "keep", "deliveries", "grads_in")}
-        self.__dict__.update(empty, graph=None, template=None, loan=None, views={}, grads_out=[])
+        self.__dict__.update(empty, graph=None, template=None, views={}, grads_out=[])
 
     def real_part(self, i: int, tensor: Tensor, call: _Call) -> Tensor:
         """Input ``i`` without its padding."""
@@ -1638,9 +1568,7 @@ class _Graph:
                     torch._foreach_copy_([call.leaves[i] for i in self.mutated], left)
                 if self.grads_out:
                     self._give_gradients()
-                if self.loan is not None:
-                    results = self.loan.hand_out()
-                elif not self.deliveries:
+                if not self.deliveries:
                     results = [output.clone() for output in self.outputs]
                 else:
                     results = []
@@ -1771,7 +1699,6 @@ class _Runner:
             self.flat: dict[Hashable, Tensor] = {}  # the memory of the static inputs that buckets share
             self.watches: dict[int, _Watch] = {}
             self.barred = ""  # why there are none
-            self.lends = self.segment and _use_count is not None
             self.parameters: list[Tensor] = []  # those whose gradients the code finds and uses
             self.exact = self.options.padding is None
             self.proven: set[str] = set()  # dimensions padded with other data and other contents, too
@@ -1846,19 +1773,12 @@ class _Runner:
                 raise _Eager(f"{self.replaced} is replaced at every call, and the graphs with it")
         missing = tuple([p.grad is None for p in self.parameters]) if self.parameters else ()
         key = (base, self._state(call), missing)
-        if _lent and self.exact and key not in self.placed:
-            places = [i for i, leaf in enumerate(call.leaves) if _storage(leaf) in _lent]
-            self.placed.update({key: places} if places else {})
         if self.placed and key in self.placed:
             here = self._at(key, call)
             if graph := self._ready(here):
                 return graph, here
             self.elsewhere[here] += 1
-            seen, lent = (
-                self.elsewhere[here],
-                all(_storage(call.leaves[i]) in _lent for i in self.placed[key]),
-            )
-            if (seen % _CALLS_A_GRAPH == 0 or (lent and seen == 2)) and here not in self.refused:
+            if self.elsewhere[here] % _CALLS_A_GRAPH == 0 and here not in self.refused:
                 return None, here
         if graph := self._ready(key):
             return graph, key
@@ -1867,23 +1787,20 @@ class _Runner:
         return None, key
 
     def _ready(self, key: tuple[Any, ...]) -> _Graph | None:
-        """The graph under a key, if it can be replayed now."""
+        """The graph under a key, if its memory was not given up."""
         graph = self.graphs.get(key)
         if graph is None or graph.graph is None:
             return None
-        if graph.loan is None or graph.loan.is_back():
-            self.fruitless = 0
-            return graph
-        self.lends = False  # somebody keeps what was lent: it is theirs from now on, and copies are made
-        self._drop([key])
-        return None
+        self.fruitless = 0
+        return graph
 
     def _at(self, key: tuple[Any, ...], call: _Call) -> tuple[Any, ...]:
         """The key of a graph that uses arguments where they are: with their addresses.
 
-        That saves copying a cache that is written in place, and what another segment lends. Calls that pass
-        something else use a graph that copies, until they have come from one address often enough to be
-        worth a graph of their own.
+        That saves copying a cache that is written in place, and what one segment passes to another: memory
+        that is freed and allocated in the same order at every call is the same memory. Other calls use a
+        graph that copies, until they have come from one place often enough to be worth a graph of their own.
+        Either way only the caller's memory is read, and nothing of it kept.
         """
         if len(self.elsewhere) > 256:
             self.elsewhere.clear()
@@ -2073,16 +1990,14 @@ class _Runner:
 
     def _record(self, call: _Call, key: Any, pool: _Pool, had: Any, trains: bool, result: Any) -> None:
         self._make_room(pool)
-        lent = [(leaf, _users(leaf)) for leaf in call.leaves if _storage(leaf) in _lent]
         graph = _Recording(self, call, key, pool, had).run(trains, result)
-        for leaf, users in lent:  # a graph may keep what it reads
-            if loan := _lent.get(_storage(leaf), lambda: None)():
-                loan.keeps(leaf, _users(leaf) - users)
         self.recorded += 1
         key = (*key[:2], tuple([not was for _, was in had]) if self.parameters else ())
         if graph.placed:
             self.placed[key] = graph.placed
             key = self._at(key, call)
+        elif self.segment and graph.copied:
+            self.placed.setdefault(key, graph.copied)
         self.graphs[key] = graph
         self.changing.pop(key[0], None)
         shapes = [torch.empty_like(leaf, device="meta") for leaf in call.leaves]
@@ -2486,9 +2401,6 @@ class _Recording:
         clone = self.runner.options.clone
         deliveries = [graph.delivery(i, leaves, self.call, state, clone) for i in range(len(leaves))]
         graph.deliveries = deliveries if any(deliveries) else []
-        plain = all(t.numel() and not t.is_complex() for t in graph.outputs)
-        if self.runner.lends and plain and graph.outputs and not graph.deliveries:
-            graph.loan = _Loan(graph.outputs)
         for parameter, before in self.gradients:
             after = parameter.grad
             if before is not None and _storage(before) in observer.read:
