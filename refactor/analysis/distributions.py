@@ -17,12 +17,18 @@ if TYPE_CHECKING:
     from refactor.analysis.interpreter import Frame, Interpreter
 
 SCOPE = "torch.distributions."
+_WRAPPERS = frozenset({"Independent", "TransformedDistribution", "MixtureSameFamily"})
+"""They check nothing themselves, and draw what the distribution inside draws."""
 _DRAWS = names("sample rsample enumerate_support")
 _JUDGED = names("log_prob cdf icdf")
 
 
 def construct(it: Interpreter, frame: Frame, name: str, args: Arguments) -> Val:
     """A distribution, with the check of its arguments."""
+    scope, _, leaf = name.rpartition(".")
+    if leaf in _WRAPPERS or leaf.endswith("Transform") or scope.endswith((".constraints", ".transforms")):
+        inner = next((v for v in args.every if isinstance(v, ExtObj) and v.made is not None), None)
+        return inner if inner is not None and leaf in _WRAPPERS else ExtObj(name)
     device = any(map(is_tainted, args.every))
     checked = device and not _switched_off(args.keywords.get("validate_args"))
     if checked and any(map(on_device, args.every)):

@@ -427,7 +427,8 @@ FORMS = {
         from torch.distributions.normal import Normal
         class Model(nn.Module):
             def forward(self, x: torch.Tensor, y: torch.Tensor):
-                free = Normal(x, y.exp(), validate_args=False)
+                free = D.Independent(Normal(x, y.exp(), validate_args=False), 1)
+                affine = D.transforms.AffineTransform(loc=x, scale=y)
                 prior = Normal(0.0, 1.0)
                 noise = free.rsample() + torch.normal(x, 1.0)
                 scored = free.log_prob(noise) + D.Categorical(logits=x, validate_args=False).entropy()
