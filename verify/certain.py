@@ -34,6 +34,8 @@ Path = tuple[str | int, ...]
 EVERY_SIZE = 24  # a dimension with at most as many sizes is walked through one by one
 LENGTH = 48  # steps of one sequence; a longer walk is cut
 SHORTEST, LONGEST = 36, 150  # calls of the long sequence; no number above the second is taken for a limit
+LIGHT, LIGHTEST = 100, 110  # a call of at most so many operations is made so often
+FEW_TENSORS = 4
 MOST_TENSORS = 32  # of a state_dict that are rebound one by one: the first, the last, and some between
 POISONS: tuple[Json, ...] = ({"k": "const", "s": "nan"}, {"k": "const", "s": 1e30})
 LAYOUTS = ("transposed", "stepped", "expanded", "offset")
@@ -200,11 +202,15 @@ class Certain:
 
     # -- what callers do with the module --------------------------------------------------------------------
     def rebinding(self) -> Iterator[Steps]:
-        """Every tensor of the state alone, then all together, in every way programs do it; at two sizes."""
+        """Every tensor of the state alone, then all together, in every way programs do it; at two sizes.
+
+        Given other memory behind the same object, a tensor shows every guard that leaves it out, whatever the
+        guard compares; the other ways are tried one by one only where there are few tensors.
+        """
         a, b = self.call(self.high, 71), self.call(self.low, 72)
         count = len(self.hints.state)
         chosen = _spread(count, MOST_TENSORS)
-        for way in ("assign", "data", "load"):
+        for way in ("data", "assign", "load") if count <= FEW_TENSORS else ("data",):
             steps = [a]
             for k in chosen:
                 steps += [{"op": "rebind", "how": way, "seed": 5 + k, "only": k}, a]
@@ -243,7 +249,8 @@ class Certain:
         One size; flags are off throughout, then off except in every seventh call.
         """
         named = [n for n in self.hints.sizes if n <= LONGEST]
-        count = max((SHORTEST, *named)) + 6
+        usual = LIGHTEST if 0 < self.hints.operations <= LIGHT else SHORTEST
+        count = max((usual, *named)) + 6
         least = {n: max(self.low[n], min(1, self.high[n])) for n in self.low}
         flags = [
             path for path, spec in leaves(self.target) if isinstance(spec, ScalarSpec) and spec.kind == "bool"

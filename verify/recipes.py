@@ -52,6 +52,7 @@ class Hints:
     sizes: tuple[int, ...] = ()  # whole numbers in either program that may be sizes, as of buckets
     sides: tuple[tuple[Json, Json], ...] = ()  # for each branch two calls of one size, one to each side
     turned: tuple[list[Json], ...] = ()  # sequences after which a branch goes to its other side
+    operations: int = 0  # of one call; 0 if it is not known
     ranges: tuple[tuple[int, int], ...] = ()  # of integers without bounds that the original takes
 
     @property

@@ -104,7 +104,7 @@ class _Verification:
 
     # -- the course -----------------------------------------------------------------------------------------
     def _explore(self) -> TargetReport:
-        hints = ranges(self.target, self.pair.clues, self.pair.probe)
+        hints = replace(ranges(self.target, self.pair.clues, self.pair.probe), operations=self._weight())
         plans = scenarios(self.target, hints)
         known = self.options.replay.get(self.target.name)
         if known is not None:
@@ -113,7 +113,7 @@ class _Verification:
             if outcome.status == "differs":
                 return self._failed(replace(plans[0], name=known.check), Explored(1, steps, outcome))
         total = sum(p.weight for p in plans)
-        share = self._share()
+        share = min(1.0, LIGHT / max(1, hints.operations))  # of calls of many operations fewer are drawn
         start = time.monotonic()
         spent = 0.0
         for number, plan in enumerate(plans):
@@ -142,10 +142,10 @@ class _Verification:
                 plans[1:] = scenarios(self.target, hints)[1:]
         return self._after_scenarios(plans)
 
-    def _share(self) -> float:
-        """The part of the examples that is drawn: fewer of a call of many operations. No clock decides."""
+    def _weight(self) -> int:
+        """Operations of one call of the original: what it costs, whatever the clock says."""
         steps = [plain_call(self.target, affordable(self.target), PLAIN_FILLS[0], 5)]
-        return min(1.0, LIGHT / max(1, self.pair.weigh(steps)))
+        return self.pair.weigh(steps)
 
     def _noted(self, plan: Scenario, count: int, seed: int, deadline: float) -> None:
         """An operation the target does not list: a difference is told, and changes no verdict."""

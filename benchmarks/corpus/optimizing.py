@@ -454,15 +454,6 @@ PAIRS: tuple[Pair, ...] = (
         ("        d.fill_(min(", "        if not d: d.fill_(min("),
     ),
     AVERAGED.mutant(
-        "averaged_decay_without_limit",
-        "result|state",
-        "The decay rises above 0.9.",
-        (
-            "d.fill_(min(0.9, (1 + self.steps) / (10 + self.steps)))",
-            "d.fill_(min(0.92, (1 + self.steps) / (10 + self.steps)))",
-        ),
-    ),
-    AVERAGED.mutant(
         "averaged_one_step_behind",
         "result|state|attributes",
         "The count is raised after the decay is taken.",
