@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.utils.dlpack
 from torch.profiler import ProfilerActivity
 from torch.profiler.profiler import _KinetoProfile
 
 from .core import Gpu
-from .labels import CUDA, is_cuda
+from .labels import CUDA, ON_CUDA, is_cuda, settle
 from .patches import Patches
 from .tensor_api import move
 
@@ -37,6 +38,7 @@ def patch_compat(gpu: Gpu, patches: Patches) -> None:
     patches.set(torch._C, "_set_sdp_use_math", lambda enabled: None)
     patches.set(torch._C, "_scatter", lambda tensor, *args: (move(gpu, tensor, CUDA),))
     _look_like_a_build_with_cuda(gpu, patches)
+    _keep_label_through_dlpack(patches)
     begin = _KinetoProfile.__init__
 
     def profile_host_only(self: Any, *, activities: Any = None, **options: Any) -> None:
@@ -61,6 +63,36 @@ def _look_like_a_build_with_cuda(gpu: Gpu, patches: Patches) -> None:
         "_cuda_isCurrentStreamCapturing": lambda: gpu.watch.stream.capture is not None,
     }
     patches.set_all(torch._C, {name: value for name, value in absent.items() if not hasattr(torch._C, name)})
+
+
+def _keep_label_through_dlpack(patches: Patches) -> None:
+    """Tensors handed over by DLPack stay where they are: the same memory, on the same logical device."""
+    exported: set[int] = set()  # addresses of memory on the device that was handed out as a capsule
+    names = vars(torch.utils.dlpack)
+    hand_out, take_in = names["to_dlpack"], names["from_dlpack"]
+
+    def to_dlpack(tensor: torch.Tensor) -> Any:
+        if is_cuda(tensor):
+            exported.add(storage_address(tensor))
+        return hand_out(tensor)
+
+    def from_dlpack(given: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        made: torch.Tensor = take_in(given, *args, **kwargs)
+        known = is_cuda(given) if isinstance(given, torch.Tensor) else storage_address(made) in exported
+        if known:
+            settle(made, ON_CUDA)
+        return made
+
+    for owner in (torch, torch.utils.dlpack):
+        patches.set(owner, "from_dlpack", from_dlpack)
+    patches.set(torch.utils.dlpack, "to_dlpack", to_dlpack)
+    patches.set(torch, "to_dlpack", to_dlpack)
+
+
+def storage_address(tensor: torch.Tensor) -> int:
+    """Where the memory behind a tensor is."""
+    with torch._C._DisableTorchDispatch():
+        return torch._C.TensorBase.data_ptr(tensor)
 
 
 def _legacy_type(gpu: Gpu, name: str, host: Any) -> Any:

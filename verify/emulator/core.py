@@ -29,7 +29,8 @@ class Gpu:
 
     def __init__(self) -> None:
         self.generator: Any = None  # the device's default one, set by `generators.install`
-        self.generators: dict[int, Any] = {}
+        self.generators: dict[int, Any] = {}  # by address of a generator: what holds its state
+        self.handles: list[Any] = []
         self.ledger = Ledger()
         self.pools: weakref.WeakValueDictionary[tuple[int, int], Pool] = weakref.WeakValueDictionary()
         self.capturing: list[Capture] = []
@@ -270,13 +271,13 @@ class Watch(TorchDispatchMode):
     def _generator(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], capture: Any) -> Any:
         given = op.argument(op.generator_at, args, kwargs) if op.takes_generator else None
         if given is None:
-            self.gpu.require_usable(self.gpu.generator, capture)
-            return self.gpu.generator
+            self.gpu.require_usable(self.gpu.generator.cell, capture)
+            return self.gpu.generator.cell
         if given._cdata not in self.gpu.generators:
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
-        if capture is not None and all(given._cdata != known._cdata for known in capture.generators):
-            raise RuntimeError(FOREIGN_GENERATOR)
         known = self.gpu.generators[given._cdata]
+        if capture is not None and all(known is not other for other in capture.generators):
+            raise RuntimeError(FOREIGN_GENERATOR)
         self.gpu.require_usable(known, capture)
         return known
 

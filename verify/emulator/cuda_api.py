@@ -122,7 +122,7 @@ def make_cuda_functions(gpu: Gpu) -> dict[str, Any]:
     def manual_seed(seed: int) -> None:
         gpu.generator.manual_seed(int(seed))
         if gpu.watch.stream.capture is not None:
-            gpu.watch.stream.capture.reseeded(gpu.generator)
+            gpu.watch.stream.capture.reseeded(gpu.generator.cell)
 
     def get_rng_state(device: Any = "cuda") -> torch.Tensor:
         return gpu.generator.get_state()  # type: ignore[no-any-return]

@@ -62,7 +62,7 @@ def make_graph_type(gpu: Gpu) -> type:
             self._pool = gpu.pool(pool)
             self._check_liveness = check_input_liveness
             self._recording = Capture(
-                gpu.ledger, self._pool, [gpu.generator, *self._registered], capture_error_mode
+                gpu.ledger, self._pool, [gpu.generator.cell, *self._registered], capture_error_mode
             )
             self._stream.capture = self._recording
             gpu.capturing.append(self._recording)
