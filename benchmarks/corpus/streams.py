@@ -12,7 +12,7 @@ INF = 'mode = "inference"\ndevice="cuda"\n'
 EVENTS = control(
     "two_towers_by_events",
     "concurrency",
-    "Two graphs run on two streams; events order them after the caller's stream and before it.",
+    "Two graphs run on two streams, one after the other; events order them after the caller's stream and before it.",
     'entry="program:Towers"\ninputs={a="float32[B, 256]", b="float32[B, 256]"}\ndims={B=[30,32]}\n' + INF,
     TORCH
     + """
@@ -55,8 +55,9 @@ class Towers(nn.Module):
         ready, first, second = torch.cuda.Event(), torch.cuda.Event(), torch.cuda.Event()
         ready.record(mine)
         left = self._tower("left", a, self._streams[0], ready, first)
+        mine.wait_event(first)  # graphs share the workspace of their capture stream: one at a time
+        ready.record(mine)
         right = self._tower("right", b, self._streams[1], ready, second)
-        mine.wait_event(first)
         mine.wait_event(second)
         left.record_stream(mine)
         right.record_stream(mine)

@@ -73,7 +73,7 @@ def decide(again: Callable[[Kind], Trace | str], mine: Trace, compared: Comparis
             doubtful.append(suspect)
         else:
             largest = max(largest, ratio)
-    undefined: int | None = None  # the step from which gradients have no meaning
+    undefined: int | None = None  # the step from which nothing is evidence any more
     for suspect in doubtful:
         if (found and suspect.step > found[0].step) or undefined is not None:
             break
@@ -87,6 +87,9 @@ def decide(again: Callable[[Kind], Trace | str], mine: Trace, compared: Comparis
             undefined = suspect.step
         elif result.bad is not None:
             found.append(Difference(suspect.step, suspect.group, suspect.path, explain(suspect, result.bad)))
+        elif suspect.group in ("state", "gradients") and _overflowed(suspect):
+            notes.append(f"{suspect.path}: overflows, from there on nothing is compared")
+            undefined = suspect.step
         elif _unsteady(suspect, runs):
             unsteady = f"{suspect.path}: the original gives other results when it is run again"
         elif runs.tensor("double", suspect) is None and suspect.before.is_floating_point():
@@ -110,6 +113,12 @@ def decide(again: Callable[[Kind], Trace | str], mine: Trace, compared: Comparis
     if found:
         return {"equal": False, "difference": found[0].json(), "notes": notes, "largest": largest}
     return {"equal": True, "notes": notes, "largest": largest, "unmeasured": unsteady or unmeasured}
+
+
+def _overflowed(suspect: Suspect) -> bool:
+    """Whether something that is kept is finite on one side alone: excused once, it shows in every call."""
+    a, b = suspect.before, suspect.after
+    return a.is_floating_point() and a.shape == b.shape and not torch.equal(a.isfinite(), b.isfinite())
 
 
 def _unsteady(suspect: Suspect, runs: Reference) -> bool:
