@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 6aca2a187b23efc0daecf443bb67c6631c8867a8d5146d15c7b1455fb3182603). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 77bb6336b5fa21529e031abdd08f368578a0c5735859ad48f4bf566d935ae8fb). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -550,14 +550,6 @@ def _flatten(values: Iterable[Any], leaves: list[Tensor], form: list[Hashable]) 
     return objects
 
 
-def _flatten_call(args: Any, kwargs: Any, leaves: list[Tensor], form: list[Hashable]) -> bool:
-    objects = _flatten(args, leaves, form)
-    if kwargs:
-        form.append(tuple(kwargs))
-        objects |= _flatten(kwargs.values(), leaves, form)
-    return objects
-
-
 def _taken_apart(value: Any) -> tuple[list[Tensor], list[Hashable]]:
     leaves: list[Tensor] = []
     form: list[Hashable] = []
@@ -631,7 +623,9 @@ class _Call:
         """Whether the containers among the arguments still hold what they held."""
         leaves: list[Tensor] = []
         form: list[Hashable] = []
-        _flatten_call(self.args, self.kwargs, leaves, form)
+        _flatten(self.args, leaves, form)
+        form += [tuple(self.kwargs)] if self.kwargs else []
+        _flatten(self.kwargs.values(), leaves, form)
         same = len(leaves) == len(self.leaves) and all(map(operator.is_, leaves, self.leaves))
         return same and tuple(form) == self.form[: len(form)]
 
@@ -1658,6 +1652,10 @@ def _precision() -> tuple[Hashable, Hashable]:
 
 def _modes() -> tuple[Hashable, ...]:
     """Everything global that decides which kernels run."""
+    try:
+        precision = _matmul_precision(), _cudnn_tf32()
+    except RuntimeError:
+        precision = _precision()
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
@@ -1666,7 +1664,7 @@ def _modes() -> tuple[Hashable, ...]:
         _cudnn_deterministic(),
         torch.is_autocast_enabled("cuda")
         and (torch.get_autocast_dtype("cuda"), torch.is_autocast_cache_enabled()),
-        _precision(),
+        precision,
     )
 
 
@@ -1717,7 +1715,9 @@ class _Runner:
             with self.lock:
                 graph, key = self._find(call)
                 if graph is not None:
-                    return self._replay(graph, call)
+                    if (graph.writes or graph.mutated) and graph.conflicts(call):
+                        raise _Eager("an argument shares memory with something that the code writes")
+                    return self._ranged(graph, call) if _nsight or _profiling() else graph(call)
                 self._worth_it(call)
                 device = self._device(call)
             return self._first(call, key, device)
@@ -1729,7 +1729,10 @@ class _Runner:
     def _take_apart(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
         leaves: list[Tensor] = []
         form: list[Hashable] = []
-        objects = _flatten_call(args, kwargs, leaves, form)
+        objects = _flatten(args, leaves, form)
+        if kwargs:
+            form.append(tuple(kwargs))
+            objects |= _flatten(kwargs.values(), leaves, form)
         for leaf in leaves:
             if not leaf.is_cuda:
                 raise _Eager("an argument is in CPU memory")
@@ -1775,24 +1778,20 @@ class _Runner:
         key = (base, self._state(call), missing)
         if self.placed and key in self.placed:
             here = self._at(key, call)
-            if graph := self._ready(here):
+            graph = self.graphs.get(here)
+            if graph is not None and graph.graph is not None:
+                self.fruitless = 0
                 return graph, here
             self.elsewhere[here] += 1
             if self.elsewhere[here] % _CALLS_A_GRAPH == 0 and here not in self.refused:
                 return None, here
-        if graph := self._ready(key):
+        graph = self.graphs.get(key)
+        if graph is not None and graph.graph is not None:
+            self.fruitless = 0
             return graph, key
         if self.refused and key in self.refused:
             raise _Eager(self.refused[key])
         return None, key
-
-    def _ready(self, key: tuple[Any, ...]) -> _Graph | None:
-        """The graph under a key, if its memory was not given up."""
-        graph = self.graphs.get(key)
-        if graph is None or graph.graph is None:
-            return None
-        self.fruitless = 0
-        return graph
 
     def _at(self, key: tuple[Any, ...], call: _Call) -> tuple[Any, ...]:
         """The key of a graph that uses arguments where they are: with their addresses.
@@ -1829,16 +1828,13 @@ class _Runner:
             looks.append((call.shape(i), order, leaf.dtype, leaf.device))
         return looks
 
-    def _replay(self, graph: _Graph, call: _Call) -> Any:
-        if (graph.writes or graph.mutated) and graph.conflicts(call):
-            raise _Eager("an argument shares memory with something that the code writes")
-        if _profiling():  # under emit_nvtx this is an NVTX range, too
+    def _ranged(self, graph: _Graph, call: _Call) -> Any:
+        """A replay that shows in a profile, under emit_nvtx also as an NVTX range."""
+        if _profiling():
             with torch.autograd.profiler.record_function(f"cuda_graph:{self.name}"):
                 return graph(call)
-        if _nsight:
-            with torch.cuda.nvtx.range(f"cuda_graph:{self.name} {graph.name}"):
-                return graph(call)
-        return graph(call)
+        with torch.cuda.nvtx.range(f"cuda_graph:{self.name} {graph.name}"):
+            return graph(call)
 
     # -- keeping up with changes
 
