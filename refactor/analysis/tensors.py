@@ -454,7 +454,8 @@ def _dtype(name: str, args: Arguments, first: Tensor | None, flat: list[Val]) ->
 
 def _rank(name: str, values: list[Val], args: Arguments, first: Tensor | None, flat: list[Val]) -> int | None:
     bare = name[:-1] if name.endswith("_") and not name.endswith("__") else name
-    if bare in RANKS:
+    how = args.keywords.get("reduction")
+    if bare in RANKS and not (isinstance(how, Host) and how.value == "none"):
         return RANKS[bare]
     rank = first.rank if first is not None else None
     if bare in ("view", "reshape", "expand", "repeat", "tile", "permute", "broadcast_to"):

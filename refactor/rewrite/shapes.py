@@ -131,8 +131,11 @@ class Shapes:
 
     def _of(self, node: ast.expr) -> Shape | None:
         value = self.facts.value(node)
-        if value.kind in (Kind.HOST, Kind.READBACK) or value.rank == 0 or isinstance(node, ast.Constant):
+        number = value.kind in (Kind.HOST, Kind.READBACK) and value.dtype in ("int", "float", "bool")
+        if number or value.rank == 0 or _is_number(node):
             return SCALAR
+        if value.kind in (Kind.HOST, Kind.READBACK):
+            return None  # an array, perhaps
         if isinstance(node, ast.Name):
             return self._named(node)
         if isinstance(node, ast.Attribute):
@@ -183,10 +186,9 @@ class Shapes:
 
     def _subscript(self, node: ast.Subscript) -> Shape | None:
         parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        if len(parts) == 2 and is_ellipsis(parts[0]) and self.facts.value(parts[1]).kind is Kind.HOST:
+        if len(parts) == 2 and is_ellipsis(parts[0]) and _is_number(parts[1]):
             whole = self.of(node.value)
-            integer = isinstance(parts[1], ast.Constant | ast.UnaryOp)
-            return whole.without_last() if whole is not None and integer else None
+            return whole.without_last() if whole is not None else None
         pair = isinstance(node.value, ast.Call) and isinstance(node.slice, ast.Constant)
         return self._call(node.value, pair=True) if pair and isinstance(node.value, ast.Call) else None
 
@@ -269,6 +271,13 @@ class Shapes:
         for _ in range(dropped):
             found = found.without_last() if found is not None else None
         return found
+
+
+def _is_number(node: ast.expr) -> bool:
+    """A literal number, no ``None`` or ``...``."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return _is_number(node.operand)
+    return isinstance(node, ast.Constant) and isinstance(node.value, int | float)
 
 
 def is_ellipsis(node: ast.expr) -> bool:
