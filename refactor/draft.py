@@ -106,7 +106,7 @@ def drafts(facts: Facts, regions: Sequence[str], edited: Collection[str]) -> tup
     """
     found: dict[str, Draft] = {}
     trees: dict[str, Classes | None] = {}
-    for region in regions:
+    for region in dict.fromkeys(regions):  # one for each finding in it
         module, _, qualname = region.partition(":")
         if module not in trees:
             tree = facts.tree if module == facts.module else _tree(facts.root, module)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TypeAlias
 
 from refactor.analysis import liveness
@@ -65,13 +66,21 @@ def _decided_in_segment(facts: Facts, hit: Hit) -> bool:
     if cls is None or not isinstance(function, ast.FunctionDef) or not isinstance(node, ast.If | ast.IfExp):
         return False
     asked = {inner.id for inner in (node.test, *same_scope(node.test)) if isinstance(inner, ast.Name)}
+    return not asked.isdisjoint(_given_by_segments(cls, function))
+
+
+@lru_cache(maxsize=8)
+def _given_by_segments(cls: ast.ClassDef, function: ast.FunctionDef) -> frozenset[str]:
+    """Variables of a method that calls of segments assign."""
     owner = self_name(function) or ""
-    return any(
-        isinstance(stmt, ast.Assign)
+    return frozenset(
+        name
+        for stmt in same_scope(function)
+        if isinstance(stmt, ast.Assign)
         and isinstance(stmt.value, ast.Call)
         and _is_segment_call(cls, owner, stmt.value)
-        and asked & {name for target in stmt.targets for name in liveness.target_names(target)}
-        for stmt in same_scope(function)
+        for target in stmt.targets
+        for name in liveness.target_names(target)
     )
 
 
@@ -171,6 +180,7 @@ def _merged(parts: Sequence[Proposal | Refusal]) -> Proposal:
     return Proposal(changes, "; ".join(part.note for part in proposals), frozenset({"segment"}), plans=plans)
 
 
+@lru_cache(maxsize=64)
 def _unfit(facts: Facts, function: FunctionNode) -> str:
     """Why the method as a whole cannot be cut; empty if it can."""
     cls = enclosing_class(facts, function)

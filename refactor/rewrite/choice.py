@@ -9,8 +9,9 @@ for every input, which leaves out products and quotients of tensors, roots, loga
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from refactor.analysis import liveness
@@ -62,6 +63,12 @@ def propose_choice(facts: Facts, node: ast.AST) -> Proposal | None:
     return Proposal((Change(node, _statement(found)),), _NOTE, imports=frozenset({"torch"}))
 
 
+@lru_cache(maxsize=4)
+def _live_out(function: ast.FunctionDef) -> Mapping[ast.stmt, frozenset[str]]:
+    """Asked for at every branch of a function."""
+    return liveness.live_out(function)
+
+
 def _branch(facts: Facts, function: ast.FunctionDef, node: ast.If) -> _Choice | None:
     """What an ``if`` over one variable chooses; conditions on the host may come first."""
     test, turned, guarded = node.test, False, False
@@ -90,7 +97,7 @@ def _branch(facts: Facts, function: ast.FunctionDef, node: ast.If) -> _Choice | 
         if not isinstance(second.targets[0], ast.Name) or second.targets[0].id != name or before:
             return None
         other = second.value
-    after = liveness.live_out(function).get(node, frozenset())
+    after = _live_out(function).get(node, frozenset())
     for stmt in before:
         if not _prepares(facts, function, stmt) or set(liveness.writes([stmt])) & after:
             return None

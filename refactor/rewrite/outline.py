@@ -35,6 +35,7 @@ class Outliner:
     ) -> None:
         self.facts, self.function, self.plan, self.names = facts, function, plan, names
         self.owner = self_name(function) or "self"
+        self.written = frozenset(liveness.writes(function.body))
         self.parts: dict[ast.expr, cst.BaseExpression] = {}
         self.placed: set[ast.expr] = set()
         self.methods: list[cst.FunctionDef] = []
@@ -228,7 +229,7 @@ class Outliner:
         arguments = self.function.args
         every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         found = next((a.annotation for a in every if a.arg == name), None)
-        if found is None or name in liveness.writes(self.function.body):
+        if found is None or name in self.written:
             return name
         text = self.facts.source.snippet(found)
         return name if "\n" in text or "\r" in text else f"{name}: {text}"
