@@ -2224,7 +2224,7 @@ class _Recording:
     def _places(self, graph: _Graph) -> Sequence[int]:
         """The arguments to use where they are: those that the key says, else those that are written."""
         if len(self.key) > 3:
-            return self.runner.placed[self.key[:3]]
+            return self.runner.placed.get(self.key[:3], ())
         if not graph.mutated or self.call.plans or self.key in self.runner.placed:
             return ()
         leaves = self.call.leaves

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 77bb6336b5fa21529e031abdd08f368578a0c5735859ad48f4bf566d935ae8fb). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 bdda46bb5cfeb57f726386bbe844024f270356f52fa7e9d6b49d31a51674b694). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -2225,7 +2225,7 @@ class _Recording:
     def _places(self, graph: _Graph) -> Sequence[int]:
         """The arguments to use where they are: those that the key says, else those that are written."""
         if len(self.key) > 3:
-            return self.runner.placed[self.key[:3]]
+            return self.runner.placed.get(self.key[:3], ())
         if not graph.mutated or self.call.plans or self.key in self.runner.placed:
             return ()
         leaves = self.call.leaves
