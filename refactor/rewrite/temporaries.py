@@ -156,8 +156,9 @@ def _reduces(function: FunctionNode) -> bool:
 
 
 def _is_reduction(node: ast.expr) -> bool:
-    whole = isinstance(node, ast.Call) and not node.args and not node.keywords
-    return whole and isinstance(node.func, ast.Attribute) and node.func.attr in ("sum", "mean")
+    if not isinstance(node, ast.Call) or node.args or node.keywords:
+        return False
+    return isinstance(node.func, ast.Attribute) and node.func.attr in ("sum", "mean")
 
 
 @lru_cache(maxsize=2)
