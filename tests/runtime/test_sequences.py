@@ -82,27 +82,6 @@ def test_segments_are_right_in_any_order_with_kept_results_and_dropped_graphs(se
         same(got, want)
 
 
-@torch.inference_mode()
-def test_what_a_segment_is_passed_from_one_place_is_read_where_it_is_in_the_end() -> None:
-    plain, ours = Pipeline().cuda(), Segmented().cuda()
-    h = rnd(2, 8)
-    for i in range(100):
-        h.copy_(rnd(2, 8, seed=i))
-        same(ours.second(h), plain.second(h))
-        if i % 9 == 0:  # another tensor is copied as ever
-            same(ours.second(rnd(2, 8, seed=i)), plain.second(rnd(2, 8, seed=i)))
-    (runner,) = vars(ours)["_cuda_graphs"].made.values()
-    assert sorted(len(g.placed) for g in runner.graphs.values()) == [0, 1]
-    assert sum(g.replays for g in runner.graphs.values() if g.placed) > 20
-    gone = weakref.ref(h.untyped_storage())
-    copied = h.clone()
-    del h
-    runner._drop([key for key, g in runner.graphs.items() if g.placed])
-    gc.collect()
-    assert gone() is None
-    same(ours.second(copied), plain.second(copied))
-
-
 @pytest.mark.parametrize("seed", range(4))
 @torch.inference_mode()
 def test_results_kept_from_a_chain_of_segments_are_never_overwritten(seed: int) -> None:
