@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 bdda46bb5cfeb57f726386bbe844024f270356f52fa7e9d6b49d31a51674b694). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 a2e4b3922ff5d5c75386ec6ed14c199969117cdc58fa3fd4c20549113a7af951). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -145,7 +145,7 @@ def graphed(
     fill: what the padding contains, a number or a dict like ``pad``. Written at every call.
     buckets: sizes to pad to (default: powers of two); a call above the largest, or of size 0, runs eagerly.
     guard: attributes (of the module, or of the instance a function is bound to) that select a graph by value.
-    clone: False hands out the graph's own output memory, which the next call overwrites.
+    clone: False hands out the graph's own output memory, which the next replay of any graph may overwrite.
     max_graphs: the least recently used graph makes room for one more.
     max_bytes: of memory for graphs on the device, all callables together; beyond it all of them start anew.
 
@@ -1674,7 +1674,6 @@ class _Runner:
     def __init__(self, fn: Any, options: _Options, modular: bool = False) -> None:
         self.fn, self.options = fn, options
         self.modular = modular or isinstance(fn, nn.Module)  # under autograd always plain code
-        self.segment = modular
         self.name = (getattr(fn, "__qualname__", None) or type(fn).__name__).replace("<locals>.", "")
         self.lock = threading.RLock()
         self.graphs: dict[tuple[Any, ...], _Graph] = {}
@@ -1689,7 +1688,6 @@ class _Runner:
             self.unsettled: Counter[Hashable] = Counter()  # calls that changed state
             self.values: dict[Hashable, list[set[Hashable]]] = {}
             self.placed: dict[Hashable, Sequence[int]] = {}  # arguments used where they are, see `_at`
-            self.elsewhere: Counter[Hashable] = Counter()  # calls with them at other addresses
             self.fruitless, self.replaced = 0, ""  # rebindings before which no graph was replayed
             self.eager: Counter[str] = Counter()
             self.warned: set[str] = set()
@@ -1782,9 +1780,6 @@ class _Runner:
             if graph is not None and graph.graph is not None:
                 self.fruitless = 0
                 return graph, here
-            self.elsewhere[here] += 1
-            if self.elsewhere[here] % _CALLS_A_GRAPH == 0 and here not in self.refused:
-                return None, here
         graph = self.graphs.get(key)
         if graph is not None and graph.graph is not None:
             self.fruitless = 0
@@ -1796,13 +1791,9 @@ class _Runner:
     def _at(self, key: tuple[Any, ...], call: _Call) -> tuple[Any, ...]:
         """The key of a graph that uses arguments where they are: with their addresses.
 
-        That saves copying a cache that is written in place, and what one segment passes to another: memory
-        that is freed and allocated in the same order at every call is the same memory. Other calls use a
-        graph that copies, until they have come from one place often enough to be worth a graph of their own.
-        Either way only the caller's memory is read, and nothing of it kept.
+        That saves copying a cache that is written in place. The first one gets it; calls that pass one at
+        another address use a graph that copies, since a graph for every address would never end.
         """
-        if len(self.elsewhere) > 256:
-            self.elsewhere.clear()
         return (*key, *[call.leaves[i].data_ptr() for i in self.placed[key]])
 
     def _pad(self, call: _Call) -> list[Any]:
@@ -1992,8 +1983,6 @@ class _Runner:
         if graph.placed:
             self.placed[key] = graph.placed
             key = self._at(key, call)
-        elif self.segment and graph.copied:
-            self.placed.setdefault(key, graph.copied)
         self.graphs[key] = graph
         self.changing.pop(key[0], None)
         shapes = [torch.empty_like(leaf, device="meta") for leaf in call.leaves]
@@ -2223,9 +2212,7 @@ class _Recording:
         return flat.as_strided(shape, _compact(shape, leaf))
 
     def _places(self, graph: _Graph) -> Sequence[int]:
-        """The arguments to use where they are: those that the key says, else those that are written."""
-        if len(self.key) > 3:
-            return self.runner.placed.get(self.key[:3], ())
+        """The arguments to use where they are: those that are written, if these are the first."""
         if not graph.mutated or self.call.plans or self.key in self.runner.placed:
             return ()
         leaves = self.call.leaves
