@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from refactor.analysis.arithmetic import tensor_binary
 from refactor.analysis.domain import (
     BOOL,
     HOST,
@@ -164,8 +165,6 @@ def compare(
     it: Interpreter, frame: Frame, node: ast.Compare, left: Val, op: ast.cmpop, right: Val, child: ast.expr
 ) -> Val:
     """The value of one comparison."""
-    from refactor.analysis.expressions import tensor_binary
-
     if isinstance(op, ast.Is | ast.IsNot):
         return _identity(left, right, isinstance(op, ast.Is))
     if isinstance(op, ast.In | ast.NotIn):

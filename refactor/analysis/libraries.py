@@ -216,7 +216,7 @@ def _sorted(it: Interpreter, frame: Frame, args: Arguments) -> Val:
 
 
 def _sum(it: Interpreter, frame: Frame, args: Arguments) -> Val:
-    from refactor.analysis.expressions import binary
+    from refactor.analysis.arithmetic import binary
 
     found = indexing.element_of(args.get(0, "iterable"))
     return binary(found, found, ast.Add()) if found is not None else HOST

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,7 +36,6 @@ Loop = ast.For | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.Gen
 _TRAINING = frozenset({"backward", "step", "zero_grad"})
 
 
-_EVAL = re.compile(rb"\beval\b")
 _LOOPS = (ast.For, ast.While, *_COMPREHENSIONS)
 
 
@@ -56,19 +54,19 @@ class BatchLoop:
 
 def batch_loops(module: ModuleInfo) -> Iterator[BatchLoop]:
     """Every batch loop of a file, in order of its place."""
-    for function, body in _scopes(module) if _may_drive(module) else ():
+    for function, body in module.scopes if module.names_no_grad else ():
         yield from _in_scope(module, function, body)
         yield from _served(module, function, body)
 
 
 def _served(module: ModuleInfo, function: FunctionNode | None, body: list[ast.stmt]) -> Iterator[BatchLoop]:
     """``self.model(x)`` in a method without a loop of its own that loops of the file call for each batch."""
-    owner = module.parents.get(function) if function is not None else None
-    if function is None or not isinstance(owner, ast.ClassDef) or function.name in ("forward", "__call__"):
+    if function is None or function.name in ("forward", "__call__"):
         return
-    cls = module.lookup(owner.name)
     guard = _decorated(function) or _context_inside(function)
-    if not guard or not isinstance(cls, ClassInfo) or cls.is_module or _trains_inside(function):
+    owner = module.parents.get(function) if guard else None
+    cls = module.lookup(owner.name) if isinstance(owner, ast.ClassDef) else None
+    if not isinstance(cls, ClassInfo) or cls.is_module or _trains_inside(function):
         return
     if any(isinstance(n, _LOOPS) for stmt in body for n in walk(stmt)) or function.name not in _looped(
         module
@@ -113,10 +111,9 @@ def drives_batches(module: ModuleInfo, node: ast.AST) -> bool:
     """Whether a function runs a model over batches or trains it: regions lie inside it, it is in none."""
     if not isinstance(node, FunctionNode):
         return False
-    if _may_drive(module) and any(True for _ in _in_scope(module, node, node.body)):
+    if module.names_no_grad and any(True for _ in _in_scope(module, node, node.body)):
         return True
-    data = module.source.data
-    return (b"backward" in data or b"step" in data) and trains(node)
+    return module.names_step and trains(node)
 
 
 def trains(node: ast.AST) -> bool:
@@ -130,23 +127,6 @@ def trains(node: ast.AST) -> bool:
         )
         for inner in walk(node)
     )
-
-
-def _may_drive(module: ModuleInfo) -> bool:
-    """Whether a file names what says that no gradients are recorded."""
-    data = module.source.data
-    return (
-        b"no_grad" in data
-        or b"inference_mode" in data
-        or (b"eval" in data and _EVAL.search(data) is not None)
-    )
-
-
-def _scopes(module: ModuleInfo) -> Iterator[tuple[FunctionNode | None, list[ast.stmt]]]:
-    yield None, [stmt for stmt in module.tree.body if not isinstance(stmt, FunctionNode | ast.ClassDef)]
-    for node in statements(module.tree.body):
-        if isinstance(node, FunctionNode):
-            yield node, node.body
 
 
 def _in_scope(module: ModuleInfo, function: FunctionNode | None, body: list[ast.stmt]) -> Iterator[BatchLoop]:

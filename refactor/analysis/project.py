@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from refactor.analysis.remarks import remark, remarks
-from refactor.analysis.trees import Lazy, parents, walk
+from refactor.analysis.functions import FunctionInfo as FunctionInfo
+from refactor.analysis.functions import last_name as last_name
+from refactor.analysis.remarks import remarks
+from refactor.analysis.trees import Lazy, parents, statements, walk
 from refactor.source import Source, SourceError, load, parse
 from refactor.tracing import Trace, resolve
 
-FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-
+_EVAL = re.compile(rb"\beval\b")
 _MODULE_BASES = ("Module", "Model", "PreTrainedModel", "LightningModule", "MessagePassing", "ScriptModule")
-_USES = (ast.Attribute, ast.Call, ast.Compare, ast.BinOp, ast.Subscript)
 _STARS = 24
 """A file with more star imports is an index of others: searching them all would parse the whole code base."""
 _NOT_MODULES = (
@@ -26,83 +27,6 @@ _NOT_MODULES = (
     "django.db.models.Model",
     "types.ModuleType",
 )
-
-
-@dataclass(eq=False)
-class FunctionInfo:
-    """A function, method or lambda of the code base."""
-
-    node: FunctionNode
-    module: ModuleInfo
-    qualname: str
-    cls: ClassInfo | None = None
-    closure: Any = None  # the frame around a nested function
-    statement: ast.stmt | None = None  # the one a lambda stands in
-
-    @cached_property
-    def decorators(self) -> frozenset[str]:
-        """Last names of its decorators: ``{"staticmethod"}``."""
-        return frozenset(last_name(d) for d in getattr(self.node, "decorator_list", ()))
-
-    @property
-    def remark(self) -> str | None:
-        """What a comment on its header says: ``"region"`` or ``"host"``."""
-        return remark(self.module.remarks, self.node)
-
-    @cached_property
-    def parameters(self) -> tuple[tuple[ast.arg, ast.expr | None, bool], ...]:
-        """Its parameters but starred ones, their defaults, and whether they can be given by position."""
-        spec = self.node.args
-        given = [*spec.posonlyargs, *spec.args]
-        defaults = [None] * (len(given) - len(spec.defaults)) + list(spec.defaults)
-        return (
-            *((arg, default, True) for arg, default in zip(given, defaults, strict=True)),
-            *((arg, default, False) for arg, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)),
-        )
-
-    @cached_property
-    def nodes(self) -> list[Any]:
-        """The function and all nodes below it, breadth first."""
-        return walk(self.node)
-
-    @cached_property
-    def uses(self) -> list[ast.expr]:
-        """The expressions below it that tell how a name is used, breadth first."""
-        return [node for node in self.nodes if isinstance(node, _USES)]
-
-    @cached_property
-    def unpacked(self) -> frozenset[str]:
-        """Names that it iterates over, taking each item apart: ``for height, width in shapes``."""
-        found: set[str] = set()
-        for node in self.nodes:
-            if isinstance(node, ast.For | ast.comprehension):
-                source, target = node.iter, node.target
-                counted = isinstance(source, ast.Call) and last_name(source.func) == "enumerate"
-                if counted and isinstance(source, ast.Call) and source.args:
-                    source = source.args[0]
-                    target = target.elts[-1] if isinstance(target, ast.Tuple) else target
-                if isinstance(source, ast.Name) and isinstance(target, ast.Tuple):
-                    found.add(source.id)
-        return frozenset(found)
-
-    @cached_property
-    def assigned(self) -> frozenset[str]:
-        """Attributes that its body assigns, on whatever object."""
-        return frozenset(
-            target.attr
-            for node in self.nodes
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Attribute)
-        )
-
-    @cached_property
-    def tensor_uses(self) -> dict[Any, bool]:
-        """Whether it uses a parameter as a tensor, by parameter; filled by the binding of arguments."""
-        return {}
-
-    def __repr__(self) -> str:
-        return f"<{self.qualname}>"
 
 
 @dataclass(eq=False)
@@ -245,6 +169,26 @@ class ModuleInfo:
     def parents(self) -> Mapping[ast.AST, ast.AST]:
         """The node around each node, made when first looked into."""
         return Lazy(lambda: parents(self.tree))
+
+    @cached_property
+    def scopes(self) -> tuple[tuple[ast.FunctionDef | ast.AsyncFunctionDef | None, list[ast.stmt]], ...]:
+        """The statements at the top level, then every function, nested ones too, with its body."""
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+        own = [stmt for stmt in self.tree.body if not isinstance(stmt, (*kinds, ast.ClassDef))]
+        every = (node for node in statements(self.tree.body) if isinstance(node, kinds))
+        return ((None, own), *((node, node.body) for node in every))
+
+    @cached_property
+    def names_no_grad(self) -> bool:
+        """Whether the file names what says that no gradients are recorded."""
+        data = self.source.data
+        named = b"no_grad" in data or b"inference_mode" in data
+        return named or (b"eval" in data and _EVAL.search(data) is not None)
+
+    @cached_property
+    def names_step(self) -> bool:
+        """Whether the file names what training steps do."""
+        return b"backward" in self.source.data or b"step" in self.source.data
 
     @cached_property
     def remarks(self) -> Mapping[int, tuple[str, bool]]:
@@ -490,13 +434,6 @@ class Project:
             if found is not None:
                 return found
         return self.module(f"{scope}.{name}", origin) or f"{scope}.{name}"
-
-
-def last_name(node: ast.AST) -> str:
-    """``c`` of ``a.b.c``, also of a call to it or a subscript of it."""
-    while isinstance(node, ast.Call | ast.Subscript):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def _is_none(bound: Any) -> bool:

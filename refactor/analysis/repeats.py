@@ -15,9 +15,7 @@ from refactor.analysis.loops import _context_inside as context_inside
 from refactor.analysis.loops import _decorated as decorated
 from refactor.analysis.loops import _evaluated as evaluated_in
 from refactor.analysis.loops import _is_model as is_model
-from refactor.analysis.loops import _may_drive as may_drive
 from refactor.analysis.loops import _operands as operands
-from refactor.analysis.loops import _scopes as scopes
 from refactor.analysis.loops import trains
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
 from refactor.analysis.trees import walk
@@ -44,7 +42,7 @@ class RepeatedCall:
 
 def repeated_calls(module: ModuleInfo) -> Iterator[RepeatedCall]:
     """Every such loop of a file, in order of its place; batch loops apart."""
-    for function, body in scopes(module) if may_drive(module) else ():
+    for function, body in module.scopes if module.names_no_grad else ():
         loops = [*_loops(body, decorated(function))]
         evaluated = evaluated_in(body) if loops else frozenset()
         scope: ast.AST = function if function is not None else module.tree

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from refactor.analysis import conditions, expressions, hoststate, indexing, instances
+from refactor.analysis import arithmetic, conditions, expressions, hoststate, indexing, instances
 from refactor.analysis.domain import OPAQUE, ExtObj, Fn, Host, Obj, Opaque, Tensor, Val, is_tainted, join
 from refactor.analysis.environment import Changes
 from refactor.analysis.liveness import target_names
@@ -94,7 +94,7 @@ def _augassign(it: Interpreter, frame: Frame, stmt: ast.AugAssign) -> bool:
     if isinstance(left, Tensor) and left.device is not None and isinstance(right, Opaque):
         value: Val = left
     else:
-        value = expressions.binary(left, right, stmt.op)
+        value = arithmetic.binary(left, right, stmt.op)
     indexing.bind(it, frame, stmt.target, value)
     return True
 

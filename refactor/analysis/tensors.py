@@ -6,6 +6,7 @@ import ast
 from typing import TYPE_CHECKING
 
 from refactor.analysis import distributions, factories, hostargs
+from refactor.analysis.arithmetic import combined_device, tensor_binary
 from refactor.analysis.domain import (
     BOOL,
     DEVICE_TENSOR,
@@ -29,7 +30,6 @@ from refactor.analysis.domain import (
     replace,
     truth,
 )
-from refactor.analysis.expressions import combined_device, tensor_binary
 from refactor.analysis.model import Device, EventKind
 from refactor.analysis.tensornames import TENSOR_NAMES
 from refactor.analysis.torchops import (
