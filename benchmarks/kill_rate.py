@@ -29,7 +29,7 @@ from corpus.pair import FILE
 SHOWN = (
     ("kept", r"(result|\S+) of step \d+"),
     ("aliasing", r".*shares memory with"),
-    ("exception", r"call: "),
+    ("exception", r"call: |message\b"),
     ("random", r"generators: "),
     ("state", r"state_dict"),
     ("gradients", r"grad\b|\w+\.grad\b"),

@@ -882,14 +882,14 @@ PAIRS: tuple[Pair, ...] = (
     HOOKED,
     HOOKED.mutant(
         "hook_lost_in_replay",
-        "attributes",
+        "attributes|printed",
         "The hook runs while warming up and capturing, and never again.",
         ("nn.functional.linear(x, self.body.weight, self.body.bias)", "self.body(x)"),
         ("            self._call_hooks(x, out)\n", ""),
     ),
     HOOKED.mutant(
         "hook_never_called",
-        "attributes",
+        "attributes|printed",
         "The module is taken apart and its hooks are forgotten.",
         ("            self._call_hooks(x, out)\n", ""),
     ),

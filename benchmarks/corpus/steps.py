@@ -482,7 +482,7 @@ PAIRS: tuple[Pair, ...] = (
     ),
     ADAM_TENSOR_LR_SCHEDULE.mutant(
         "adam_rate_frozen",
-        "state|gradients",
+        "state|gradients|attributes",
         "The tensor with the rate is never filled again.",
         ("            self._lr.fill_(0.01 * 0.9 ** (self.steps // 3))\n", ""),
     ),
