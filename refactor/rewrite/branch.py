@@ -25,7 +25,7 @@ from refactor.rewrite.planner import Planner
 from refactor.rewrite.readback import propose_kept
 from refactor.rewrite.refusals import described, nothing_to_cut
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, same_scope, self_name
-from refactor.rewrite.work import only_trains
+from refactor.rewrite.training import only_trains
 from refactor.rule import Hit
 
 Propose: TypeAlias = Callable[[Facts, Hit], Proposal | Refusal]

@@ -22,7 +22,8 @@ from refactor.rewrite.model import Change, Proposal
 from refactor.rewrite.names import reference
 from refactor.rewrite.ops import names_in, torch_function
 from refactor.rewrite.syntax import FunctionNode, ancestors, argument, dotted, enclosing_function, same_scope
-from refactor.rewrite.work import effects, in_training
+from refactor.rewrite.training import in_training
+from refactor.rewrite.work import effects
 
 _TOTAL = names_in("any all isnan isinf isfinite abs mean sum norm")
 """Operations that give a value for every tensor of numbers."""

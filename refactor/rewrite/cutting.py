@@ -17,7 +17,8 @@ from refactor.rewrite import cost
 from refactor.rewrite.hoist import asks_host, parts_of
 from refactor.rewrite.plan import Block, Decide, Guard, Hoist, Keep, Nest, Piece, reading, suites_of, units_of
 from refactor.rewrite.syntax import dotted, same_scope
-from refactor.rewrite.work import OUTLINABLE, effects, in_training, leaves, on_layer
+from refactor.rewrite.training import in_training
+from refactor.rewrite.work import OUTLINABLE, effects, leaves, on_layer
 
 if TYPE_CHECKING:
     from refactor.rewrite.planner import Planner

@@ -10,7 +10,8 @@ from refactor.rewrite.model import CutPlan
 from refactor.rewrite.plan import Block, Keep, Nest, Piece
 from refactor.rewrite.planner import Planner
 from refactor.rewrite.syntax import FunctionNode, code_of, enclosing_statement, same_scope
-from refactor.rewrite.work import effects, in_training, qualname, understood, work
+from refactor.rewrite.training import in_training
+from refactor.rewrite.work import effects, qualname, understood, work
 
 _LONGEST = 40  # characters of code in a message
 
