@@ -82,8 +82,8 @@ MUTANTS = [
         (
             (
                 RUNTIME,
-                "    def results(self, call: _Call, clone: bool) -> list[Any]:\n",
-                "    def results(self, call: _Call, clone: bool) -> list[Any]:\n        clone = False\n",
+                "results = [output.clone() for output in self.outputs]",
+                "results = list(self.outputs)",
             ),
         ),
     ),
