@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 
 from refactor.transforms.wording import hits, quote
 
@@ -32,29 +33,34 @@ def _detect(facts: Facts) -> Iterable[Hit]:
         if isinstance(propose_temporary(facts, hit), Proposal)
     ]
     places = [(hit.event.function, _arms(facts, hit.event)) for hit in found]
-    return [hit for hit, place in zip(found, places, strict=True) if _together(place, places) >= _FEWEST]
+    alike = Counter(places)
+    return [hit for hit, place in zip(found, places, strict=True) if _together(place, alike) >= _FEWEST]
 
 
-_Arms = dict[ast.If, bool]  # every `if` around a place, and whether it is below the condition
+_Arms = frozenset[tuple[ast.If, bool]]  # every `if` around a place, and whether it is below the condition
+_Place = tuple[object, _Arms]  # the function, and where in it
 
 
 def _arms(facts: Facts, event: Event) -> _Arms:
-    arms: _Arms = {}
+    arms = set()
     node: ast.AST = event.statement
     for around in ancestors(facts, node):
         if isinstance(around, ast.If):
-            arms[around] = any(node is statement for statement in around.body)
+            arms.add((around, any(node is statement for statement in around.body)))
         node = around
-    return arms
+    return frozenset(arms)
 
 
-def _together(place: tuple[object, _Arms], places: Sequence[tuple[object, _Arms]]) -> int:
-    """How many of the places may run in one call with this one, itself included."""
+def _together(place: _Place, alike: Counter[_Place]) -> int:
+    """How many places may run in one call with one, itself included; it stops counting at `_FEWEST`."""
     function, arms = place
-    return sum(
-        other is function and all(arms.get(node, side) == side for node, side in sides.items())
-        for other, sides in places
-    )
+    count = alike[place]
+    for other, sides in alike:
+        if count >= _FEWEST:
+            break
+        if other is function and sides != arms and not any((node, not side) in arms for node, side in sides):
+            count += alike[other, sides]
+    return count
 
 
 RULE = Rule(
