@@ -132,8 +132,8 @@ class Lift:
         value = self.facts.value(self.mask)
         if value.kind is not Kind.TENSOR or value.dtype != "bool":
             raise NotLifted(
-                f"that `{text}` is boolean is not sure; annotate it `torch.BoolTensor` or compare it where "
-                "it is made"
+                f"that `{text}` is a boolean tensor is not sure; annotate what it is computed from as "
+                "`torch.Tensor`, or make it with `.bool()`"
             )
         if not is_pure(self.facts, self.mask):
             raise NotLifted(f"the mask `{text}` is computed in the brackets; bind it to a name first")
