@@ -38,7 +38,7 @@ def _detect(facts: Facts) -> Iterable[Hit]:
 
 
 _Arms = frozenset[tuple[ast.If, bool]]  # every `if` around a place, and whether it is below the condition
-_Place = tuple[object, _Arms]  # the function, and where in it
+_Place = tuple[ast.AST | None, _Arms]  # the function, and where in it
 
 
 def _arms(facts: Facts, event: Event) -> _Arms:
