@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from refactor.analysis import liveness
 from refactor.analysis.model import EventKind, Facts
-from refactor.analysis.project import FunctionInfo
+from refactor.analysis.project import FunctionInfo, last_name
 from refactor.rewrite.choice import propose_choice
 from refactor.rewrite.model import Joint, Proposal, Refusal
 from refactor.rewrite.naming import module_of
@@ -195,7 +195,7 @@ def _unfit(facts: Facts, function: FunctionNode) -> str:
         return "it runs only in training, where autograd records and no graph is replayed"
     for decorator in function.decorator_list:
         name = dotted(facts, decorator.func if isinstance(decorator, ast.Call) else decorator)
-        if name is not None and name.rpartition(".")[2] == "segment":
+        if "segment" in (last_name(decorator), (name or "").rpartition(".")[2]):
             return "this method is a segment already; move the decision into the method that calls it"
         if name not in _DECORATORS and not _leaves_body_alone(facts, decorator):
             return (

@@ -83,3 +83,24 @@ def test_a_method_is_cut_around_a_call_of_another_file_that_waits(tree: Path) ->
     assert "@segment" in new
     again = json.loads(apply(".").stdout)["findings"]
     assert model.read_text() == new, again
+
+
+def test_a_segment_is_not_cut_again_wherever_its_decorator_is_imported_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "pack"
+    package.mkdir()
+    (tmp_path / "pyproject.toml").write_text("[tool.refactor]\n")
+    (package / "__init__.py").write_text("")
+    (package / "helpers.py").write_text(HELPERS)
+    runtime = Path(__file__).parents[2] / "examples" / "router" / "after" / "cuda_graphs.py"
+    (package / "cuda_graphs.py").write_bytes(runtime.read_bytes())
+    model = package / "model.py"
+    code = MODEL.format(name="strongest").replace(
+        "from helpers", "from .cuda_graphs import segment\nfrom .helpers"
+    )
+    code = code.replace("    def forward", "    @segment\n    def forward")
+    model.write_text(code)
+    monkeypatch.chdir(tmp_path)
+    apply("pack")
+    assert model.read_text() == code
