@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import hashlib
+import gc
 import importlib.util
 import json
 import os
@@ -21,7 +21,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,6 +30,7 @@ import torch
 
 VERIFY = Path(__file__).resolve().parents[1] / "verify"
 CALLS = 4  # with other values each
+WORDS = 1 << 24  # of a tensor that are digested at once
 
 
 def borrowed(name: str, folder: Path) -> Any:
@@ -44,7 +46,7 @@ def borrowed(name: str, folder: Path) -> Any:
     return module
 
 
-class Counter:
+class Count:
     """Captures and replays of this process."""
 
     captures = replays = 0
@@ -70,7 +72,10 @@ class Side:
 
     def __init__(self, tree: Path, builder: Any, device: str) -> None:
         self.tree, self.device = tree, "cpu" if device == "cpu" else "cuda"
-        self.counter = Counter()
+        self.real = device == "cuda"
+        self.attempts: Iterator[Any] = iter(())
+        self.attempt: Any = None
+        self.counter = Count()
         if self.device == "cuda":
             torch.cuda.init()  # type: ignore[no-untyped-call]
             self.counter.install()
@@ -82,19 +87,13 @@ class Side:
         self.inputs: Any = None
         self.traces: dict[str, Any] = {}
         self.call: Callable[..., Any] | None = None
+        self.settled = (0, 0)  # captures and replays before the latest call that was observed
 
     def do_build(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Build the first recipe that runs, or the one named by ``recipe`` with the inputs saved."""
+        """Build the first recipe that runs, with inputs of its own."""
         errors: list[str] = []
-        torch.manual_seed(0)
-        for index, (model, inputs) in enumerate(self.builder.recipes(request["name"], errors)):
-            wanted = request.get("recipe")
-            if wanted is not None and index != wanted:
-                continue
+        for index, (model, inputs) in enumerate(self._recipes(request["name"], errors)):
             self.model = model.eval().to(self.device)
-            if wanted is not None:
-                self.inputs = moved(torch.load(request["inputs"], weights_only=True), self.device)
-                return self._about(index)
             self.inputs = moved(inputs, self.device)
             try:
                 with torch.inference_mode():
@@ -106,6 +105,27 @@ class Side:
             return self._about(index)
         return {"error": "; ".join(errors[-3:]) or "no recipe"}
 
+    def _recipes(self, name: str, errors: list[str]) -> Iterator[Any]:
+        torch.manual_seed(0)
+        yield from self.builder.recipes(name, errors)
+
+    def do_begin(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Make the first recipe's model, which mostly is the one, while the other side makes its own."""
+        self.attempts = enumerate(self._recipes(request["name"], []))
+        self.attempt = next(self.attempts, None)
+        return {}
+
+    def do_follow(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take the recipe with the number ``recipe`` and the inputs that the other side saved."""
+        while self.attempt is not None and self.attempt[0] != request["recipe"]:
+            self.attempt = next(self.attempts, None)
+        if self.attempt is None:
+            return {"error": f"no recipe {request['recipe']}"}
+        model, _ = self.attempt[1]
+        self.model = model.eval().to(self.device)
+        self.inputs = moved(torch.load(request["inputs"], weights_only=True), self.device)
+        return self._about(request["recipe"])
+
     def _about(self, index: int) -> dict[str, Any]:
         sizes = sum(p.numel() for p in self.model.parameters())
         return {
@@ -113,6 +133,7 @@ class Side:
             "parameters": sizes,
             "state": self._state(),
             "strangers": strangers(self.tree)[:3],
+            "peak": torch.cuda.max_memory_allocated() if self.real else 0,
         }
 
     def _state(self) -> list[list[Any]]:
@@ -130,6 +151,7 @@ class Side:
         subject = trees.Subject(call, model, sys.modules[type(model).__module__])
         observed = []
         for k in range(CALLS):
+            self.settled = self.counter.captures, self.counter.replays
             args, kwargs = change(copied(self._values(k % (CALLS - 1))))
             trees.seed_everything(k)
             groups: dict[str, Any] = {}
@@ -181,10 +203,11 @@ class Side:
         trace = self._observe(self.call, self.model)
         self.traces[request["label"]] = trace
         torch.save({"observed": json.dumps(trace.observed), "tensors": trace.tensors}, request["write"])
-        self.capturing_seen = captured
+        last = self.counter.captures - self.settled[0], self.counter.replays - self.settled[1]
         raised = [o["groups"]["exception"]["message"] for o in trace.observed if "exception" in o["groups"]]
         return {"replays": self.counter.replays - replays, "captures": self.counter.captures - captures,
-                "cold_s": cold, "raised": raised[:1]}  # fmt: skip
+                "last": last, "eager": eager_calls(), "cold_s": cold, "raised": raised[:1],
+                "peak": torch.cuda.max_memory_allocated() if self.real else 0}  # fmt: skip
 
     def do_judge(self, request: dict[str, Any]) -> dict[str, Any]:
         """Compare a trace of the other side with the one kept here; numbers go by the verifier's rules."""
@@ -251,6 +274,14 @@ class Side:
                 times.append(1e3 * (time.perf_counter() - start))
         return {"times": times}
 
+    def do_rest(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Let go of what only comparing needs, before others are timed."""
+        self.traces.clear()
+        self.attempts, self.attempt = iter(()), None
+        if self.real:
+            torch.cuda.empty_cache()
+        return {}
+
     def do_files(self, request: dict[str, Any]) -> dict[str, Any]:
         """Files of the tree that are imported by now."""
         files = {getattr(m, "__file__", None) for m in list(sys.modules.values())}
@@ -259,6 +290,16 @@ class Side:
                 str(Path(f).relative_to(self.tree)) for f in files if f and trees.under(f, self.tree)
             )
         }
+
+
+def eager_calls() -> dict[str, int]:
+    """Why segments of the program ran their code, how often: what the vendored runtime says."""
+    found: Counter[str] = Counter()
+    for runner in gc.get_objects():
+        if type(runner).__name__ == "_Runner" and type(runner).__module__.endswith("cuda_graphs"):
+            for why, times in runner.stats()["eager"].items():
+                found[f"{runner.name}: {why}"] += times
+    return dict(found.most_common(8))
 
 
 def replayed(capturing: Any, inputs: Any) -> Callable[..., Any]:
@@ -276,9 +317,21 @@ def replayed(capturing: Any, inputs: Any) -> Callable[..., Any]:
 
 
 def digest(tensor: torch.Tensor) -> str:
-    """Of the bytes of a tensor."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha1(flat.view(torch.uint8).numpy().data).hexdigest() if flat.numel() else ""
+    """Of the bytes of a tensor: a weighted sum of its words modulo 2**64, where the tensor is.
+
+    Bringing half a gigabyte of weights to the host after every run took longer than the runs.
+    """
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    total = flat.numel()
+    if not total:
+        return ""
+    flat = torch.nn.functional.pad(flat, (0, -total % 4)).view(torch.int32)
+    found = torch.zeros((), dtype=torch.int64, device=flat.device)
+    for start in range(0, flat.numel(), WORDS):
+        words = flat[start : start + WORDS].to(torch.int64)
+        place = torch.arange(start, start + words.numel(), device=flat.device)
+        found = found * 31 + (words * (place * 0x2545F4914F6CDD1D | 1)).sum()
+    return f"{total}:{int(found):x}"
 
 
 def moved(value: Any, device: str) -> Any:

@@ -8,7 +8,9 @@ The source of each library is copied twice, `refactor apply` rewrites one copy, 
 both with the same weights. Equal means: results, inputs, state, public attributes and random state of
 several calls, by the verifier's rules, eager and as captured. A model *runs under graphs* if its whole
 forward captures now, or if the rewritten code replays graphs of its own. Times are medians of interleaved
-synchronised calls on values drawn anew; a captured forward copies its inputs in and clones its outputs.
+synchronised calls on values drawn anew; a captured forward copies its inputs in and clones its outputs. While
+a model is timed all other processes stand still. As many models are compared at once as the device has
+memory for; one that ran out of it is tried again alone.
 ``--truth`` takes the models of such a file that did not capture; ``--compile`` sets the times of
 ``torch.compile(mode="reduce-overhead")`` beside.
 """
@@ -16,15 +18,12 @@ synchronised calls on values drawn anew; a captured forward copies its inputs in
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import itertools
 import json
 import math
 import os
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -34,100 +33,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from model_processes import Process, Row, Turns, Workers
+from model_table import explained, table
+
 HERE = Path(__file__).resolve().parent
+ROUNDS = 4
 _BESIDE = Path(sys.executable).with_name("refactor")
-Row = dict[str, Any]
-
-
-class Workers:
-    """Where the processes of one side come from: one that has imported the libraries, and copies of it."""
-
-    def __init__(self, tree: Path, packages: list[str], folder: Path, options: argparse.Namespace) -> None:
-        self.tree, self.packages, self.folder, self.options = tree, packages, folder, options
-        self.fresh = False  # set where a copy cannot use the device: then each has to start from nothing
-        self.count = itertools.count()
-        self.nursery = self._start(once=False)
-
-    def _start(self, *, once: bool) -> tuple[subprocess.Popen[bytes], Path, Path]:
-        number = next(self.count)
-        place, log = (
-            self.folder / f"{self.tree.name}{number}.sock",
-            self.folder / f"{self.tree.name}{number}.log",
-        )
-        options = self.options
-        command = [options.python, str(HERE / "model_worker.py"), "--tree", str(self.tree), "--builder",
-                   str(options.builder), "--device", options.device, "--socket", str(place), "--packages",
-                   *self.packages]  # fmt: skip
-        command += ["--prelude", str(options.prelude)] if options.prelude else []
-        command += ["--once"] if once else []
-        environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1", HF_HUB_OFFLINE="1")
-        environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        environment.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asking for a device must not start it
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                       env=environment)  # fmt: skip
-        return process, place, log
-
-    def process(self) -> Process:
-        """A process for one model."""
-        if not self.fresh:
-            made = Process(self.nursery, self.folder / f"{self.tree.name}-{next(self.count)}.log")
-            if not made.unfit:
-                return made
-            made.close()
-            self.fresh = True
-        return Process(self._start(once=True), self.folder / f"{self.tree.name}-{next(self.count)}.log")
-
-    def close(self) -> None:
-        """End the process that the others are copies of."""
-        self.nursery[0].kill()
-        self.nursery[0].wait()
-
-
-class Process:
-    """One side of one model."""
-
-    def __init__(self, origin: tuple[subprocess.Popen[bytes], Path, Path], log: Path) -> None:
-        self.log, self.pid = log, 0
-        self.socket = socket.socket(socket.AF_UNIX)
-        end = time.time() + 180
-        while True:
-            try:
-                self.socket.connect(str(origin[1]))
-                break
-            except OSError:
-                if origin[0].poll() is not None or time.time() > end:
-                    raise RuntimeError(f"no process: {_last_line(origin[2])}") from None
-                time.sleep(0.05)
-        self.stream = self.socket.makefile("rw")
-        hello = self.ask("hello", log=str(log))
-        self.pid, self.unfit = hello.get("pid", 0), "error" in hello
-
-    def ask(self, op: str, limit: float = 180.0, **request: Any) -> Row:
-        """The answer, or ``{"error": …}`` if there is none within ``limit`` seconds."""
-        self.socket.settimeout(limit)
-        try:
-            self.stream.write(json.dumps({"op": op, **request}) + "\n")
-            self.stream.flush()
-            line = self.stream.readline()
-        except OSError:
-            line = ""
-        if line:
-            return dict(json.loads(line))
-        return {"error": f"the process ended in `{op}`: {_last_line(self.log)}"}
-
-    def close(self) -> None:
-        """End it."""
-        if self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-        self.stream.close()
-        self.socket.close()
-
-
-def _last_line(log: Path) -> str:
-    words = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return words[-1] if words else "no output"
 
 
 class Model:
@@ -137,37 +48,61 @@ class Model:
         self.name, self.options = name, options
         self.folder = folder / name.replace("/", "-")
         self.folder.mkdir()
-        self.row: Row = {"name": name, "verdict": "error", "how": "-", "reason": ""}
+        self.row = self.blank(name)
         self.sides: dict[str, Process] = {}
+        self.workers: dict[str, Workers] = {}
+        self.recipe = 0
 
-    def prove(self, workers: dict[str, Workers]) -> Model:
-        """Build both sides, compare them eagerly, then captured."""
-        start = time.time()
+    @staticmethod
+    def blank(name: str) -> Row:
+        """A model of which nothing is known yet."""
+        return {"name": name, "verdict": "error", "how": "-", "reason": ""}
+
+    def run(self, workers: dict[str, Workers], turns: Turns) -> Row:
+        """Build both sides, compare them eagerly, then captured; time what runs under graphs."""
+        start, self.workers = time.time(), workers
         try:
-            self.sides = {side: origin.process() for side, origin in workers.items()}
-            self.row["reason"] = self._prove()
+            with turns.place(Turns.START):
+                self.sides = {side: origin.process() for side, origin in workers.items()}
+                self.row["reason"] = self._build() or self._compared(turns)
         except Exception as error:  # one model must not end the run
             self.row["reason"] = f"{type(error).__name__}: {error}"
-        self.row["seconds"] = round(time.time() - start, 1)
-        if self.row["verdict"] != "equal" or self.row["how"] == "-":
+        finally:
             self.close()
-        print(f"# {self.name}: {self.row['verdict']}, {self.row['how']} {self.row['reason']}", flush=True)
-        return self
+        self.row["seconds"] = round(time.time() - start, 1)
+        return self.row
 
-    def _prove(self) -> str:
+    def _compared(self, turns: Turns) -> str:
+        with turns.place(Turns.FOLD * self.row["peak"], work=True):
+            reason = self._prove()
+            if self.row["verdict"] == "equal" and self.row["how"] != "-" and self.options.device == "cuda":
+                for process in self.sides.values():
+                    process.ask("rest")
+                with turns.stillness(*self.sides.values()):
+                    reason = self.time() or reason
+        return reason
+
+    def _build(self) -> str:
         before, after = self.sides["before"], self.sides["after"]
         inputs = str(self.folder / "inputs.pt")
+        after.tell("begin", name=self.name)
         built = before.ask("build", name=self.name, inputs=inputs)
+        begun = after.hear("begin")
         if "error" in built:
             return f"before: {built['error']}"
-        self.row["parameters"] = built["parameters"]
-        again = after.ask("build", name=self.name, inputs=inputs, recipe=built["recipe"])
+        self.recipe = built["recipe"]
+        self.row |= {"parameters": built["parameters"], "peak": round(built["peak"] / 2**30, 2)}
+        again = after.ask("follow", inputs=inputs, recipe=self.recipe) if "error" not in begun else begun
         if "error" in again:
             return self._fail(f"after: {again['error']}")
         if again["strangers"]:
             return f"not from the tree: {again['strangers'][0]}"
         if built["state"] != again["state"]:
             return self._fail("state_dict differs as built")
+        return ""
+
+    def _prove(self) -> str:
+        before, after = self.sides["before"], self.sides["after"]
         traces = {kind: str(self.folder / f"{kind}.pt") for kind in ("before", "after", "whole")}
         ran = before.ask("run", write=traces["before"], label="before")
         if ran.get("raised") or "error" in ran:
@@ -178,25 +113,40 @@ class Model:
         said = self._judged(before, traces["after"])
         if said:
             return said
-        self.row |= {"replays": ours["replays"], "cold_s": round(ours["cold_s"], 2)}
+        self.row |= {name: ours[name] for name in ("replays", "captures", "last", "eager")}
+        self.row["cold_s"] = round(ours["cold_s"], 2)
         if ours["replays"]:
-            self.row["how"] = f"segments ({ours['captures']} graphs)"
+            self.row["how"] = f"segments ({ours['captures']} graphs, {ours['last'][1]} replays a call)"
         whole = after.ask("run", write=traces["whole"], captured=True, label="whole")
         if "error" in whole:
             return self._fail(f"captured: {whole['error']}")
         if "blocked" in whole:
-            if ours["replays"]:
-                after.ask("run", write=traces["after"], label="after")  # times are of the program itself
-            return f"not whole: {whole['blocked']}"
+            return f"not whole: {whole['blocked']}" if not ours["replays"] else self._anew(whole["blocked"])
         how, self.row["how"] = self.row["how"], "whole"
         said = self._judged(before, traces["whole"])
         if said.startswith("generators"):
             # The rewrite is right; it is this capture that does not draw again at a replay.
             self.row |= {"verdict": "equal", "how": how}
-            after.ask("run", write=traces["after"], label="after")
-            return "not whole: it draws from a generator on the host, which a replay would not"
+            why = "it draws from a generator on the host, which a replay would not"
+            return f"not whole: {why}" if not ours["replays"] else self._anew(why)
         self.row["cold_s"] = round(whole["cold_s"], 2)
         return said
+
+    def _anew(self, why: str) -> str:
+        """Why it is not whole; the program's own segments are timed in a new process.
+
+        In one where a capture has failed, torch's allocator asks at every call whether one is going on.
+        """
+        if self.options.device == "cuda":
+            self.sides.pop("after").close()
+            after = self.sides["after"] = self.workers["after"].process()
+            inputs = str(self.folder / "inputs.pt")
+            after.ask("begin", name=self.name)
+            answers = [after.ask("follow", inputs=inputs, recipe=self.recipe)]
+            answers.append(after.ask("run", write=str(self.folder / "again.pt"), label="after"))
+            if said := next((a["error"] for a in answers if "error" in a), ""):
+                return self._fail(f"after, once more: {said}")
+        return f"not whole: {why}"
 
     def _judged(self, before: Process, other: str) -> str:
         """Why the two sides differ; empty if they are equal."""
@@ -213,27 +163,29 @@ class Model:
         self.row |= {"verdict": "DIFFERS", "how": "-"}
         return why
 
-    def time(self, rounds: int = 4, seconds: float = 0.1) -> None:
-        """Medians of interleaved rounds, milliseconds."""
+    def time(self, seconds: float = 0.06) -> str:
+        """Medians of interleaved rounds, milliseconds; more rounds where both take about the same time."""
         found: dict[str, list[list[float]]] = {"before": [], "after": []}
-        for turn in range(rounds + 1):
+        for turn in itertools.count():
             for side in ("before", "after") if turn % 2 else ("after", "before"):
                 answer = self.sides[side].ask("time", seconds=seconds)
                 if "error" in answer:
-                    self.row["reason"] = f"timing {side}: {answer['error']}"
-                    return
-                if turn:
+                    return f"timing {side}: {answer['error']}"
+                if turn:  # the first warms up
                     found[side].append(answer["times"])
+            ratios = [
+                statistics.median(b) / statistics.median(a)
+                for b, a in zip(found["before"], found["after"], strict=True)
+            ]
+            if turn >= ROUNDS and (turn == 3 * ROUNDS or not min(ratios) < 1.15 or max(ratios) < 0.87):
+                break
         medians = {
             side: statistics.median(t for batch in batches for t in batch) for side, batches in found.items()
         }
-        ratios = [
-            statistics.median(b) / statistics.median(a)
-            for b, a in zip(found["before"], found["after"], strict=True)
-        ]
         self.row |= {"before_ms": round(medians["before"], 3), "after_ms": round(medians["after"], 3),
                      "speedup": round(medians["before"] / medians["after"], 2),
                      "range": [round(min(ratios), 2), round(max(ratios), 2)]}  # fmt: skip
+        return ""
 
     def close(self) -> None:
         """End both processes and drop what they wrote."""
@@ -273,65 +225,6 @@ def rewrite(tree: Path, paths: list[str], options: argparse.Namespace) -> list[R
     return findings
 
 
-def explained(row: Row, findings: list[Row]) -> str:
-    """The reason a model is not captured whole, with what `apply` said about the line that blocks it."""
-    reason = str(row["reason"])
-    for finding in findings:
-        at = f"{finding['file'].removeprefix('./')}:{finding['line']}"
-        if finding["status"] != "applied" and at in reason:
-            return f"{reason} [{finding['code']}: {finding['reason']}]"
-    return reason
-
-
-def table(rows: list[Row], compiled: dict[str, Row]) -> str:
-    """The rows as Markdown, the summary below."""
-    lines = [
-        "| model | verdict | runs as | before ms | after ms | speedup (range) | cold s "
-        "| compile: speedup | cold s | reason |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        beside = compiled.get(row["name"], {})
-        ratio = f"{beside['eager_ms'] / beside['ms']:.2f}" if beside.get("ms") else "fails" if beside else ""
-        span = f"{row['speedup']} ({row['range'][0]}–{row['range'][1]})" if "speedup" in row else ""
-        lines.append(
-            f"| {row['name']} | {row['verdict']}{', bitwise' if row.get('bitwise') else ''} | {row['how']} "
-            f"| {row.get('before_ms', '')} | {row.get('after_ms', '')} | {span} | {row.get('cold_s', '')} "
-            f"| {ratio} | {beside.get('cold_s') or ''} | {row['reason']} |"
-        )
-    return "\n".join([*lines, "", summary(rows, compiled)])
-
-
-def summary(rows: list[Row], compiled: dict[str, Row]) -> str:
-    """How many are equal, captured and faster, and how that compares with torch.compile."""
-    graphed = [r for r in rows if r["how"] != "-" and r["verdict"] == "equal"]
-    timed = [r for r in graphed if "speedup" in r]
-    text = (f"{len(rows)} models: {sum(r['verdict'] == 'equal' for r in rows)} equal, "
-            f"{sum(r['verdict'] == 'DIFFERS' for r in rows)} differ, {len(graphed)} run under graphs "
-            f"({sum(r['how'] == 'whole' for r in graphed)} whole), "
-            f"{sum(r['range'][1] < 1 for r in timed)} slower than eager")  # fmt: skip
-    if timed:
-        text += f"; geometric mean of the speedups {mean([r['speedup'] for r in timed]):.2f}"
-    both = [(r, compiled[r["name"]]) for r in timed if compiled.get(r["name"], {}).get("ms")]
-    if both:
-        ours = mean([r["speedup"] for r, _ in both])
-        theirs = mean([c["eager_ms"] / c["ms"] for _, c in both])
-        start = mean([c["cold_s"] / max(r["cold_s"], 0.01) for r, c in both])
-        handled = sum(bool(c.get("ms")) for c in compiled.values())
-        text += (
-            f"\ntorch.compile handles {handled}; where both do ({len(both)}), the speedups over eager are "
-        )
-        text += (
-            f"{ours:.2f} and {theirs:.2f} in the geometric mean, and the start is {start:.0f} times sooner"
-        )
-    return text
-
-
-def mean(values: list[float]) -> float:
-    """The geometric mean."""
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -361,7 +254,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Copy, rewrite, prove in parallel, time alone, tell."""
+    """Copy, rewrite, compare and time, tell."""
     options, began = arguments(), time.time()
     truth = json.loads(options.truth.read_text()) if options.truth else []
     wanted = [
@@ -376,26 +269,30 @@ def main() -> None:
         folder = options.work or Path(scratch)
         trees = copies(packages, folder, options)
         findings = rewrite(trees["after"], packages if options.all_files or not ran else sorted(ran), options)
-        workers = {side: Workers(tree, packages, Path(scratch), options) for side, tree in trees.items()}
-        rows: list[Row] = []
-        size = options.jobs * 2
-        for first in range(0, len(names), size):
-            batch = [Model(name, Path(scratch), options) for name in names[first : first + size]]
+        turns = Turns(room(options))
+        workers = {side: Workers(tree, packages, Path(scratch), turns, options)
+                   for side, tree in trees.items()}  # fmt: skip
+        rows: dict[str, Row] = {}
+
+        def run(name: str) -> None:
             if time.time() - began > options.seconds:
-                rows += [model.row | {"reason": "no time left"} for model in batch]
-                continue
-            with ThreadPoolExecutor(options.jobs) as pool:
-                list(pool.map(lambda model: model.prove(workers), batch))
-            for model in batch:
-                rows.append(finish(model, findings, options))
-                _keep(rows, options)
-            for row in [row for row in rows[-len(batch) :] if _starved(row)]:
-                alone = Model(row["name"], Path(scratch), options).prove(workers)
-                rows[rows.index(row)] = finish(alone, findings, options)
-                _keep(rows, options)
+                rows.setdefault(name, Model.blank(name) | {"reason": "no time left"})
+                return
+            row = Model(name, Path(scratch), options).run(workers, turns)
+            row["reason"] = explained(row, findings)
+            rows[name] = row
+            print(f"# {json.dumps(row)}", flush=True)
+            if options.json:  # a run that is cut short still counts
+                options.json.write_text(json.dumps(list(rows.values()), indent=1))
+
+        # The longest first: nothing waits for one that began late.
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(run, sorted(names, key=lambda n: -(compiled.get(n, {}).get("eager_ms") or 0))))
+        for name in [name for name, row in rows.items() if _starved(row)]:
+            run(name)
         for origin in workers.values():
             origin.close()
-        print(table(rows, compiled))
+        print(table([rows[name] for name in names], compiled))
     print(f"{time.time() - began:.0f} s")
 
 
@@ -403,24 +300,17 @@ _STARVED = ("OutOfMemoryError", "CUDNN_STATUS_INTERNAL_ERROR", "CUBLAS_STATUS_AL
 
 
 def _starved(row: Row) -> bool:
-    """Whether a model had too little memory beside the others of its batch, and is tried again alone."""
+    """Whether a model had too little memory beside the others, and is tried again alone."""
     return any(word in row["reason"] for word in _STARVED)
 
 
-def _keep(rows: list[Row], options: argparse.Namespace) -> None:
-    """Write what there is: a run that is cut short still counts."""
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
-
-
-def finish(model: Model, findings: list[Row], options: argparse.Namespace) -> Row:
-    """Time a model that runs under graphs, alone; its row."""
-    if model.row["verdict"] == "equal" and model.row["how"] != "-" and options.device == "cuda":
-        model.time()
-    model.close()
-    model.row["reason"] = explained(model.row, findings)
-    print(json.dumps(model.row), flush=True)
-    return model.row
+def room(options: argparse.Namespace) -> float | None:
+    """GiB that are free on the device; None without one."""
+    if options.device != "cuda":
+        return None
+    ask = "import torch; print(torch.cuda.mem_get_info()[0] / 2**30)"
+    done = subprocess.run([options.python, "-c", ask], capture_output=True, text=True, check=True)
+    return float(done.stdout) - 2
 
 
 def builder_of(path: Path) -> Any:
