@@ -61,6 +61,7 @@ class Outcome:
     status: Status
     reason: str = ""
     note: str = ""  # for an applied rewrite: what was done, and what has to be verified
+    cut: bool = False  # applied by segments around it: the place itself still waits for the device
 
 
 @dataclass(frozen=True, order=True)

@@ -143,16 +143,16 @@ def run(
 def _rewritten(results: Sequence[Result], task: Task, jobs: int | None) -> list[Result]:
     """The results with their patches.
 
-    What breaks a capture in one file and has no rewrite there may split a region of another: files of such
-    regions are rewritten once more, with that known.
+    What breaks a capture in one file, and has no rewrite there or segments around it, may split a region of
+    another: files of such regions are rewritten once more, with that known.
     """
     orders = [result.order for result in results if result.findings]
     with progress(len(orders), "rewriting") as advance:
         made = {row.order.job: row for row in rewrite(orders, task, jobs, advance)}
     results = [_with(result, made.get(result.job)) for result in results]
     breaks = [row for r in results for row in r.outcomes if row.finding.severity is Severity.BREAKS]
-    left = {row.finding for row in breaks if row.status == "refused"}
-    done = {row.finding for row in breaks if row.status == "applied"}
+    left = {row.finding for row in breaks if row.status == "refused" or row.cut}
+    done = {row.finding for row in breaks if row.status == "applied" and not row.cut}
     again = [
         replace(
             result.order,

@@ -24,11 +24,12 @@ from refactor.rewrite.outline import Outliner
 from refactor.rewrite.planner import Planner
 from refactor.rewrite.readback import propose_kept
 from refactor.rewrite.refusals import described, nothing_to_cut
-from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, same_scope, self_name
+from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, is_owner, owner_name, same_scope
 from refactor.rewrite.training import only_trains
 from refactor.rule import Hit
 
 Propose: TypeAlias = Callable[[Facts, Hit], Proposal | Refusal]
+_GRAPHS = frozenset({"segment", "graphed"})
 _DECORATORS = (
     "torch.no_grad",
     "torch.inference_mode",
@@ -62,23 +63,21 @@ def propose_branch(facts: Facts, hit: Hit) -> Proposal | Refusal:
 def _decided_in_segment(facts: Facts, hit: Hit) -> bool:
     """Whether an earlier run cut the method here: the test is what a segment gave."""
     node, function = hit.event.node, hit.event.function
-    cls = enclosing_class(facts, function) if isinstance(function, ast.FunctionDef) else None
-    if cls is None or not isinstance(function, ast.FunctionDef) or not isinstance(node, ast.If | ast.IfExp):
+    if not isinstance(function, ast.FunctionDef) or not isinstance(node, ast.If | ast.IfExp):
         return False
     asked = {inner.id for inner in (node.test, *same_scope(node.test)) if isinstance(inner, ast.Name)}
-    return not asked.isdisjoint(_given_by_segments(cls, function))
+    return not asked.isdisjoint(_given_by_segments(facts, function))
 
 
 @lru_cache(maxsize=8)
-def _given_by_segments(cls: ast.ClassDef, function: ast.FunctionDef) -> frozenset[str]:
-    """Variables of a method that calls of segments assign."""
-    owner = self_name(function) or ""
+def _given_by_segments(facts: Facts, function: ast.FunctionDef) -> frozenset[str]:
+    """Variables of a function that calls of segments assign."""
     return frozenset(
         name
         for stmt in same_scope(function)
         if isinstance(stmt, ast.Assign)
         and isinstance(stmt.value, ast.Call)
-        and _is_segment_call(cls, owner, stmt.value)
+        and _is_segment_call(facts, function, stmt.value)
         for target in stmt.targets
         for name in liveness.target_names(target)
     )
@@ -104,7 +103,7 @@ def propose_around(facts: Facts, hit: Hit) -> Proposal | Refusal:
     functions = _functions(facts, hit)
     reasons = [_unfit(facts, function) for function in functions]
     if not any(reason == "" for reason in reasons):
-        return Refusal(reasons[0] if reasons else "only code in methods is rewritten; move this into one")
+        return Refusal(reasons[0] if reasons else "only code in functions is rewritten; move this into one")
 
     def plan(hits: Sequence[Hit], settled: Collection[ast.AST]) -> Mapping[Hit, Proposal | Refusal]:
         return _plan(facts, hits, settled)
@@ -175,37 +174,39 @@ def _merged(parts: Sequence[Proposal | Refusal]) -> Proposal:
     proposals = [part for part in parts if isinstance(part, Proposal)]
     if len(proposals) == 1:
         return proposals[0]
+    runtime = frozenset[str]().union(*(part.runtime for part in proposals))
     changes = tuple(change for part in proposals for change in part.changes)
     plans = tuple(plan for part in proposals for plan in part.plans)
-    return Proposal(changes, "; ".join(part.note for part in proposals), frozenset({"segment"}), plans=plans)
+    return Proposal(changes, "; ".join(part.note for part in proposals), runtime, plans=plans)
 
 
 @lru_cache(maxsize=64)
 def _unfit(facts: Facts, function: FunctionNode) -> str:
-    """Why the method as a whole cannot be cut; empty if it can."""
+    """Why the function as a whole cannot be cut; empty if it can."""
     cls = enclosing_class(facts, function)
-    owner = self_name(function)
-    if cls is None or owner is None:
-        return (
-            "segments are methods, and this is a plain function; make it a method of the module that calls it"
-        )
-    if not _holds_graphs(facts, cls):
+    owner = owner_name(facts, function)
+    if cls is None and facts.parents.get(function) is not facts.tree:
+        return "it stands inside another function or block; move it to the top level of the file"
+    static = any(getattr(d, "id", "") in ("staticmethod", "classmethod") for d in function.decorator_list)
+    if cls is not None and (owner is None or static):
+        return f"it takes no instance of `{cls.name}` to keep graphs with; make it a function of the file"
+    if cls is not None and not _holds_graphs(facts, cls):
         return f"`{cls.name}` has __slots__, so its instances cannot keep graphs; add `__dict__` to them"
     if only_trains(facts, function):
         return "it runs only in training, where autograd records and no graph is replayed"
     for decorator in function.decorator_list:
         name = dotted(facts, decorator.func if isinstance(decorator, ast.Call) else decorator)
-        if "segment" in (last_name(decorator), (name or "").rpartition(".")[2]):
-            return "this method is a segment already; move the decision into the method that calls it"
+        if not _GRAPHS.isdisjoint((last_name(decorator), (name or "").rpartition(".")[2])):
+            return "this is a segment already; move the decision into the function that calls it"
         if name not in _DECORATORS and not _leaves_body_alone(facts, decorator):
             return (
                 f"nothing is known of the decorator in line {decorator.lineno}, which may read or compile "
-                "the body; move the body into an undecorated method"
+                "the body; move the body into one without it"
             )
     for node in same_scope(function):
         line: int = getattr(node, "lineno", function.lineno)
         if isinstance(node, ast.Yield | ast.YieldFrom | ast.Await):
-            text = f"line {line} makes the method a generator or coroutine"
+            text = f"line {line} makes the function a generator or coroutine"
             return f"{text}; move the device work into methods of its own"
         if isinstance(node, ast.Global | ast.Nonlocal):
             return f"line {line} declares outer variables, which segments could not assign; use attributes"
@@ -215,7 +216,7 @@ def _unfit(facts: Facts, function: FunctionNode) -> str:
             )
         if isinstance(node, ast.Name) and node.id == owner and not isinstance(node.ctx, ast.Load):
             return f"`{owner}` is assigned in line {line}; use another name for that"
-        if isinstance(node, ast.Call) and _is_segment_call(cls, owner, node):
+        if isinstance(node, ast.Call) and _is_segment_call(facts, function, node):
             return "the work around this decision is in segments already"
     return ""
 
@@ -247,13 +248,19 @@ def _leaves_body_alone(facts: Facts, decorator: ast.expr) -> bool:
     return wraps and not names & _READS_CODE
 
 
-def _is_segment_call(cls: ast.ClassDef, owner: str, call: ast.Call) -> bool:
-    if not isinstance(call.func, ast.Attribute) or getattr(call.func.value, "id", None) != owner:
+def _is_segment_call(facts: Facts, function: FunctionNode, call: ast.Call) -> bool:
+    """Whether a call is that of a segment of the same instance, or of a graphed function of the file."""
+    func, cls = call.func, enclosing_class(facts, function)
+    if isinstance(func, ast.Name):
+        body, name, word = facts.tree.body, func.id, "graphed"
+    elif isinstance(func, ast.Attribute) and cls is not None and is_owner(facts, function, func.value):
+        body, name, word = cls.body, func.attr, "segment"
+    else:
         return False
-    for node in cls.body:
-        if isinstance(node, ast.FunctionDef) and node.name == call.func.attr:
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
             names = (d.func if isinstance(d, ast.Call) else d for d in node.decorator_list)
-            return any(ast.unparse(name).rpartition(".")[2].endswith("segment") for name in names)
+            return any(ast.unparse(name).rpartition(".")[2].endswith(word) for name in names)
     return False
 
 
@@ -269,4 +276,4 @@ def _outline(facts: Facts, function: FunctionNode, settled: Collection[ast.AST])
     count = "one segment" if len(pieces) == 1 else f"{len(pieces)} segments"
     note = f"{function.name} cut into {count} with the decisions between them; verify both sides of each"
     plan = described(planner, blocks, names)
-    return Proposal(tuple(outliner.changes()), note, frozenset({"segment"}), plans=(plan,))
+    return Proposal(tuple(outliner.changes()), note, frozenset({outliner.decorator}), plans=(plan,))

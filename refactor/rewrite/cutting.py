@@ -16,7 +16,7 @@ from refactor.analysis.model import Kind
 from refactor.rewrite import cost
 from refactor.rewrite.hoist import asks_host, parts_of
 from refactor.rewrite.plan import Block, Decide, Guard, Hoist, Keep, Nest, Piece, reading, suites_of, units_of
-from refactor.rewrite.syntax import dotted, same_scope
+from refactor.rewrite.syntax import dotted, is_owner, same_scope
 from refactor.rewrite.training import in_training
 from refactor.rewrite.work import OUTLINABLE, effects, leaves, on_layer
 
@@ -366,7 +366,7 @@ class _Cut:
 
 
 def _is_owner(cutter: Cutter, node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id == cutter.planner.owner
+    return is_owner(cutter.facts, cutter.function, node)
 
 
 def _mentions(unit: Sequence[ast.stmt]) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,9 +12,9 @@ from keyword import iskeyword
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts, Kind
 from refactor.analysis.project import ClassInfo, ModuleInfo, Project
-from refactor.rewrite.names import attribute_names
+from refactor.rewrite.names import attribute_names, used_names
 from refactor.rewrite.plan import Piece
-from refactor.rewrite.syntax import FunctionNode, dotted, self_name
+from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, is_owner
 
 _COMPARED: dict[type[ast.cmpop], tuple[str, str, str]] = {
     # with zero, with anything else (as prefix), with a named threshold (as prefix)
@@ -139,9 +140,12 @@ def _last(node: ast.expr) -> str:
     return name.strip("_").lower()
 
 
-def method_prefix(facts: Facts, cls: ast.ClassDef, function: FunctionNode) -> str:
+def piece_prefix(facts: Facts, function: FunctionNode) -> str:
     """``_forward``, with the class in front where a base class has such a method that may be cut, too."""
     base = function.name.strip("_") or "call"
+    cls = enclosing_class(facts, function)
+    if cls is None:
+        return f"_{base}"
     bases = known_bases(facts, cls)
     if bases is not None and not any(function.name in found.own for found in bases):
         return f"_{base}"
@@ -168,6 +172,14 @@ def known_bases(facts: Facts, cls: ast.ClassDef) -> list[ClassInfo] | None:
         if any(one.module.resolve(base) is None for base in one.node.bases):
             return None
     return bases
+
+
+def names_beside(facts: Facts, function: FunctionNode) -> set[str]:
+    """Names that a piece of a function must not have: attributes of its instances, or names of the file."""
+    cls = enclosing_class(facts, function)
+    if cls is None:
+        return set(used_names(facts.tree)) | set(dir(builtins))
+    return set(attribute_names(facts.tree)) | inherited_names(facts, cls)
 
 
 def inherited_names(facts: Facts, cls: ast.ClassDef) -> set[str]:
@@ -199,13 +211,11 @@ def piece_role(facts: Facts, function: FunctionNode, piece: Piece, place: str) -
     if not piece.statements and piece.hoist is not None:
         return piece.hoist.names[0]
     made = piece.outputs or (() if piece.returns else liveness.writes(piece.statements))
-    if not parts and made:
-        return made[-1].strip("_").lower() or place
-    return place
+    name = made[-1].strip("_").lower() if made and not parts else ""
+    return name if len(name) > 1 else place
 
 
 def _submodules(facts: Facts, function: FunctionNode, nodes: Sequence[ast.AST]) -> list[str]:
-    owner = self_name(function)
     found: dict[str, tuple[int, int]] = {}
     inside = [node for root in nodes for node in ast.walk(root)]
     looped = {n for loop in inside if isinstance(loop, ast.For) for n in liveness.target_names(loop.target)}
@@ -224,7 +234,7 @@ def _submodules(facts: Facts, function: FunctionNode, nodes: Sequence[ast.AST]) 
                 chain: ast.expr = called
                 while isinstance(chain, ast.Attribute) and isinstance(chain.value, ast.Attribute):
                     chain = chain.value
-                if isinstance(chain, ast.Attribute) and getattr(chain.value, "id", None) == owner:
+                if isinstance(chain, ast.Attribute) and is_owner(facts, function, chain.value):
                     name = chain.attr
             name = name.strip("_").lower()
             if name and called is not None:

@@ -1,4 +1,4 @@
-"""Writes a plan down with libcst: the pieces as methods in front of the function, calls in their places."""
+"""Writes a plan down with libcst: the pieces as methods or functions of their own, calls in their places."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Refusal
 from refactor.rewrite.names import placeholder
 from refactor.rewrite.plan import Block, Decide, Hoist, Keep, Nest, Piece
-from refactor.rewrite.syntax import self_name
+from refactor.rewrite.syntax import owner_name
 
 _Line: TypeAlias = "cst.SimpleStatementLine | cst.BaseCompoundStatement"
 _UNCLEAR = Refusal(
@@ -34,7 +34,8 @@ class Outliner:
         self, facts: Facts, function: ast.FunctionDef, plan: Block, names: Mapping[Piece, str]
     ) -> None:
         self.facts, self.function, self.plan, self.names = facts, function, plan, names
-        self.owner = self_name(function) or "self"
+        self.owner = owner_name(facts, function)
+        self.decorator = "segment" if self.owner is not None else "graphed"
         self.written = frozenset(liveness.writes(function.body))
         self.parts: dict[ast.expr, cst.BaseExpression] = {}
         self.placed: set[ast.expr] = set()
@@ -76,12 +77,20 @@ class Outliner:
         return self.parts[part]
 
     def build(self, node: cst.FunctionDef) -> cst.FlattenSentinel[cst.BaseStatement] | Refusal:
-        """The segments, and the function that calls them."""
+        """The segments before the method that calls them, those of a plain function behind it.
+
+        Comments above a top-level statement are not libcst's to see here: what came before it would come
+        between.
+        """
         self.methods, self.placed = [], set()
         try:
             body = self.suite(node.body, self.plan)
         except _Mismatch:
             return _UNCLEAR
+        if self.owner is None:
+            gap = [cst.EmptyLine(indent=False)] * 2
+            made = [m.with_changes(leading_lines=gap) for m in self.methods]
+            return cst.FlattenSentinel([node.with_changes(body=body), *made])
         blanks = [line for line in node.leading_lines if line.comment is None]
         head = blanks if node.leading_lines and node.leading_lines[0].comment is None else []
         gap = [cst.EmptyLine(indent=False)]
@@ -212,15 +221,17 @@ class Outliner:
         self.methods.append(self.method(piece, body))
         start = "return " if piece.returns else f"{', '.join(targets)} = " if targets else ""
         arguments = [*piece.inputs, *(f"{owner}.{attribute}" for owner, attribute in piece.taken)]
-        text = _wrapped(f"{start}{self.owner}.{self.names[piece]}(", arguments, ")")
+        called = self.names[piece] if self.owner is None else f"{self.owner}.{self.names[piece]}"
+        text = _wrapped(f"{start}{called}(", arguments, ")")
         line = cst.ensure_type(cst.parse_statement(text), cst.SimpleStatementLine)
         return line.with_changes(leading_lines=lead[:count])
 
     def method(self, piece: Piece, body: Sequence[_Line]) -> cst.FunctionDef:
-        """The method of a piece."""
-        parameters = [self.owner, *(self.parameter(name) for name in piece.inputs), *piece.named.values()]
+        """The method or function of a piece."""
+        given = [*(self.parameter(name) for name in piece.inputs), *piece.named.values()]
+        parameters = given if self.owner is None else [self.owner, *given]
         header = _wrapped(f"def {self.names[piece]}(", parameters, "):")
-        text = f"@{placeholder('segment')}\n{header}\n    pass\n"
+        text = f"@{placeholder(self.decorator)}\n{header}\n    pass\n"
         made = cst.ensure_type(cst.parse_statement(text), cst.FunctionDef)
         return made.with_changes(body=cst.IndentedBlock(body))
 

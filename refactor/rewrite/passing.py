@@ -54,7 +54,7 @@ def needs(planner: Planner, root: ast.AST, name: str) -> bool:
 
 
 def is_part(planner: Planner, node: ast.Attribute) -> bool:
-    """Whether an attribute of an object is a tensor, or what a layer is given and nothing contradicts."""
+    """Whether an attribute of an object is a tensor, or what a layer or arithmetic with one is given."""
     facts = planner.facts
     if node.attr in METADATA | VIEW_ATTRIBUTES or not isinstance(node.ctx, ast.Load):
         return False
@@ -63,6 +63,9 @@ def is_part(planner: Planner, node: ast.Attribute) -> bool:
     if facts.value(node).kind in (Kind.TENSOR, Kind.CONTAINER):
         return True
     around = facts.parents.get(node)
+    if isinstance(around, ast.BinOp) or (isinstance(around, ast.Compare) and len(around.comparators) == 1):
+        sides = [around.left, around.right if isinstance(around, ast.BinOp) else around.comparators[0]]
+        return any(facts.value(side).kind is Kind.TENSOR for side in sides if side is not node)
     if isinstance(around, ast.keyword):
         around = facts.parents.get(around)
     if not isinstance(around, ast.Call) or around.func is node:

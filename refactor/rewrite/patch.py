@@ -56,7 +56,8 @@ def make_patch(facts: Facts, accepted: Sequence[Accepted], runtime: RuntimeImpor
         else:
             regions.setdefault(hit.event.region.qualname)
             script = answer.runtime and "torch.jit." in facts.source.text
-            outcomes.append(Outcome(finding, "applied", note=answer.note + (_NO_SCRIPT if script else "")))
+            note = answer.note + (_NO_SCRIPT if script else "")
+            outcomes.append(Outcome(finding, "applied", note=note, cut=bool(answer.plans)))
     needed = frozenset(name for p in active for name in p.runtime)
     plans = tuple(sorted((plan for p in active for plan in p.plans), key=lambda plan: plan.line))
     return Patch(facts.source, result.edits, result.new, tuple(outcomes), needed, tuple(regions), plans)

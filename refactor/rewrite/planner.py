@@ -1,4 +1,4 @@
-"""The plan of one method: which statements stay on the host and which become segments.
+"""The plan of one function: which statements stay on the host and which become segments.
 
 Planning repeats until it holds together: a piece that would return a host value, read a variable that may be
 unbound or was read back from the device, change outside state or do too little work gives its statements back
@@ -16,12 +16,12 @@ from refactor.analysis.model import Facts, Kind
 from refactor.rewrite import cost
 from refactor.rewrite.cutting import Cutter
 from refactor.rewrite.live import conditional_branches, live_as_planned
-from refactor.rewrite.names import attribute_names, bound_names, fresh, used_names
-from refactor.rewrite.naming import hoist_name, inherited_names, method_prefix, piece_role
+from refactor.rewrite.names import bound_names, fresh, used_names
+from refactor.rewrite.naming import hoist_name, names_beside, piece_prefix, piece_role
 from refactor.rewrite.passing import needs, objects_in, taken_from
 from refactor.rewrite.plan import BLOCKS, Block, Decide, Guard, Hoist, Piece
 from refactor.rewrite.ragged import ragged
-from refactor.rewrite.syntax import ancestors, enclosing_class, enclosing_statement, same_scope, self_name
+from refactor.rewrite.syntax import ancestors, enclosing_statement, owner_name, same_scope
 from refactor.rewrite.work import BREAKING, effects, host_nodes, on_layer, understood
 
 Live = Mapping[ast.stmt, frozenset[str]]
@@ -29,7 +29,7 @@ Live = Mapping[ast.stmt, frozenset[str]]
 
 @dataclass
 class Planner:
-    """Plans one method; `settle` gives the tree of what stays and what becomes a piece."""
+    """Plans one function; `settle` gives the tree of what stays and what becomes a piece."""
 
     facts: Facts
     function: ast.FunctionDef
@@ -48,7 +48,7 @@ class Planner:
         self.parameters = frozenset(a.arg for a in every)
         self.written = frozenset(liveness.writes(self.function.body))
         self.locals = self.parameters | self.written
-        self.owner = self_name(self.function)
+        self.owner = owner_name(self.facts, self.function)
         self.ragged = ragged(self.facts, self.function, self.settled)
         self.expanded = self.branches()
         self.host |= {branch for stmt, branch in self.expanded.items() if stmt in self.host}
@@ -124,8 +124,11 @@ class Planner:
         unknown = [name for name in piece.inputs if not self.is_known(name, piece)]
         if unknown:
             whole = [node for node in piece.nodes if any(needs(self, node, name) for name in unknown)]
-            parts = any(part in whole for part in piece.parts)
-            self.give_back(piece, *(s for s in body if s in whole and not parts))
+            if piece.hoist is not None and any(part in whole for part in piece.parts):
+                self.unhoisted.add(piece.hoist.statement)
+                self.forced.update(s for s in body if s in whole)
+            else:
+                self.give_back(piece, *(s for s in body if s in whole))
             return
         varying = [s for s in body if self.ragged & set(liveness.reads([s]))]
         if varying or any(self.ragged & set(liveness.reads([ast.Expr(part)])) for part in piece.parts):
@@ -253,11 +256,9 @@ class Planner:
     # -- names
 
     def name(self, block: Block) -> dict[Piece, str]:
-        """Method names of the pieces; the names of what they compute for others go into the hoists."""
-        cls = enclosing_class(self.facts, self.function)
-        assert cls is not None
-        prefix = method_prefix(self.facts, cls, self.function)
-        taken = set(attribute_names(self.facts.tree)) | inherited_names(self.facts, cls)
+        """Names of the pieces; the names of what they compute for others go into the hoists."""
+        prefix = piece_prefix(self.facts, self.function)
+        taken = names_beside(self.facts, self.function)
         module = {n for node in self.facts.tree.body for n in bound_names(node) if not _scoped(node)}
         variables = set(used_names(self.function)) | module
         names: dict[Piece, str] = {}

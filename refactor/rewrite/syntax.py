@@ -76,6 +76,18 @@ def self_name(function: FunctionNode) -> str | None:
     return arguments[0].arg if arguments else None
 
 
+def owner_name(facts: Facts, function: ast.AST | None) -> str | None:
+    """The name of the instance in a method; None in a plain function, which has none."""
+    if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+        return None
+    return self_name(function) if enclosing_class(facts, function) is not None else None
+
+
+def is_owner(facts: Facts, function: ast.AST | None, node: ast.AST) -> bool:
+    """Whether a node is the instance that a method belongs to."""
+    return isinstance(node, ast.Name) and node.id == owner_name(facts, function)
+
+
 def same_scope(node: ast.AST) -> Iterator[ast.AST]:
     """The nodes under ``node`` evaluated in its scope; nested functions and classes are not entered."""
     stack = list(ast.iter_child_nodes(node))

@@ -15,8 +15,8 @@ from refactor.rewrite.syntax import (
     FunctionNode,
     ancestors,
     dotted,
+    is_owner,
     same_scope,
-    self_name,
 )
 from refactor.rewrite.training import in_training
 
@@ -269,7 +269,7 @@ def understood(facts: Facts, function: FunctionNode, call: ast.Call) -> bool:
         return True
     if func.attr in _LOOKS and facts.value(func.value).kind in (Kind.CONTAINER, Kind.UNKNOWN):
         return not arguments
-    return tensors and getattr(func.value, "id", None) == self_name(function)
+    return tensors and is_owner(facts, function, func.value)
 
 
 def _are_data(facts: Facts, nodes: Sequence[ast.expr]) -> bool:
@@ -293,12 +293,8 @@ def on_layer(facts: Facts, call: ast.Call) -> bool:
     if value.kind is Kind.MODULE:
         return True
     around = next((n for n in ancestors(facts, call) if isinstance(n, ast.FunctionDef)), None)
-    own = isinstance(func, ast.Attribute) and around is not None
-    return (
-        own
-        and value.kind in (Kind.HOST, Kind.UNKNOWN)
-        and getattr(func.value, "id", None) == self_name(around)  # type: ignore[attr-defined, arg-type]
-    )
+    own = isinstance(func, ast.Attribute) and is_owner(facts, around, func.value)
+    return own and value.kind in (Kind.HOST, Kind.UNKNOWN)
 
 
 _ONE_OF_SEVERAL = Value(Kind.FUNCTION)

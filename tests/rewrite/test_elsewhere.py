@@ -20,6 +20,13 @@ def strongest(scores):
 
 def shifted(x):
     return x + torch.tensor(1.0, device=x.device)
+
+
+def settled(x, w=0.5):
+    h = torch.tanh(x * w) + torch.sigmoid(x - w) * torch.relu(x + w)
+    if h.mean() > 0:
+        h = torch.tanh(h * w) + torch.sigmoid(h - w) * torch.relu(h + w)
+    return h
 """
 MODEL = """\
 import torch
@@ -104,3 +111,16 @@ def test_a_segment_is_not_cut_again_wherever_its_decorator_is_imported_from(
     monkeypatch.chdir(tmp_path)
     apply("pack")
     assert model.read_text() == code
+
+
+def test_a_method_is_cut_around_a_call_of_another_file_that_is_itself_cut(tree: Path) -> None:
+    model = tree / "model.py"
+    model.write_text(MODEL.format(name="settled"))
+    found = json.loads(apply(".").stdout)["findings"]
+    assert [(f["file"], f["code"], f["status"]) for f in found] == [("helpers.py", "CG301", "applied")]
+    assert "@graphed\ndef _settled_then(" in (tree / "helpers.py").read_text()
+    assert "        y = settled(h)\n" in model.read_text()
+    assert "@segment\n    def _forward_stem(" in model.read_text()
+    written = model.read_text(), (tree / "helpers.py").read_text()
+    apply(".")
+    assert (model.read_text(), (tree / "helpers.py").read_text()) == written
