@@ -123,14 +123,44 @@ def _read(node: ast.AST) -> set[str]:
 
 
 def _blocks(function: ast.AST) -> Iterator[tuple[ast.AST, list[ast.stmt]]]:
-    """Innermost blocks that contain a step: a loop's body before the function's; the top level runs once."""
+    """Blocks that make up a step: a branch in which the loss is computed before the loop around it.
+
+    Of loops the innermost counts, and the top level of a file runs once.
+    """
     for node in walk(function):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.For | ast.While):
             continue
         inside = [inner for stmt in node.body for inner in walk(stmt)]
         nested = any(isinstance(inner, ast.For | ast.While) and _steps_in(inner) for inner in inside)
         if not nested and any(_steps_in(stmt) for stmt in node.body):
-            yield node, node.body
+            yield node, _narrowed(node.body)
+
+
+def _narrowed(body: list[ast.stmt]) -> list[ast.stmt]:
+    """The block itself, or the one branch inside it that holds the whole step, loss included."""
+    busy = [stmt for stmt in body if _steps_in(stmt)]
+    inner = busy[0] if len(busy) == 1 else None
+    if isinstance(inner, ast.If | ast.With | ast.Try) and not (isinstance(inner, ast.If) and inner.orelse):
+        losses = {name for node in walk(inner) if _is_backward(node) for name in _read(node)}
+        if losses & _stored(inner.body):
+            return _narrowed(inner.body)
+    return body
+
+
+def _is_backward(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "backward"
+    )
+
+
+def _stored(body: list[ast.stmt]) -> frozenset[str]:
+    """Names that statements bind."""
+    return frozenset(
+        node.id
+        for stmt in body
+        for node in walk(stmt)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    )
 
 
 def _steps_in(stmt: ast.AST) -> bool:
@@ -138,6 +168,13 @@ def _steps_in(stmt: ast.AST) -> bool:
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in _STEPS
-        and (node.func.attr != "step" or "sched" not in ast.unparse(node.func.value).lower())
+        and (node.func.attr != "step" or _updates(node, ast.unparse(node.func.value).lower()))
         for node in walk(stmt)
     )
+
+
+def _updates(step: ast.Call, owner: str) -> bool:
+    """Whether ``….step(…)`` is an optimizer's, not that of a schedule or of an environment."""
+    if "sched" in owner:
+        return False
+    return not step.args or "scaler" in owner or "opt" in ast.unparse(step.args[0]).lower()

@@ -25,6 +25,7 @@ from refactor.analysis.domain import (
 )
 from refactor.analysis.drivers import Driver, computed, names_device
 from refactor.analysis.environment import Env
+from refactor.analysis.feeding import is_data
 from refactor.analysis.isolation import Answers
 from refactor.analysis.liveness import target_names
 from refactor.analysis.loops import drives_batches
@@ -41,6 +42,7 @@ _LOGGED = frozenset(
     {EventKind.READBACK, EventKind.TO_HOST, EventKind.SHOW, EventKind.HOST_STATE, EventKind.SYNCHRONIZE}
 )
 """What a loop does to log or time its progress: no part of a step that does not compute with it."""
+_UPLOADS = frozenset({EventKind.HOST_TO_DEVICE, EventKind.HOST_CONSTANT})
 MAX_CONTEXTS = 3
 """Different argument values for which one function is interpreted."""
 
@@ -187,6 +189,10 @@ class Interpreter:
             and not self.feeds(frame, kind)
         ):
             return
+        if kind in _UPLOADS and frame.region.kind == "step" and frame.depth == 0:
+            moved = subject if subject is not None else node
+            if isinstance(moved, ast.expr) and is_data(frame.region, moved):
+                return
         if kind is EventKind.HOST_STATE and detail == "random" and frame.region in self.tensorless:
             return
         if frame.only is not None:

@@ -15,7 +15,7 @@ from refactor.analysis.trees import children, statements, walk
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _NO_GRAD = frozenset({"no_grad", "inference_mode"})
-_MODEL_WORDS = words_of(
+MODEL_WORDS = words_of(
     """
     model net network encoder decoder module backbone classifier generator discriminator unet vae
     transformer student teacher policy actor critic detector segmenter
@@ -337,7 +337,7 @@ def _is_model(
     made = _constructed(module, function, name)
     if made is not None:
         return made
-    if set(name.lower().strip("_").split("_")) & _MODEL_WORDS:
+    if set(name.lower().strip("_").split("_")) & MODEL_WORDS:
         return True
     first = function.args.args[0].arg if function is not None and function.args.args else ""
     if isinstance(func, ast.Name) and (name == first or not _is_local(function, name)):

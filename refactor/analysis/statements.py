@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from refactor.analysis import arithmetic, conditions, expressions, hoststate, indexing, instances
 from refactor.analysis.domain import OPAQUE, ExtObj, Fn, Host, Obj, Opaque, Tensor, Val, is_tainted, join
 from refactor.analysis.environment import Changes
+from refactor.analysis.feeding import fetches
 from refactor.analysis.liveness import target_names
 from refactor.analysis.model import EventKind
 from refactor.analysis.project import ClassInfo, FunctionInfo, import_bindings, last_name
@@ -55,7 +56,7 @@ def _expr(it: Interpreter, frame: Frame, stmt: ast.Expr) -> bool:
 
 
 def _assign(it: Interpreter, frame: Frame, stmt: ast.Assign) -> bool:
-    if frame.emit and hoststate.moves_itself(it, frame, stmt):
+    if frame.emit and (hoststate.moves_itself(it, frame, stmt) or fetches(it, frame, stmt)):
         return _quietly(it, frame, lambda: _assign(it, frame, stmt))
     value = it.evaluate(frame, stmt.value)
     for target in stmt.targets:

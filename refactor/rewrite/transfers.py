@@ -33,7 +33,7 @@ from refactor.rewrite.syntax import (
     keyword,
     self_name,
 )
-from refactor.rewrite.uploads import varies
+from refactor.rewrite.uploads import draws, varies
 from refactor.rule import Hit
 
 _FACTORIES = ("zeros", "ones", "full", "empty", "eye", "arange", "tril_indices", "triu_indices")
@@ -130,6 +130,11 @@ def _built(facts: Facts, call: ast.Call, subject: ast.Call, target: _Target) -> 
     data = host_data(facts, subject, ("data", "dtype") if name == "torch.as_tensor" else ("data",))
     if isinstance(data, Refusal):
         return data
+    drawn = draws(facts, data)
+    if drawn:
+        return Refusal(
+            f"{drawn}, and a copy that is kept would never be used again; compute it on the device"
+        )
     number = is_number(data) and name == "torch.tensor"
     cloned = not number and target.dtype is None and fate(facts, call) is not Fate.CONSUMED
 

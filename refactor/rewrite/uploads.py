@@ -25,6 +25,7 @@ _DRAWS = names_in(
     time perf_counter monotonic uuid4 standard_normal permutation default_rng"""
 )
 _SIZES = names_in("size dim numel ndimension element_size is_floating_point get_device stride")
+_READS = frozenset({"cpu", "numpy", "tolist", "item"})
 _KNOWN = ("torch", "builtins", "math", "numpy", "itertools", "functools", "operator")
 _DEPTH = 4
 
@@ -94,11 +95,11 @@ class _Origin:
     def name(self, node: ast.Name) -> str:
         known = self.facts.value(node)
         function = enclosing_function(self.facts, node)
-        if known.kind in (Kind.FUNCTION, Kind.MODULE) or function is None or (function, node.id) in self.seen:
+        if known.kind in (Kind.FUNCTION, Kind.MODULE) or (function, node.id) in self.seen:
             return ""
         self.seen.add((function, node.id))
-        spec = function.args
-        given = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg]
+        spec = function.args if function is not None else None
+        given = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg] if spec else []
         handed = any(arg is not None and arg.arg == node.id for arg in given)
         if handed and known.kind in (Kind.TENSOR, Kind.UNKNOWN) and self.strict:
             return f"`{node.id}` is handed in by the caller"
@@ -107,9 +108,9 @@ class _Origin:
         made = self.bindings(function, node.id)
         return self.loosely(made) if known.kind is Kind.HOST else self.first(made)
 
-    def bindings(self, function: ast.AST, name: str) -> Iterator[ast.expr]:
+    def bindings(self, function: ast.AST | None, name: str) -> Iterator[ast.expr]:
         """What a local name is made of: assigned values, what loops run over, writes by its own methods."""
-        for node in walk(function):
+        for node in walk(function) if function is not None else self.top():
             if isinstance(node, ast.Assign) and any(_stores(target, name) for target in node.targets):
                 yield node.value
             elif isinstance(node, ast.AugAssign | ast.AnnAssign) and _stores(node.target, name):
@@ -122,6 +123,12 @@ class _Origin:
                 if own and node.func.attr.endswith("_"):
                     yield node
 
+    def top(self) -> Iterator[ast.AST]:
+        """The statements of the file outside functions and classes, and all in them."""
+        for stmt in self.facts.tree.body:
+            if not isinstance(stmt, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield from walk(stmt)
+
     def call(self, node: ast.Call) -> str:
         func = node.func
         word = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
@@ -129,6 +136,10 @@ class _Origin:
             return f"`{word}` draws another value at every call"
         if isinstance(func, ast.Attribute) and word in _SIZES:
             return ""
+        if isinstance(func, ast.Attribute) and word in _READS:
+            read = self.facts.value(func.value)
+            if read.kind is Kind.TENSOR and read.device is not Device.HOST:
+                return "it is computed from a value that is read back from the device"
         target = self.facts.value(func)
         scope, _, inner = (target.qualname or "").partition(":")
         why = ""

@@ -21,6 +21,46 @@ FORMS = {
             def forward(self, x: th.Tensor):
                 return x + th.tensor(1.0, device=x.device) + th.nonzero(x).sum()  # !
     """,
+    "data that a training step fetches": """
+        import random
+        import numpy as np
+        import torch
+        class Buffer:
+            def __init__(self, device):
+                self.rows, self.device = np.zeros((9, 4), np.float32), device
+            def sample(self, n):
+                picked = np.random.randint(0, 9, n)
+                return torch.from_numpy(self.rows[picked]).to(self.device)
+        def get_batch(split, device):
+            i = random.randrange(9)
+            return torch.randn(8, 4)[i:].pin_memory().to(device)
+        def train(model, optimizer, env, size, device):
+            buffer, weights = Buffer(device), torch.tensor([1.0, 2.0])
+            seen = env.reset()
+            for step in range(1000):
+                seen = env.step(model(torch.Tensor(seen).to(device)).cpu().numpy())
+                if step > 10:
+                    x = buffer.sample(size)
+                    y = get_batch("train", device)
+                    z = torch.as_tensor(seen[0]).to(device)
+                    loss = (model(x) - y + z).mul(weights.to(device)).mean()  # !
+                    if loss.item() > 3:  # !
+                        loss = loss.clamp(max=3)
+                    loss.backward()
+                    optimizer.step()
+    """,
+    "a loss computed before the branch that calls backward": """
+        import torch
+        def train(model, optimizer, scaler, loader, device):
+            for x, y in loader:
+                loss = (model(x.to(device)) - torch.tensor(1.0, device=device)).mean()  # !
+                if scaler is not None:
+                    scaler.scale(loss).backward()
+                    scaler.step(optimizer)
+                else:
+                    loss.backward()
+                    optimizer.step()
+    """,
     "names imported from torch": """
         import torch
         from torch import tensor, nonzero, Tensor, where as choose
