@@ -243,3 +243,57 @@ def test_a_container_that_the_code_changes_is_changed_at_every_call(kind: str) -
         same(fast(x, kept), x * 2 + 1)
         last = list(kept.values())[-1] if isinstance(kept, dict) else kept[-1]
         same(last, x * 2)
+
+
+def test_a_collective_is_never_run_more_often_than_in_eager_code(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch import distributed
+
+    backend = "nccl" if distributed.is_nccl_available() else "gloo"
+    distributed.init_process_group(backend, init_method=f"file://{tmp_path}/processes", rank=0, world_size=1)
+    ran, reduce = [], distributed.all_reduce
+
+    def counted(tensor: torch.Tensor) -> None:
+        reduce(tensor)
+        ran.append(1)
+
+    monkeypatch.setattr(distributed, "all_reduce", counted)
+
+    def code(x: torch.Tensor) -> torch.Tensor:
+        total = x * 2
+        distributed.all_reduce(total)
+        return total + 1
+
+    fast = graphed(code)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for i in range(4):
+                same(fast(rnd(3, seed=i)), rnd(3, seed=i) * 2 + 1)
+    finally:
+        distributed.destroy_process_group()
+    assert len(ran) == 4
+    assert fast.stats()["graphs"] == 0
+    assert any("exchanges data with other processes" in str(w.message) for w in caught)
+
+
+class Traced(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    @segment
+    def _half(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.mul(self.a(x), 0.5, out=cuda_graphs.scratch(self, "half", x, 0.5)).sin()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._half(x) + cuda_graphs.constant([1.0, 2.0, 3.0, 4.0], device=x.device)
+
+
+def test_symbolic_tracing_sees_the_plain_code() -> None:
+    model = Traced().to("cuda").requires_grad_(False)
+    traced = torch.fx.symbolic_trace(model)
+    same(traced(rnd(2, 4)), model(rnd(2, 4)))
+    names = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert torch.mul in names

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 a2e4b3922ff5d5c75386ec6ed14c199969117cdc58fa3fd4c20549113a7af951). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 62e0407f1aad0e3575ba3e400abcd543159ee4e72f99af728733b827310a8468). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -79,6 +79,7 @@ def _torch(name: str, fallback: Any) -> Any:
 _compiling = torch.compiler.is_compiling
 _active_transform = _torch("_C._functorch.peek_interpreter_stack", lambda: None)
 _tracing = _torch("_C._is_tracing", lambda: torch._C._get_tracing_state() is not None)
+_symbolic = _torch("fx._symbolic_trace.is_fx_symbolic_tracing", lambda: False)
 _capturing = _torch("_C._cuda_isCurrentStreamCapturing", lambda: torch.cuda.is_current_stream_capturing())
 _current_stream = _torch("_C._cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index))
 _profiling = _torch("_C._autograd._profiler_enabled", lambda: False)
@@ -177,7 +178,7 @@ def segment(method: Any = None, *, guard: str | Sequence[str] = ()) -> Any:
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        home = None if torch.compiler.is_compiling() else _home(self)
+        home = None if torch.compiler.is_compiling() or _symbolic() else _home(self)
         if home is None:
             return method(self, *args, **kwargs)
         runner = home.made.get(call)
@@ -202,6 +203,8 @@ def scratch(owner: Any, name: str, *operands: Any) -> Tensor | None:
         return None
     home = _home(owner)
     if home is None or _active_transform() is not None or _tracing() or torch.is_autocast_enabled("cuda"):
+        return None
+    if _symbolic():
         return None
     tensors: list[Tensor] = []
     looks: list[Any] = []
@@ -257,6 +260,12 @@ def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None)
     The result is shared by all callers with equal ``data``: it must not be written to. A tensor of more than
     64 MiB is recognised by identity and version, everything else by content. Raises what torch.tensor raises.
     """
+    if _symbolic():
+        proxy = next((p for p in (data, dtype, device) if isinstance(p, torch.fx.Proxy)), None)
+        if proxy is not None:
+            return cast(Any, proxy).tracer.create_proxy(
+                "call_function", _make_constant, (data, dtype, device), {}
+            )
     target = device if isinstance(device, torch.device) or device is None else torch.device(device)
     plain = target is None or target.type != "cuda" or (isinstance(data, Tensor) and data.is_cuda)
     plain = plain or torch.compiler.is_compiling() or _active_transform() is not None
@@ -1236,6 +1245,8 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run one operation and note what it reads, writes and makes."""
         kwargs = kwargs or {}
         schema: Any = getattr(func, "_schema", None)
+        if schema is not None and "c10d" in schema.name:  # before it runs: the others would wait for ever
+            raise _Eager("it exchanges data with other processes, which would have to record it as well")
         for i, argument in enumerate(schema.arguments if schema is not None else ()):
             value = args[i] if i < len(args) else kwargs.get(argument.name)
             if isinstance(value, torch.Generator):
@@ -1704,7 +1715,7 @@ class _Runner:
     # -- the hot path
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _local.inline or _active_transform() is not None or _tracing():
+        if _local.inline or _active_transform() is not None or _tracing() or _symbolic():
             return self.fn(*args, **kwargs)
         try:
             call = self._take_apart(args, kwargs)
