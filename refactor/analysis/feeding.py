@@ -40,15 +40,19 @@ def fetches(it: Interpreter, frame: Frame, stmt: ast.Assign) -> bool:
     if any(isinstance(value, Tensor) for _, value in values):
         return False
     target = it.evaluate(frame, call.func)
-    if not isinstance(target, Fn) or any(_calls_model(info, 0) for info in target.targets):
+    if not isinstance(target, Fn) or any(_is_module(i) or calls_model(i) for i in target.targets):
         return False
     stored = target.bound is not None  # in an object that holds data, which is asked for some of it
     return stored or all(isinstance(value, Host) for node, value in values if isinstance(node, ast.Name))
 
 
-def _calls_model(info: FunctionInfo, depth: int) -> bool:
+def _is_module(info: FunctionInfo) -> bool:
+    return info.cls is not None and info.cls.is_module
+
+
+def calls_model(info: FunctionInfo, depth: int = 0) -> bool:
     """Whether a function may call a model or train it: by class, or by name where nothing else is known."""
-    if depth == _DEPTH or (info.cls is not None and info.cls.is_module):
+    if depth == _DEPTH:
         return True
     for node in info.nodes:
         if not isinstance(node, ast.Call):
@@ -59,7 +63,7 @@ def _calls_model(info: FunctionInfo, depth: int) -> bool:
         if isinstance(func, ast.Name):
             known = info.module.lookup(func.id)
             if isinstance(known, FunctionInfo):
-                if known is not info and _calls_model(known, depth + 1):
+                if known is not info and (_is_module(known) or calls_model(known, depth + 1)):
                     return True
             elif isinstance(known, ClassInfo):
                 if known.is_module:
@@ -69,7 +73,7 @@ def _calls_model(info: FunctionInfo, depth: int) -> bool:
         elif info.cls is not None and isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name):
             found = info.cls.find(func.attr)
             inner = found[1] if found is not None else None
-            if isinstance(inner, FunctionInfo) and inner is not info and _calls_model(inner, depth + 1):
+            if isinstance(inner, FunctionInfo) and inner is not info and calls_model(inner, depth + 1):
                 return True
     return False
 

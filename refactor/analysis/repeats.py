@@ -9,6 +9,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from refactor.analysis.feeding import calls_model
 from refactor.analysis.liveness import reads, target_names
 from refactor.analysis.loops import _NO_GRAD as NO_GRAD
 from refactor.analysis.loops import _context_inside as context_inside
@@ -23,6 +24,8 @@ from refactor.analysis.trees import walk
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _GROW = frozenset({"cat", "concat", "concatenate", "hstack", "vstack", "stack", "append", "column_stack"})
 _COUNTS = frozenset({"range", "trange"})
+_READS = frozenset({"item", "float", "int"})
+_DEPTH = 5
 _NUMBERS = frozenset({"len", "int", "size", "item", "min", "max"})
 
 
@@ -112,13 +115,13 @@ def _is_self(module: ModuleInfo, function: FunctionNode | None, call: ast.Call) 
 
 
 def _is_method(module: ModuleInfo, function: FunctionNode | None, func: ast.expr) -> bool:
-    """``self._prepare_encoder_inputs(...)``: a method of the class, not a model it holds."""
+    """``self._prepare_encoder_inputs(...)``: a method of the class that calls no model it holds."""
     owner = module.parents.get(function) if function is not None else None
     cls = module.lookup(owner.name) if isinstance(owner, ast.ClassDef) else None
     if not isinstance(func, ast.Attribute) or not isinstance(cls, ClassInfo):
         return False
     found = cls.find(func.attr)
-    return found is not None and isinstance(found[1], FunctionInfo)
+    return found is not None and isinstance(found[1], FunctionInfo) and not calls_model(found[1])
 
 
 _Stores = Mapping[str, tuple[tuple[ast.expr, bool], ...]]  # name -> (what is assigned, whether taken apart)
@@ -187,6 +190,11 @@ def _varies(
             direct = _names(argument)
             if any(isinstance(n, ast.Name) and n.id in numbers for n in _plain(argument)):
                 return f"`{ast.unparse(argument)}` is another Python number at every step; pass a tensor", ()
+            if not isinstance(argument, ast.Constant) and _is_read(stored, changing, argument):
+                return (
+                    f"`{ast.unparse(argument)}` is read back as another Python number at every step; "
+                    "keep it in a tensor"
+                ), ()
             for name in sorted(_reached(stored, direct)):
                 if name in growing:
                     return (
@@ -308,6 +316,22 @@ def _is_number(scope: ast.AST, loop: ast.AST, name: str, value: ast.expr) -> boo
     if named:
         return last_name(named[0]) in ("int", "float")
     return any(isinstance(node, ast.Constant) for node in walk(value))
+
+
+def _is_read(stored: _Stores, changing: set[str], node: ast.expr, depth: int = 0) -> bool:
+    """``sigmas[i].item()``, or what is computed from such numbers alone."""
+    if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Name) and node.func.id == "map":
+            return any(isinstance(n, ast.Attribute) and n.attr == "item" for n in walk(node))
+        return last_name(node.func) in _READS and bool(_names(node) & changing)
+    if isinstance(node, ast.BinOp):
+        sides = (node.left, node.right)
+        known = [_is_read(stored, changing, side, depth) for side in sides]
+        return any(known) and all(k or isinstance(s, ast.Constant) for k, s in zip(known, sides, strict=True))
+    if isinstance(node, ast.Name) and depth < _DEPTH:
+        values = stored.get(node.id, ())
+        return bool(values) and all(_is_read(stored, changing, value, depth + 1) for value, _ in values)
+    return False
 
 
 def _host(node: ast.expr) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from refactor.analysis.model import EventKind, Facts, Kind
-from refactor.analysis.project import FunctionInfo
+from refactor.analysis.project import FunctionInfo, last_name
+from refactor.analysis.trees import walk
 from refactor.rewrite.constants import is_plain
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
@@ -49,6 +51,10 @@ _NOTICED = frozenset(
     | {"requires_grad_", "zero_grad"}
 )
 """Methods of `nn.Module` that change only what the runtime looks at before each replay."""
+_SPREAD = (
+    "DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "fully_shard",
+    "init_process_group", "all_reduce", "all_gather", "rpc_sync", "rpc_async",
+)  # fmt: skip
 Loop = ast.For | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
@@ -91,6 +97,12 @@ def unfit(facts: Facts, place: Place) -> str:
     """Why the model is not wrapped; empty if nothing speaks against it."""
     if isinstance(place.function, ast.AsyncFunctionDef):
         return "other coroutines can run between batches; wrap the model where they are started"
+    spread = _shared(facts)
+    if spread is not None:
+        return (
+            f"the model may exchange data with other processes or devices (`{spread[0]}` in line "
+            f"{spread[1]}), which all have to record at once; wrap it by hand"
+        )
     root = place.callee.partition(".")[0]
     for node in ast.walk(place.loop):
         if isinstance(node, ast.Name) and node.id == root and not isinstance(node.ctx, ast.Load):
@@ -110,6 +122,18 @@ def unfit(facts: Facts, place: Place) -> str:
             ):
                 return f"`{place.callee}` runs from graphs already"
     return _told_between(facts, place) or _unknown_callee(facts, place)
+
+
+@lru_cache(maxsize=4)
+def _shared(facts: Facts) -> tuple[str, int] | None:
+    """What this file uses to spread a model over processes or devices, with its line."""
+    if not any(word.encode() in facts.source.data for word in _SPREAD):
+        return None
+    for node in walk(facts.tree):
+        name = node.name if isinstance(node, ast.alias) else last_name(node)
+        if name.rpartition(".")[2] in _SPREAD:
+            return name, node.lineno  # type: ignore[attr-defined]
+    return None
 
 
 def _told_between(facts: Facts, place: Place) -> str:

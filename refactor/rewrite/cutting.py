@@ -134,6 +134,10 @@ class Cutter:
                 node, (*OUTLINABLE, ast.Raise, ast.Break, ast.Continue, ast.Return, ast.Assert)
             ):
                 return False
+            if isinstance(node, ast.With) and not all(
+                isinstance(i.context_expr, ast.Call) for i in node.items
+            ):
+                return False  # an object such as a lock, which a replay would not take
         if isinstance(stmt, ast.Expr) and isinstance(stmt.value, ast.Constant):
             return False  # a docstring stays with its function
         return effects(self.facts, self.function, stmt) is not None

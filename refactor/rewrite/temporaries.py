@@ -30,6 +30,7 @@ from refactor.rewrite.syntax import (
     expression,
     self_name,
 )
+from refactor.rewrite.training import computes_loss
 from refactor.rule import Hit
 
 _OPERATORS: dict[type[ast.operator], str] = {
@@ -107,6 +108,10 @@ def _place(facts: Facts, hit: Hit) -> _Place | Refusal:
         return Refusal("it is computed inside a graph, where the memory is reused anyway")
     if function in _cut(facts):
         return Refusal("this method is cut into graphs, inside which the memory is reused anyway")
+    if computes_loss(function):
+        return Refusal(
+            "the method computes a loss, which autograd records, and then no buffer can be used; leave it"
+        )
     if len(hit.event.chain) < 2 and _reduces(function):
         return Refusal(
             "the method reduces its arguments to one number, as a loss does: autograd records it, and then "

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from refactor.analysis.model import Facts
+from refactor.analysis.project import last_name
 from refactor.analysis.trees import walk
+from refactor.rewrite.ops import names_in
 from refactor.rewrite.syntax import FunctionNode, ancestors
 
 
@@ -34,6 +36,24 @@ def _only_trains(facts: Facts, name: str, seen: frozenset[str]) -> bool:
             return False
         direct = True
     return direct
+
+
+_LOSSES = names_in(
+    """mse_loss l1_loss smooth_l1_loss huber_loss cross_entropy nll_loss binary_cross_entropy kl_div ctc_loss
+    binary_cross_entropy_with_logits triplet_margin_loss cosine_embedding_loss margin_ranking_loss
+    gaussian_nll_loss poisson_nll_loss hinge_embedding_loss soft_margin_loss"""
+)
+
+
+@lru_cache(maxsize=8)
+def computes_loss(function: FunctionNode) -> bool:
+    """Whether every call of a function computes one of torch's losses, which autograd records."""
+    return any(
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)
+        and last_name(node.func) in _LOSSES
+        for stmt in function.body if isinstance(stmt, ast.Assign | ast.Return | ast.AnnAssign)
+        for node in walk(stmt)
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=2)

@@ -55,6 +55,30 @@ def sample(transformer, x, times):
 """,
         "`transformer.cache_context(...)` in line",
     ),
+    "a number that is read back for every step": (
+        """\
+@torch.no_grad()
+def sample(model, x, sigmas):
+    for i in range(3):
+        sigma, after = map(lambda t: t.item(), (sigmas[i], sigmas[i + 1]))
+        wide = sigma + 2 * after
+        x = x - model(x, wide)
+    return x
+""",
+        "`wide` is read back as another Python number at every step",
+    ),
+    "a model that is spread over processes": (
+        """from torch.nn.parallel import DistributedDataParallel
+
+@torch.no_grad()
+def sample(model, x):
+    model = DistributedDataParallel(model)
+    for i in range(3):
+        x = x - model(x)
+    return x
+""",
+        "exchange data with other processes or devices (`DistributedDataParallel` in line",
+    ),
     "a method of the class that stores something": (
         """\
 class Counted(nn.Module):
