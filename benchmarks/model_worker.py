@@ -350,7 +350,10 @@ def doubled(value: Any) -> Any:
 
 
 def redrawn(value: Any, seed: int) -> Any:
-    """Other values of the same kind: floats are drawn, whole numbers change places, masks change rows."""
+    """Other values of the same kind: floats are drawn, whole numbers change places, masks change rows.
+
+    Whole numbers in ascending order stay: they say what belongs together, and code may ask for the order.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(t: Any) -> Any:
@@ -362,6 +365,8 @@ def redrawn(value: Any, seed: int) -> Any:
         if old.dim() == 0 or old.unique().numel() <= 2:
             order = torch.randperm(old.shape[0], generator=generator) if old.dim() else ...
             return old[order].to(t.device)
+        if old.dim() == 1 and bool((old[1:] >= old[:-1]).all()):
+            return t.clone()
         order = torch.randperm(old.numel(), generator=generator)
         return old.reshape(-1)[order].reshape(old.shape).to(t.device)
 

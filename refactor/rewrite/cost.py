@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from refactor.analysis.model import Kind
+from refactor.rewrite.launches import LAUNCH, work
 from refactor.rewrite.plan import Piece
 from refactor.rewrite.syntax import same_scope
-from refactor.rewrite.work import LAUNCH, work
 
 if TYPE_CHECKING:
     from refactor.rewrite.planner import Planner
 
 COPY = 5.0
 """Host time of the fused copy of the inputs into a graph's memory, and of each copy of a result, in µs."""
-REPLAY = 12.0
+REPLAY = 20.0
 """Host time of one call of a segment without its copies, in µs."""
 LIGHT = 2 * LAUNCH
 """Work that may as well stay on the host when it stands in the way; what a result more has to save."""
@@ -54,7 +54,8 @@ def of(planner: Planner, piece: Piece) -> Cost:
         results += _leaves(last.value)
     nodes: Sequence[ast.AST] = piece.nodes
     line: int = getattr(nodes[0], "lineno", 0)
-    return Cost(time(planner, piece.nodes), REPLAY + COPY * (copied + results), line)
+    saved = work(planner.facts, planner.function, piece.nodes, planner.settled, sure=True)
+    return Cost(saved, REPLAY + COPY * (copied + results), line)
 
 
 def time(planner: Planner, nodes: Iterable[ast.AST]) -> float:

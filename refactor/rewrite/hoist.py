@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from refactor.analysis.model import Device, Facts, Kind
 from refactor.analysis.trees import children
+from refactor.rewrite.launches import work
 from refactor.rewrite.syntax import FunctionNode, same_scope
 from refactor.rewrite.training import in_training
-from refactor.rewrite.work import effects, work
+from refactor.rewrite.work import effects
 
 _VALUED = (ast.Return, ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign)
 _ASKING = frozenset({"max", "min", "any", "all", "sorted", "bool", "int", "float"})

@@ -6,12 +6,13 @@ import ast
 from collections.abc import Iterator, Mapping
 
 from refactor.analysis.model import Facts, Kind
+from refactor.rewrite.launches import work
 from refactor.rewrite.model import CutPlan
 from refactor.rewrite.plan import Block, Keep, Nest, Piece
 from refactor.rewrite.planner import Planner
 from refactor.rewrite.syntax import FunctionNode, code_of, enclosing_statement, same_scope
 from refactor.rewrite.training import in_training
-from refactor.rewrite.work import effects, qualname, understood, work
+from refactor.rewrite.work import effects, qualname, understood
 
 _LONGEST = 40  # characters of code in a message
 

@@ -1,24 +1,21 @@
-"""What a statement does: how much device work, which side effects, and whether a segment may hold it."""
+"""What a statement does: which side effects, and whether a segment may hold it."""
 
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from refactor.analysis.model import Device, EventKind, Facts, Kind, Value
 from refactor.analysis.trees import walk
-from refactor.rewrite.ops import FRESH_MODULES, METADATA, VIEWS, names_in, torch_function
+from refactor.rewrite.ops import names_in
 from refactor.rewrite.syntax import (
-    SCOPES,
     FunctionNode,
     ancestors,
     dotted,
     is_owner,
     same_scope,
 )
-from refactor.rewrite.training import in_training
 
 BREAKING = frozenset(
     {
@@ -45,34 +42,6 @@ BREAKING = frozenset(
     }
 )
 """Events whose statement stays outside every graph, unless another rewrite takes care of it."""
-LAUNCH = 5.0
-"""Host time of a bare operation in µs: 4 to 6 measured on an H100 with torch 2.11."""
-LAYER = 12.0
-"""The same for an operation run through a module. ResNet-50 at batch 1 takes 27 µs for each of its layers
-there, of which the part that every module pays is counted."""
-UNKNOWN_MODULE = 6 * LAYER
-"""A module of which nothing is known: a block of a network, rarely a single layer."""
-UNKNOWN_LAYER = 3 * LAYER
-"""What an instance was given to call, which may be a network or an activation."""
-UNKNOWN_CALL = 3 * LAUNCH
-_STATEMENTS = 40
-ROUNDS = 4
-"""Rounds counted for a loop whose length is not known."""
-_SIZED_BY_DATA = names_in("masked_select where nonzero one_hot repeat_interleave")
-_LAYERS = {
-    "MultiheadAttention": 8,
-    "TransformerEncoderLayer": 14,
-    "TransformerDecoderLayer": 22,
-    "LSTM": 6,
-    "GRU": 6,
-    "RNN": 4,
-    "LSTMCell": 3,
-    "GRUCell": 3,
-    "RNNCell": 3,
-}
-_ONE_KERNEL = (FRESH_MODULES - names_in("LSTM GRU RNN MultiheadAttention")) | names_in(
-    "ReLU Identity Dropout Flatten ReLU6 Hardswish LeakyReLU MaxPool2d AvgPool2d AdaptiveAvgPool2d"
-)
 _MUTATORS = frozenset(
     {
         "append",
@@ -104,10 +73,7 @@ _HOST_SCOPES = (
     "torch.cuda.",
     "torch.distributed.",
 )
-_FREE = (VIEWS | METADATA) - names_in(
-    "to float half double bfloat16 int long bool type type_as contiguous einsum"
-)
-_BUILTINS = names_in(
+BUILTINS = names_in(
     """len range zip enumerate isinstance min max sum tuple list dict set sorted reversed getattr hasattr
     float int bool str abs round slice type super map filter any all"""
 )
@@ -124,125 +90,6 @@ OUTLINABLE = (
 )
 
 
-def work(
-    facts: Facts, function: FunctionNode, nodes: Iterable[ast.AST], free: Collection[ast.AST] = ()
-) -> float:
-    """An estimate of the host time in µs that nodes take to launch their kernels; ``free`` ones take none."""
-    total = 0.0
-    for root in nodes:
-        if isinstance(root, ast.For | ast.While):
-            head = [root.iter] if isinstance(root, ast.For) else [root.test]
-            total += work(facts, function, head, free)
-            total += _rounds(root) * work(facts, function, [*root.body, *root.orelse], free)
-            continue
-        if in_training(facts, root):
-            continue
-        if root in free:
-            total += _selection_work(facts, function, root, free)
-            continue
-        if isinstance(root, ast.Call):
-            total += _call_work(facts, function, root)
-        elif isinstance(root, ast.BinOp | ast.Compare | ast.UnaryOp):
-            total += LAUNCH * on_device(facts, root)
-        elif isinstance(root, ast.AugAssign):
-            total += LAUNCH * (on_device(facts, root.target) or on_device(facts, root.value))
-        if not isinstance(root, SCOPES):
-            total += work(facts, function, ast.iter_child_nodes(root), free)
-    return total
-
-
-def _selection_work(facts: Facts, function: FunctionNode, node: ast.AST, free: Collection[ast.AST]) -> float:
-    """What a selection by a mask takes at most when it is computed for all elements instead."""
-    called = node.func if isinstance(node, ast.Call) else None
-    chooses = getattr(called, "attr", getattr(called, "id", "")) in _SIZED_BY_DATA
-    if not chooses and not (isinstance(node, ast.Subscript) and on_device(facts, node.value)):
-        return 0.0
-    around = (n for n in ancestors(facts, node) if isinstance(n, ast.Call))
-    mean = any(getattr(call.func, "attr", "") == "mean" for call in around)
-    stored = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
-    launches = 3 if stored else 2 + 4 * mean
-    parts = work(facts, function, ast.iter_child_nodes(node), free)
-    return LAUNCH * launches + parts * (1 + mean)
-
-
-def _rounds(loop: ast.For | ast.While) -> int:
-    call = loop.iter if isinstance(loop, ast.For) else None
-    if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "range" and len(call.args) == 1:
-        limit = call.args[0]
-        if isinstance(limit, ast.Constant) and isinstance(limit.value, int):
-            return limit.value
-    return ROUNDS
-
-
-def _call_work(facts: Facts, function: FunctionNode, call: ast.Call) -> float:
-    func = call.func
-    value = facts.value(func)
-    if value.kind is Kind.MODULE:
-        return _module_work(value)
-    if value.kind is Kind.HOST and on_layer(facts, call) and understood(facts, function, call):
-        return UNKNOWN_LAYER
-    if not understood(facts, function, call) or (isinstance(func, ast.Name) and func.id in _BUILTINS):
-        return 0
-    made = facts.value(call)
-    result = made.kind
-    if result is Kind.HOST or made.device is Device.HOST or _all_host(made):
-        return 0
-    if isinstance(func, ast.Attribute) and facts.value(func.value).kind is Kind.CONTAINER:
-        return 0  # dict.get, list.index: no kernel
-    operation = torch_function(dotted(facts, func))
-    if operation is None and isinstance(func, ast.Attribute) and facts.value(func.value).kind is Kind.TENSOR:
-        operation = func.attr
-    if operation is not None:
-        return LAUNCH * (operation not in _FREE)
-    body = _function(facts, value.qualname)
-    if body is not None and body is not function:
-        return max(LAUNCH, work(facts, body, body.body[:_STATEMENTS]))
-    scope = (value.qualname or "").partition(":")[0].partition(".")[0]
-    return 0 if result is Kind.CONTAINER and scope in sys.stdlib_module_names else UNKNOWN_CALL
-
-
-def _function(facts: Facts, qualname: str | None) -> ast.FunctionDef | None:
-    """The function of this file that a qualified name means, if it calls none of its own kind."""
-    module, _, name = (qualname or "").partition(":")
-    if module != facts.module:
-        return None
-    node: ast.AST | None = facts.tree
-    for part in name.split("."):
-        body: Sequence[ast.stmt] = getattr(node, "body", ())
-        node = next(
-            (n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == part), None
-        )
-    if not isinstance(node, ast.FunctionDef):
-        return None
-    called = {
-        n.func.attr if isinstance(n.func, ast.Attribute) else getattr(n.func, "id", "")
-        for n in walk(node)
-        if isinstance(n, ast.Call)
-    }
-    return None if called & _own_functions(facts) else node
-
-
-@lru_cache(maxsize=2)
-def _own_functions(facts: Facts) -> frozenset[str]:
-    return frozenset(n.name for n in walk(facts.tree) if isinstance(n, ast.FunctionDef))
-
-
-def _module_work(value: Value) -> float:
-    """Host time of a call of a module, by its class or by what a container holds."""
-    scope, _, name = (value.qualname or "").partition(":")
-    if (scope == "torch.nn" and name in _ONE_KERNEL) or "Norm" in name or name.startswith("Drop"):
-        return LAYER * (not name.startswith(("Drop", "Identity", "Flatten")))
-    if value.items is not None:
-        return sum(_module_work(item) for item in value.items)
-    if scope == "torch.nn" and name in _LAYERS:
-        return LAYER * _LAYERS[name]
-    return UNKNOWN_MODULE
-
-
-def _all_host(value: Value) -> bool:
-    return value.items is not None and all(item.kind is Kind.HOST or _all_host(item) for item in value.items)
-
-
 def on_device(facts: Facts, node: ast.expr) -> bool:
     """Whether an expression is a tensor that is not known to live on the CPU."""
     value = facts.value(node)
@@ -257,7 +104,7 @@ def understood(facts: Facts, function: FunctionNode, call: ast.Call) -> bool:
         facts.value(func).kind is Kind.MODULE and anything
     ):
         return True
-    if isinstance(func, ast.Name) and func.id in _BUILTINS:
+    if isinstance(func, ast.Name) and func.id in BUILTINS:
         return True
     arguments = [*call.args, *(word.value for word in call.keywords)]
     tensors = _are_data(facts, arguments)
