@@ -31,12 +31,13 @@ _NOT_MODELS = words_of(
 _NOT_BATCHES = words_of("timesteps timestep sigmas layers blocks epochs modules parameters betas")
 _NAMED = (ast.Name, ast.Attribute)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-Loop = ast.For | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | FunctionNode
+Loop = ast.For | ast.AsyncFor | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | FunctionNode
 """A function counts as one: a method that runs the model on its arguments and is itself called in a loop."""
 _TRAINING = frozenset({"backward", "step", "zero_grad"})
+_TAKES = frozenset({"popleft", "get", "get_nowait", "recv"})
 
 
-_LOOPS = (ast.For, ast.While, *_COMPREHENSIONS)
+_LOOPS = (ast.For, ast.AsyncFor, ast.While, *_COMPREHENSIONS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,13 +168,13 @@ def _loops(stmts: list[ast.stmt], guard: str) -> Iterator[tuple[Loop, str]]:
     for stmt in stmts:
         if isinstance(stmt, FunctionNode | ast.ClassDef):
             continue
-        if isinstance(stmt, ast.For | ast.While):
+        if isinstance(stmt, ast.For | ast.AsyncFor | ast.While):
             yield stmt, guard
         for child in children(stmt):
             if isinstance(child, ast.expr):
                 yield from ((n, guard) for n in walk(child) if isinstance(n, _COMPREHENSIONS))
         inner = guard
-        if isinstance(stmt, ast.With):
+        if isinstance(stmt, ast.With | ast.AsyncWith):
             inner = next((n for i in stmt.items if (n := last_name(i.context_expr)) in _NO_GRAD), guard)
         for name in ("body", "orelse", "finalbody"):
             yield from _loops(getattr(stmt, name, []), inner)
@@ -183,25 +184,36 @@ def _loops(stmts: list[ast.stmt], guard: str) -> Iterator[tuple[Loop, str]]:
 
 def _iterated(loop: Loop) -> list[ast.expr]:
     """What a loop runs over; of a `while` loop what it takes the next of."""
-    if isinstance(loop, ast.For):
+    if isinstance(loop, ast.For | ast.AsyncFor):
         return [loop.iter]
     if isinstance(loop, ast.While):
-        return [n.args[0] for n in walk(loop) if isinstance(n, ast.Call) and n.args and _is_next(n)]
+        return [source for n in walk(loop) if (source := _source_of_next(n)) is not None]
     if isinstance(loop, FunctionNode):
         return []
     return [generator.iter for generator in loop.generators]
 
 
-def _is_next(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "next"
+def _source_of_next(node: ast.AST) -> ast.expr | None:
+    """The loader of ``next(loader)``, the queue of ``queue.popleft()`` or ``queue.get()``."""
+    if not isinstance(node, ast.Call):
+        return None
+    if isinstance(node.func, ast.Name):
+        return node.args[0] if node.func.id == "next" and node.args else None
+    queued = isinstance(node.func, ast.Attribute) and node.func.attr in _TAKES and not node.args
+    return node.func.value if queued else None  # type: ignore[attr-defined]
 
 
 def _targets(loop: Loop) -> tuple[str, ...]:
     """Names that hold what a loop runs over."""
-    if isinstance(loop, ast.For):
+    if isinstance(loop, ast.For | ast.AsyncFor):
         return target_names(loop.target)
     if isinstance(loop, ast.While):
-        assigned = [n for n in walk(loop) if isinstance(n, ast.Assign) and _is_next(n.value)]
+        assigned = [
+            n
+            for n in walk(loop)
+            if isinstance(n, ast.Assign)
+            and _source_of_next(n.value.value if isinstance(n.value, ast.Await) else n.value) is not None
+        ]
         return tuple(name for node in assigned for t in node.targets for name in target_names(t))
     if isinstance(loop, FunctionNode):
         return ()
@@ -210,7 +222,7 @@ def _targets(loop: Loop) -> tuple[str, ...]:
 
 def _body(loop: Loop) -> list[ast.AST]:
     """What a loop does at every step."""
-    if isinstance(loop, ast.For | ast.While | FunctionNode):
+    if isinstance(loop, ast.For | ast.AsyncFor | ast.While | FunctionNode):
         return list(loop.body)
     values: list[ast.AST] = [loop.key, loop.value] if isinstance(loop, ast.DictComp) else [loop.elt]
     return values + [test for generator in loop.generators for test in generator.ifs]
@@ -253,7 +265,7 @@ def _calls(
         ):
             names = {n.id for arg in _operands(node) for n in walk(arg) if isinstance(n, ast.Name)}
             root = ast.unparse(node.func).partition(".")[0]
-            if root in targets and not isinstance(loop, ast.For | ast.While):
+            if root in targets and not isinstance(loop, ast.For | ast.AsyncFor | ast.While):
                 continue
             if names & derived or (counted and any(_sliced(arg, loop) for arg in _operands(node))):
                 found.setdefault(ast.unparse(node.func), []).append(node)
@@ -285,7 +297,7 @@ def _slices(loop: Loop) -> bool:
 def _inner_loops(loop: Loop) -> Iterator[ast.AST]:
     for part in _body(loop):
         for node in walk(part):
-            if isinstance(node, ast.For):
+            if isinstance(node, ast.For | ast.AsyncFor):
                 yield node
 
 

@@ -55,7 +55,7 @@ _SPREAD = (
     "DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "fully_shard",
     "init_process_group", "all_reduce", "all_gather", "rpc_sync", "rpc_async",
 )  # fmt: skip
-Loop = ast.For | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+Loop = ast.For | ast.AsyncFor | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
 _WIDTH = 70  # of the arguments of a call on one line
@@ -82,27 +82,27 @@ def place_of(facts: Facts, hit: Hit) -> Place | Refusal:
     for around in ancestors(facts, call):
         if isinstance(around, ast.Lambda | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             break
-        if isinstance(around, (ast.For, ast.While, *COMPREHENSIONS)):
+        if isinstance(around, (ast.For, ast.AsyncFor, ast.While, *COMPREHENSIONS)):
             loop = around
             break
     if loop is None:
         return Refusal(
             "no `for` loop or comprehension around the call was understood; wrap the model by hand"
         )
-    anchor = loop if isinstance(loop, ast.For | ast.While) else enclosing_statement(facts, loop)
+    anchor = loop if isinstance(loop, ast.For | ast.AsyncFor | ast.While) else enclosing_statement(facts, loop)
     return Place(call, loop, anchor, enclosing_function(facts, call), ast.unparse(call.func))
 
 
 def unfit(facts: Facts, place: Place) -> str:
     """Why the model is not wrapped; empty if nothing speaks against it."""
-    if isinstance(place.function, ast.AsyncFunctionDef):
-        return "other coroutines can run between batches; wrap the model where they are started"
     spread = _shared(facts)
     if spread is not None:
         return (
             f"the model may exchange data with other processes or devices (`{spread[0]}` in line "
             f"{spread[1]}), which all have to record at once; wrap it by hand"
         )
+    if isinstance(facts.parents.get(place.call), ast.Await):
+        return f"`{place.callee}` is a coroutine; wrap the model that it calls"
     root = place.callee.partition(".")[0]
     for node in ast.walk(place.loop):
         if isinstance(node, ast.Name) and node.id == root and not isinstance(node.ctx, ast.Load):

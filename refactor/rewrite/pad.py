@@ -25,13 +25,15 @@ _EXACT = "one graph for each shape of batch; add `pad=` if shapes vary widely an
 def propose_pad(facts: Facts, hit: Hit) -> Proposal | Refusal:
     """``out = model(batch)`` in a loop over batches."""
     if isinstance(hit.event.extra.get("loop"), ast.FunctionDef | ast.AsyncFunctionDef):
-        return _in_method(facts, hit)
+        return _in_place(facts, hit)
     place = place_of(facts, hit)
     if isinstance(place, Refusal):
         return place
     reason = unfit(facts, place)
     if reason:
         return Refusal(reason)
+    if isinstance(place.function, ast.AsyncFunctionDef) and not isinstance(place.call.func, ast.Name):
+        return _in_place(facts, hit)  # between batches another coroutine may put another model there
 
     def plan(hits: Sequence[Hit], settled: Collection[ast.AST]) -> Mapping[Hit, Proposal | Refusal]:
         found = [(h, p) for h in hits if isinstance(p := place_of(facts, h), Place)]
@@ -48,12 +50,10 @@ def propose_pad(facts: Facts, hit: Hit) -> Proposal | Refusal:
     return Proposal((), "", joint=Joint(("pad", id(place.anchor)), plan))
 
 
-def _in_method(facts: Facts, hit: Hit) -> Proposal | Refusal:
-    """``self.model(x)`` in a method that loops call: ``graphed(self.model)`` is one wrapper."""
+def _in_place(facts: Facts, hit: Hit) -> Proposal | Refusal:
+    """``self.model(x)`` in a method that loops call: ``graphed(self.model)(x)`` has one wrapper."""
     calls: Sequence[ast.Call] = hit.event.extra["calls"]  # type: ignore[assignment]
     function = hit.event.function
-    if not isinstance(function, ast.FunctionDef):
-        return Refusal("other coroutines can run between batches; wrap the model where they are started")
     place = Place(calls[0], calls[0], calls[0], function, ast.unparse(calls[0].func))  # type: ignore[arg-type]
     reason = unfit(facts, place)
     if reason:

@@ -35,10 +35,10 @@ def main(device):
 """
 
 LEFT = {
-    "other coroutines between batches": (
-        "async def predict(model: Net, loader, device):\n    model.eval()\n    with torch.no_grad():\n"
-        "        for x in loader:\n            await send(model(x))\n",
-        "other coroutines",
+    "a model that is a coroutine": (
+        "async def predict(model, loader, device):\n    model.eval()\n    with torch.no_grad():\n"
+        "        async for x in loader:\n            await model(x)\n",
+        "is a coroutine",
     ),
     "another model for each batch": (
         "@torch.no_grad()\ndef predict(model, loader, device):\n    for x in loader:\n"
@@ -106,6 +106,10 @@ FORMS = {
     "slices of the data": (
         "    data, out = torch.cat(loader), []\n    for i in range(0, len(data), 3):\n"
         "        out.append(model(data[i : i + 3]))\n    return torch.cat(out)\n"
+    ),
+    "a queue that is emptied": (
+        "    from collections import deque\n    queue, out = deque(loader), []\n    while queue:\n"
+        "        x = queue.popleft()\n        out.append(model(x))\n    return out\n"
     ),
     "parts of the data": "    return torch.cat([model(part) for part in torch.cat(loader).split(3)])\n",
 }
@@ -193,6 +197,56 @@ def test_a_method_that_loops_call_wraps_its_model_where_it_is_called(tmp_path: P
     code = NET.format(result="h") + SERVICE
     after = same_before_and_after(code, tmp_path, device, ["CG201"], least=2)
     assert 'graphed(self.model, pad="B ...")(x).softmax(-1)' in after
+
+
+COROUTINES = """\
+import asyncio
+
+
+async def arriving(loader):
+    for x in loader:
+        await asyncio.sleep(0)
+        yield x
+
+
+async def collect(model: Net, requests):
+    out = []
+    async for x in requests:
+        with torch.no_grad():
+            out.append(model(x))
+    return out
+
+
+class Server:
+    def __init__(self, model: Net):
+        self.model, self.queue = model.eval(), asyncio.Queue()
+
+    async def answer(self, out):
+        while True:
+            x = await self.queue.get()
+            with torch.inference_mode():
+                out.append(self.model(x))
+            if len(out) == 6:
+                return out
+
+
+async def serve(model, loader):
+    server = Server(model)
+    for x in loader:
+        await server.queue.put(x)
+    return await server.answer([]), await collect(model, arriving(loader))
+
+
+def predict(model, loader, device):
+    return asyncio.run(serve(model, loader))
+"""
+
+
+def test_between_batches_of_a_coroutine_another_model_may_be_put_there(tmp_path: Path, device: str) -> None:
+    code = NET.format(result="h") + COROUTINES
+    after = same_before_and_after(code, tmp_path, device, ["CG201"], least=3)
+    assert 'out.append(graphed(self.model, pad="B ...")(x))' in after
+    assert '    graphed_model = graphed(model, pad="B ...")\n    async for x in requests:' in after
 
 
 def test_a_service_that_also_trains_its_model_is_not_padded(tmp_path: Path) -> None:
