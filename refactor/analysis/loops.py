@@ -31,7 +31,16 @@ _NOT_MODELS = words_of(
 _NOT_BATCHES = words_of("timesteps timestep sigmas layers blocks epochs modules parameters betas")
 _NAMED = (ast.Name, ast.Attribute)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-Loop = ast.For | ast.AsyncFor | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | FunctionNode
+Loop = (
+    ast.For
+    | ast.AsyncFor
+    | ast.While
+    | ast.ListComp
+    | ast.SetComp
+    | ast.DictComp
+    | ast.GeneratorExp
+    | FunctionNode
+)
 """A function counts as one: a method that runs the model on its arguments and is itself called in a loop."""
 _TRAINING = frozenset({"backward", "step", "zero_grad"})
 _TAKES = frozenset({"popleft", "get", "get_nowait", "recv"})

@@ -89,7 +89,9 @@ def place_of(facts: Facts, hit: Hit) -> Place | Refusal:
         return Refusal(
             "no `for` loop or comprehension around the call was understood; wrap the model by hand"
         )
-    anchor = loop if isinstance(loop, ast.For | ast.AsyncFor | ast.While) else enclosing_statement(facts, loop)
+    anchor = (
+        loop if isinstance(loop, ast.For | ast.AsyncFor | ast.While) else enclosing_statement(facts, loop)
+    )
     return Place(call, loop, anchor, enclosing_function(facts, call), ast.unparse(call.func))
 
 

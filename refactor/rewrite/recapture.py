@@ -31,6 +31,7 @@ from refactor.rule import Hit
 
 _TRAINS = frozenset({"backward", "step", "zero_grad", "update", "unscale_"})
 _NO_GRAD = frozenset({"no_grad", "inference_mode"})
+_MODES = _NO_GRAD | {"enable_grad", "set_grad_enabled", "autocast"}
 _TORCH = frozenset({"torch"})
 _ORDER = ("pool", "warmup", "side-stream", "zero-grad", "generator")
 
@@ -90,6 +91,11 @@ def _reason(facts: Facts, hit: Hit, block: ast.With) -> str:
 
 def _no_warmup(facts: Facts, block: ast.With) -> str:
     """Why the body must not simply run three times more."""
+    for item in _beside(block):
+        known = isinstance(item.context_expr, ast.Call) and last_name(item.context_expr) in _MODES
+        if not known or item.optional_vars is not None:
+            name = ast.unparse(item.context_expr)
+            return f"a warmup needs `{name}` as well, and it may do something once; warm up by hand under it"
     for stmt in block.body:
         if not isinstance(stmt, ast.Assign | ast.Expr):
             return "what is captured changes state, so a warmup would too; save and restore it around one"
@@ -207,12 +213,25 @@ def _outermost(facts: Facts, block: ast.With, scope: ast.AST) -> ast.AST:
 
 
 def _warmup(facts: Facts, block: ast.With, side: str, torch: str) -> str:
-    body = "\n".join(f"        {ast.unparse(stmt)}" for stmt in block.body)
+    body = "\n".join(f"        {_text(facts, stmt)}" for stmt in block.body)
+    modes = "".join(f", {ast.unparse(item.context_expr)}" for item in _beside(block))
     return (
         f"{side} = {torch}.cuda.Stream()\n{side}.wait_stream({torch}.cuda.current_stream())\n"
-        f"with {torch}.cuda.stream({side}):\n    for _ in range(3):\n{body}\n"
+        f"with {torch}.cuda.stream({side}){modes}:\n    for _ in range(3):\n{body}\n"
         f"{torch}.cuda.current_stream().wait_stream({side})"
     )
+
+
+def _text(facts: Facts, stmt: ast.stmt) -> str:
+    """A statement as it is written, on one line."""
+    text = facts.source.snippet(stmt)
+    return ast.unparse(stmt) if set(text) & {"\n", "\r"} else text
+
+
+def _beside(block: ast.With) -> list[ast.withitem]:
+    """The modes that a capture is made under in the same line: ``with torch.no_grad(), torch.cuda.graph(g):``."""
+    call = _call(block)
+    return [item for item in block.items if item.context_expr is not call] if call is not None else []
 
 
 def _before(texts: Sequence[str]) -> Callable[[Any], Any]:

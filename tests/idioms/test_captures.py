@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.rewrite.whole import patch_file, rewrite, run
+from tests.rewrite.whole import reasons, rewrite, run
 
 HEAD = "import torch\nimport torch.nn as nn\n\n\n"
 SIDE = """\
@@ -129,6 +129,22 @@ def test_a_missing_warmup_runs_on_a_side_stream(tmp_path: Path, device: str) -> 
     model, x = _model(space, device), torch.randn(2, 4, device=device)
     with torch.no_grad():
         assert torch.allclose(space["capture"](model, x)(2 * x), model(2 * x))
+
+
+def test_a_warmup_runs_in_the_modes_of_its_capture(tmp_path: Path, device: str) -> None:
+    code = CAPTURE.removeprefix("@torch.no_grad()\n").replace("with ", "with torch.no_grad(), ")
+    after = rewrite(HEAD + NET + code.format(warm="", clone=".clone()"), tmp_path, ["CG501"])
+    assert "    with torch.cuda.stream(side), torch.no_grad():\n        for _ in range(3):\n" in after
+    space = run(after)
+    model, x = _model(space, device), torch.randn(2, 4, device=device)
+    with torch.no_grad():
+        assert torch.allclose(space["capture"](model, x)(2 * x), model(2 * x))
+
+
+def test_a_warmup_is_not_written_where_the_capture_needs_something_of_its_own(tmp_path: Path) -> None:
+    code = CAPTURE.replace("with ", "with timer.section('record'), ").format(warm="", clone=".clone()")
+    assert rewrite(HEAD + NET + code, tmp_path, ["CG501"]) == HEAD + NET + code
+    assert "warm up by hand under it" in reasons(HEAD + NET + code, tmp_path, ["CG501"])[0]
 
 
 def test_a_warmup_on_the_default_stream_moves(tmp_path: Path, device: str) -> None:
