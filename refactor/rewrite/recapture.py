@@ -229,7 +229,7 @@ def _text(facts: Facts, stmt: ast.stmt) -> str:
 
 
 def _beside(block: ast.With) -> list[ast.withitem]:
-    """The modes that a capture is made under in the same line: ``with torch.no_grad(), torch.cuda.graph(g):``."""
+    """What else is entered with a capture: ``with torch.no_grad(), torch.cuda.graph(g):``."""
     call = _call(block)
     return [item for item in block.items if item.context_expr is not call] if call is not None else []
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.rewrite.whole import reasons, rewrite, run
+from tests.rewrite.whole import patch_file, reasons, rewrite, run
 
 HEAD = "import torch\nimport torch.nn as nn\n\n\n"
 SIDE = """\
