@@ -1283,7 +1283,7 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if writes:
                 text = "it writes to a tensor in CPU memory, which a replay would not do"
                 self.reason = self.reason or text
-            elif tensor.is_inference():
+            elif tensor.is_inference() and address not in self.host:  # `view(dtype)` makes one of any tensor
                 text = "it reads a CPU tensor made under inference mode, which cannot be watched"
                 self.reason = self.reason or text
             else:

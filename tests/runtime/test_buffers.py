@@ -202,3 +202,20 @@ def test_a_constant_that_a_graph_holds_outlives_its_place_in_the_cache(monkeypat
     assert id(held) in runtime._captured
     graph.replay()
     assert result.tolist() == [2.0, 4.0, 6.0]
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_graph_holds_a_constant_of_part_of_a_table_and_notices_its_change(mode: Any) -> None:
+    table = torch.arange(12.0).view(4, 3)
+
+    def shifted(x: torch.Tensor) -> torch.Tensor:
+        return x + constant(table[: x.shape[0]], device=x.device) * 2
+
+    fast = graphed(shifted)
+    with mode():
+        for _ in range(3):
+            assert fast(rnd(2, 3)).equal(shifted(rnd(2, 3)))
+    assert fast.stats()["graphs"]
+    table.neg_()
+    with mode():
+        assert fast(rnd(2, 3)).equal(shifted(rnd(2, 3)))

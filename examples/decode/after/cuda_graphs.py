@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 62e0407f1aad0e3575ba3e400abcd543159ee4e72f99af728733b827310a8468). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 fac092e914b884c720621a1d8c21cca5ee57129e756b17cdaffa4ecadadf6c49). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -1284,7 +1284,7 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if writes:
                 text = "it writes to a tensor in CPU memory, which a replay would not do"
                 self.reason = self.reason or text
-            elif tensor.is_inference():
+            elif tensor.is_inference() and address not in self.host:  # `view(dtype)` makes one of any tensor
                 text = "it reads a CPU tensor made under inference mode, which cannot be watched"
                 self.reason = self.reason or text
             else:
