@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 VERIFY = Path(__file__).resolve().parents[1] / "verify"
 CALLS = 4  # with other values each
@@ -65,6 +66,25 @@ class Count:
             return replay(graph, *args, **kwargs)
 
         kind.capture_end, kind.replay = counted_end, counted_replay
+
+
+class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Where the host's generator moves first."""
+
+    def __init__(self, tree: Path) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tree, self.line = tree, ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.line or torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        state = torch.get_rng_state()
+        result = func(*args, **(kwargs or {}))
+        if not torch.equal(state, torch.get_rng_state()):
+            frames = [f for f in traceback.extract_stack() if trees.under(f.filename, self.tree)]
+            if frames:
+                self.line = f"{Path(frames[-1].filename).relative_to(self.tree)}:{frames[-1].lineno}"
+        return result
 
 
 class Side:
@@ -273,6 +293,14 @@ class Side:
                 torch.cuda.synchronize()
                 times.append(1e3 * (time.perf_counter() - start))
         return {"times": times}
+
+    def do_draws(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The first line that draws from the generator of the host, which no replay would advance."""
+        seen = Draws(self.tree)
+        args, kwargs = copied(self._values(0))
+        with torch.inference_mode(), seen:
+            self.model(*args, **kwargs)
+        return {"line": seen.line}
 
     def do_rest(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let go of what only comparing needs, before others are timed."""

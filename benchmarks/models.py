@@ -127,7 +127,8 @@ class Model:
         if said.startswith("generators"):
             # The rewrite is right; it is this capture that does not draw again at a replay.
             self.row |= {"verdict": "equal", "how": how}
-            why = "it draws from a generator on the host, which a replay would not"
+            line = after.ask("draws").get("line") or "it"
+            why = f"{line} draws from a generator on the host, which a replay would not"
             return f"not whole: {why}" if not ours["replays"] else self._anew(why)
         self.row["cold_s"] = round(whole["cold_s"], 2)
         return said
