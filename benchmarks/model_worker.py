@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from model_inputs import copied, digest, doubled, moved, redrawn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 VERIFY = Path(__file__).resolve().parents[1] / "verify"
 CALLS = 4  # with other values each
-WORDS = 1 << 24  # of a tensor that are digested at once
 
 
 def borrowed(name: str, folder: Path) -> Any:
@@ -100,8 +100,8 @@ class Side:
             torch.cuda.init()  # type: ignore[no-untyped-call]
             self.counter.install()
             torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cudnn.deterministic = True
+            self.usual = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+            torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
         self.builder = builder
         self.model: Any = None
         self.inputs: Any = None
@@ -276,12 +276,25 @@ class Side:
             return None
 
     def do_time(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Milliseconds of single synchronised calls on values drawn anew, for about ``seconds``."""
+        """Milliseconds of single synchronised calls on values drawn anew, for about ``seconds``.
+
+        Timed as torch runs by default: what makes results comparable makes convolutions slow.
+        """
         if not hasattr(self, "drawn"):
             self.drawn = [self._values(k) for k in range(1, 5)]
-            if self.call is not self.model:
-                self.call = replayed(self.capturing, self.inputs)
-        assert self.call is not None
+            if self.device == "cuda":
+                torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = self.usual
+            args, kwargs = copied(self.inputs)
+            with torch.inference_mode():
+                if self.call is self.model:
+                    self.model(*args, **kwargs)  # records anew, where the program has graphs of its own
+                else:
+                    subject = trees.Subject(self.model, self.model, sys.modules[type(self.model).__module__])
+                    self.capturing = graphs.Capturing(subject, self.tree)
+                    self.capturing(*args, **kwargs)
+                    self.call = replayed(self.capturing, self.inputs)
+        call = self.call
+        assert call is not None
         times: list[float] = []
         with torch.inference_mode():
             end = time.perf_counter() + request["seconds"]
@@ -289,7 +302,7 @@ class Side:
                 args, kwargs = self.drawn[len(times) % len(self.drawn)]
                 torch.cuda.synchronize()
                 start = time.perf_counter()
-                self.call(*args, **kwargs)
+                call(*args, **kwargs)
                 torch.cuda.synchronize()
                 times.append(1e3 * (time.perf_counter() - start))
         return {"times": times}
@@ -342,74 +355,6 @@ def replayed(capturing: Any, inputs: Any) -> Callable[..., Any]:
         return graphs.cloned(captured.result)
 
     return call
-
-
-def digest(tensor: torch.Tensor) -> str:
-    """Of the bytes of a tensor: a weighted sum of its words modulo 2**64, where the tensor is.
-
-    Bringing half a gigabyte of weights to the host after every run took longer than the runs.
-    """
-    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    total = flat.numel()
-    if not total:
-        return ""
-    flat = torch.nn.functional.pad(flat, (0, -total % 4)).view(torch.int32)
-    found = torch.zeros((), dtype=torch.int64, device=flat.device)
-    for start in range(0, flat.numel(), WORDS):
-        words = flat[start : start + WORDS].to(torch.int64)
-        place = torch.arange(start, start + words.numel(), device=flat.device)
-        found = found * 31 + (words * (place * 0x2545F4914F6CDD1D | 1)).sum()
-    return f"{total}:{int(found):x}"
-
-
-def moved(value: Any, device: str) -> Any:
-    """A tree of inputs on a device."""
-    return mapped(value, lambda t: t.to(device))
-
-
-def copied(value: Any) -> Any:
-    """The same values in memory of their own."""
-    return mapped(value, lambda t: t.clone())
-
-
-def doubled(value: Any) -> Any:
-    """Floating inputs in float64."""
-    return mapped(value, lambda t: t.double() if t.is_floating_point() else t)
-
-
-def redrawn(value: Any, seed: int) -> Any:
-    """Other values of the same kind: floats are drawn, whole numbers change places, masks change rows.
-
-    Whole numbers in ascending order stay: they say what belongs together, and code may ask for the order.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def drawn(t: Any) -> Any:
-        old = t.cpu()
-        if old.is_floating_point():
-            if old.numel() and float(old.min()) >= 0 and float(old.max()) <= 1:
-                return torch.rand(old.shape, generator=generator).to(old.dtype).to(t.device)
-            return torch.randn(old.shape, generator=generator).to(old.dtype).to(t.device)
-        if old.dim() == 0 or old.unique().numel() <= 2:
-            order = torch.randperm(old.shape[0], generator=generator) if old.dim() else ...
-            return old[order].to(t.device)
-        if old.dim() == 1 and bool((old[1:] >= old[:-1]).all()):
-            return t.clone()
-        order = torch.randperm(old.numel(), generator=generator)
-        return old.reshape(-1)[order].reshape(old.shape).to(t.device)
-
-    return mapped(value, drawn)
-
-
-def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same structure of tuples, lists and dicts with every tensor changed."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {k: mapped(v, change) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(mapped(v, change) for v in value)
-    return value
 
 
 def strangers(tree: Path) -> list[str]:

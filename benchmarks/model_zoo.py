@@ -26,7 +26,10 @@ import zoo_pyg
 from torch import nn
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
-LARGEST = 450_000_000  # parameters
+LARGEST = ((120_000_000, (4, 8, 16)), (450_000_000, (4, 2, 8, 16, 1)))
+"""Most parameters, and what widths are divided by to get there. Reading many hides what launching takes."""
+LAYERS = 4
+PICTURE = 512  # pixels a side
 VOCABULARY = 500
 _PACKAGES = {"hf": ("transformers",), "tv": ("torchvision",), "timm": ("timm",), "pyg": ("torch_geometric",)}
 
@@ -160,14 +163,14 @@ def _transformers_names() -> list[str]:
 def _transformers(name: str, errors: list[str]) -> Iterator[tuple[nn.Module, Call]]:
     from transformers import AutoConfig
 
-    for scale in (4, 2, 8, 16, 1):
+    for largest, scale in [(largest, scale) for largest, scales in LARGEST for scale in scales]:
         try:
             config = AutoConfig.for_model(name)
             _shrink(config, scale)
         except Exception as error:  # the next scale may do
             errors.append(f"scale {scale}: {type(error).__name__}: {error}")
             continue
-        model = _model(config, errors)
+        model = _model(config, largest, errors)
         if model is None:
             continue
         for inputs in _inputs(model, config):
@@ -177,6 +180,7 @@ def _transformers(name: str, errors: list[str]) -> Iterator[tuple[nn.Module, Cal
 
 def _shrink(config: Any, scale: int) -> None:
     """Make a configuration small in place: ``scale`` divides its widths, layers and experts become few."""
+    _fewer_layers(config)
     listed = {
         len(v) for n, v in vars(config).items() if isinstance(v, list | tuple) and "layer_types" not in n
     }
@@ -193,9 +197,27 @@ def _shrink(config: Any, scale: int) -> None:
             _assign(config, name, value % 100 + VOCABULARY - 110)
         elif _EXPERTS.match(name) and value > 8:
             _assign(config, name, 8)
+        elif name == "image_size" and value > PICTURE:
+            _assign(config, name, PICTURE)
         elif scale > 1 and _WIDTHS.search(name) and value >= 64 * scale and value % scale == 0:
             _assign(config, name, value // scale)
     _agree(config)
+
+
+def _fewer_layers(config: Any) -> None:
+    """Shorten what has one entry a layer together with the number of layers: one layer of each kind stays."""
+    for name, count in list(vars(config).items()):
+        if type(count) is not int or count <= 2 * LAYERS or not _LAYERS.search(name):
+            continue
+        lists = {n: v for n, v in vars(config).items() if isinstance(v, list) and len(v) == count}
+        if not lists:
+            continue
+        kinds = [repr([v[i] for v in lists.values()]) for i in range(count)]
+        chosen = sorted({kinds.index(kind) for kind in kinds})[:LAYERS]
+        chosen += [i for i in range(count) if i not in chosen][: max(0, 2 - len(chosen))]
+        for other, value in lists.items():
+            _assign(config, other, [value[i] for i in sorted(chosen)])
+        _assign(config, name, len(chosen))
 
 
 def _agree(config: Any) -> None:
@@ -221,7 +243,7 @@ def _assign(config: Any, name: str, value: Any) -> None:
         return
 
 
-def _model(config: Any, errors: list[str]) -> nn.Module | None:
+def _model(config: Any, largest: int, errors: list[str]) -> nn.Module | None:
     from transformers import AutoModel
 
     makers: list[Any] = [lambda: AutoModel.from_config(config)]
@@ -237,7 +259,7 @@ def _model(config: Any, errors: list[str]) -> nn.Module | None:
                 size = sum(p.numel() for p in make().parameters())
         except Exception as error:  # not every model can be built without memory
             errors.append(f"{type(error).__name__}: {str(error)[:200]}")
-        if size > LARGEST:
+        if size > largest:
             errors.append(f"{size / 1e6:.0f} M parameters")
             return None
         try:
