@@ -17,7 +17,7 @@ from refactor.analysis.loops import batch_loops
 from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.analysis.project import FunctionInfo, ModuleInfo, Project
 from refactor.analysis.regions import entrances, forwards
-from refactor.analysis.remarks import remark
+from refactor.analysis.remarks import is_test, remark
 from refactor.analysis.repeats import RepeatedCall, repeated_calls
 from refactor.analysis.steps import training_steps
 from refactor.analysis.temporaries import temporaries
@@ -147,7 +147,7 @@ def interpret(
             regions.append(region)
             interpreter.run_region(region, info, Obj((owner,)) if owner is not None else None)
     for driver in drivers(module):
-        if driver.info is None or driver.info.remark != "host":
+        if driver.info is None or not _on_host(module, driver.info.node):
             interpreter.run_driver(module, driver)
     return tuple(sorted(regions, key=lambda r: (r.node.lineno, r.qualname)))  # type: ignore[attr-defined]
 
@@ -208,7 +208,9 @@ def _step_events(module: ModuleInfo) -> Iterator[Event]:
 
 def _on_host(module: ModuleInfo, function: ast.AST | None) -> bool:
     """Whether a comment keeps a function out of every region."""
-    return function is not None and remark(module.remarks, function) == "host"
+    return function is not None and (
+        remark(module.remarks, function) == "host" or is_test(module.source.path, function, module.parents)
+    )
 
 
 def _temporaries(records: Records) -> Iterator[Event]:

@@ -346,11 +346,11 @@ def _is_model(
     source = ast.unparse(func)
     if source in _graphed(module):
         return False
-    if source in evaluated:
-        return True
     name = last_name(func)
     if name.lower() in _NOT_MODELS:
         return False
+    if source in evaluated:
+        return True
     if isinstance(func, ast.Name) and not _is_local(function, name):
         known = module.lookup(name)
         if isinstance(known, FunctionInfo | ClassInfo | str):

@@ -10,6 +10,7 @@ import io
 import re
 import tokenize
 from collections.abc import Mapping
+from pathlib import Path
 
 from refactor.source import Source
 
@@ -32,6 +33,16 @@ def remarks(source: Source) -> Mapping[int, tuple[str, bool]]:
     except (tokenize.TokenError, SyntaxError):
         return {}
     return found
+
+
+def is_test(path: Path, node: ast.AST, parents: Mapping[ast.AST, ast.AST]) -> bool:
+    """Whether a test runner runs a function, for what it shows and not for its speed."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or not node.name.startswith("test_"):
+        return False
+    if path.stem.startswith("test_") or path.stem.endswith("_test"):
+        return True
+    owner = parents.get(node)
+    return isinstance(owner, ast.ClassDef) and any(ast.unparse(b).endswith("TestCase") for b in owner.bases)
 
 
 def remark(table: Mapping[int, tuple[str, bool]], node: ast.AST) -> str | None:

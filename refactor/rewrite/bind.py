@@ -52,7 +52,7 @@ _NOTICED = frozenset(
 )
 """Methods of `nn.Module` that change only what the runtime looks at before each replay."""
 _SPREAD = (
-    "DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "fully_shard",
+    "DistributedDataParallel", "FullyShardedDataParallel", "fully_shard",
     "init_process_group", "all_reduce", "all_gather", "rpc_sync", "rpc_async",
 )  # fmt: skip
 Loop = ast.For | ast.AsyncFor | ast.While | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -100,7 +100,7 @@ def unfit(facts: Facts, place: Place) -> str:
     spread = _shared(facts)
     if spread is not None:
         return (
-            f"the model may exchange data with other processes or devices (`{spread[0]}` in line "
+            f"the model may exchange data with other processes (`{spread[0]}` in line "
             f"{spread[1]}), which all have to record at once; wrap it by hand"
         )
     if isinstance(facts.parents.get(place.call), ast.Await):
@@ -128,7 +128,7 @@ def unfit(facts: Facts, place: Place) -> str:
 
 @lru_cache(maxsize=4)
 def _shared(facts: Facts) -> tuple[str, int] | None:
-    """What this file uses to spread a model over processes or devices, with its line."""
+    """What this file uses to spread a model over processes, with its line."""
     if not any(word.encode() in facts.source.data for word in _SPREAD):
         return None
     for node in walk(facts.tree):

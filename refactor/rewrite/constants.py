@@ -47,7 +47,7 @@ def propose_constant(facts: Facts, hit: Hit) -> Proposal | Refusal:
     drawn = draws(facts, data)
     if drawn:
         return Refusal(f"{drawn}, and a captured graph would keep the first; draw it on the device")
-    if is_number(data) and len(call.args) == 1:
+    if (is_number(data) or _is_typed_number(facts, call, data)) and len(call.args) == 1:
         return Proposal((Change(call, _fill),), "filled on the device", imports=_torch_import(call))
     return constant_proposal(facts, call)
 
@@ -111,6 +111,13 @@ def is_number(node: ast.expr) -> bool:
         known = {("math", "inf"), ("math", "pi"), ("math", "e"), ("math", "nan"), ("math", "tau")}
         return isinstance(node.value, ast.Name) and (node.value.id, node.attr) in known
     return False
+
+
+def _is_typed_number(facts: Facts, call: ast.Call, data: ast.expr) -> bool:
+    """One number of the host, whose dtype is given: ``torch.tensor(x.shape[0], dtype=…)``."""
+    value = facts.value(data)
+    number = value.kind is Kind.HOST and value.dtype in ("int", "size", "float", "bool")
+    return number and (keyword(call, "dtype") is not None or len(call.args) > 1)
 
 
 def kept_arguments(call: cst.Call) -> list[cst.Arg]:

@@ -8,19 +8,17 @@ from typing import Any, TypeAlias
 
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts
+from refactor.rewrite.layout import displayed, wrapped
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Refusal
 from refactor.rewrite.names import placeholder
 from refactor.rewrite.plan import Block, Decide, Hoist, Keep, Nest, Piece
-from refactor.rewrite.syntax import owner_name
+from refactor.rewrite.syntax import code, owner_name
 
 _Line: TypeAlias = "cst.SimpleStatementLine | cst.BaseCompoundStatement"
 _UNCLEAR = Refusal(
     "the layout of this function was not understood (two statements on one line?); reformat it"
 )
-
-
-_WIDTH = 88  # of a line without its indentation
 
 
 class _Mismatch(Exception):
@@ -222,7 +220,7 @@ class Outliner:
         start = "return " if piece.returns else f"{', '.join(targets)} = " if targets else ""
         arguments = [*piece.inputs, *(f"{owner}.{attribute}" for owner, attribute in piece.taken)]
         called = self.names[piece] if self.owner is None else f"{self.owner}.{self.names[piece]}"
-        text = _wrapped(f"{start}{called}(", arguments, ")")
+        text = wrapped(f"{start}{called}(", arguments, ")")
         line = cst.ensure_type(cst.parse_statement(text), cst.SimpleStatementLine)
         return line.with_changes(leading_lines=lead[:count])
 
@@ -230,7 +228,7 @@ class Outliner:
         """The method or function of a piece."""
         given = [*(self.parameter(name) for name in piece.inputs), *piece.named.values()]
         parameters = given if self.owner is None else [self.owner, *given]
-        header = _wrapped(f"def {self.names[piece]}(", parameters, "):")
+        header = wrapped(f"def {self.names[piece]}(", parameters, "):")
         text = f"@{placeholder(self.decorator)}\n{header}\n    pass\n"
         made = cst.ensure_type(cst.parse_statement(text), cst.FunctionDef)
         return made.with_changes(body=cst.IndentedBlock(body))
@@ -278,15 +276,26 @@ def _made_last(line: Any, piece: Piece) -> cst.SimpleStatementLine | None:
     return line.with_changes(body=[cst.Return(last.value)])
 
 
-def _wrapped(head: str, items: Sequence[str], tail: str) -> str:
-    """A call or a header on one line, or with its arguments on a line of their own."""
-    text = f"{head}{', '.join(items)}{tail}"
-    return text if len(text) <= _WIDTH else f"{head}\n    {', '.join(items)}\n{tail}"
+def _in_lines(items: Sequence[cst.BaseExpression]) -> cst.Tuple:
+    """A tuple in brackets with an item a line; the items are the very nodes, which other edits look for."""
+    first, end = cst.TrailingWhitespace(), cst.SimpleWhitespace("")
+    inner = cst.ParenthesizedWhitespace(first, [], True, cst.SimpleWhitespace("    "))
+    outer = cst.ParenthesizedWhitespace(first, [], True, end)
+    commas = [
+        cst.Comma(whitespace_after=inner if n < len(items) else outer) for n in range(1, len(items) + 1)
+    ]
+    return cst.Tuple(
+        [cst.Element(item, comma) for item, comma in zip(items, commas, strict=True)],
+        lpar=[cst.LeftParen(inner)],
+        rpar=[cst.RightParen()],
+    )
 
 
 def _return(results: Sequence[cst.BaseExpression]) -> cst.Return:
     if len(results) == 1:
         return cst.Return(results[0])
+    if displayed([code(result) for result in results]).startswith("("):
+        return cst.Return(_in_lines(results))
     return cst.Return(cst.Tuple([cst.Element(result) for result in results], lpar=(), rpar=()))
 
 

@@ -18,6 +18,7 @@ from refactor.analysis.project import FunctionInfo
 from refactor.analysis.steps import Owner
 from refactor.analysis.trees import walk
 from refactor.rewrite.constants import is_plain
+from refactor.rewrite.layout import displayed, wrapped
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rewrite.names import attribute_names, bound_names, fresh, placeholder, used_names
@@ -26,7 +27,6 @@ from refactor.rewrite.syntax import ancestors, appended, argument, code, express
 from refactor.rewrite.window import Reader, Window
 from refactor.rule import Hit
 
-_WIDTH = 88
 _FOREIGN = {
     "DistributedDataParallel": "gradients are exchanged inside `backward`",
     "FullyShardedDataParallel": "gradients are exchanged inside `backward`",
@@ -342,7 +342,7 @@ class _Plan:
         arguments = [self.given.get(name, name) for name in self.inputs]
         target = f"{placeholder('graphed')}({self.reader.owner}.{self.name})" if self.method else self.name
         start = f"{', '.join(self.outputs)} = " if self.outputs else ""
-        text = _wrapped(f"{start}{target}(", arguments, ")")
+        text = wrapped(f"{start}{target}(", arguments, ")")
         return cst.ensure_type(cst.parse_statement(text), cst.SimpleStatementLine)
 
     def made(self, body: list[Any]) -> cst.FunctionDef:
@@ -350,11 +350,11 @@ class _Plan:
         if self.outputs:
             results = [f"{n}.detach()" if n in self.detached else n for n in self.outputs]
             line = cst.ensure_type(
-                cst.parse_statement(f"return {', '.join(results)}"), cst.SimpleStatementLine
+                cst.parse_statement(f"return {displayed(results)}"), cst.SimpleStatementLine
             )
             body.append(line)
         parameters = [*([str(self.reader.owner)] if self.method else []), *map(self.parameter, self.inputs)]
-        header = _wrapped(f"def {self.name}(", parameters, "):")
+        header = wrapped(f"def {self.name}(", parameters, "):")
         start = "" if self.method else f"@{placeholder('graphed')}\n"
         made = cst.ensure_type(cst.parse_statement(f"{start}{header}\n    pass\n"), cst.FunctionDef)
         return made.with_changes(body=cst.IndentedBlock(body))
@@ -396,8 +396,3 @@ def _named(name: str) -> Any:
 def _capturable(model: ast.expr) -> Any:
     value = expression(f"next({ast.unparse(model)}.parameters()).is_cuda")
     return lambda node: node.with_changes(args=appended(node.args, argument(value, "capturable")))
-
-
-def _wrapped(head: str, items: Sequence[str], tail: str) -> str:
-    text = f"{head}{', '.join(items)}{tail}"
-    return text if len(text) <= _WIDTH else f"{head}\n    {', '.join(items)}\n{tail}"

@@ -128,7 +128,14 @@ def argument(value: cst.BaseExpression, name: str | None = None) -> cst.Arg:
 
 def appended(args: Sequence[cst.Arg], *new: cst.Arg) -> list[cst.Arg]:
     """Arguments with more at the end; a trailing comma and the line end behind it stay at the end."""
-    if not args or not new or not isinstance(args[-1].comma, cst.Comma):
+    if not args or not new:
+        return [*args, *new]
+    end = args[-1].whitespace_after_arg
+    if isinstance(end, cst.ParenthesizedWhitespace) and not isinstance(args[-1].comma, cst.Comma):
+        # the bracket stands on a line of its own, and stays there
+        before = args[-1].with_changes(whitespace_after_arg=cst.SimpleWhitespace(""))
+        return [*args[:-1], before, *new[:-1], new[-1].with_changes(whitespace_after_arg=end)]
+    if not isinstance(args[-1].comma, cst.Comma):
         return [*args, *new]
     spaced = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
     first = args[-1].with_changes(comma=spaced)

@@ -118,6 +118,9 @@ class _Origin:
                     yield node.value
             elif isinstance(node, ast.For | ast.comprehension) and _stores(node.target, name):
                 yield node.iter
+            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                if any(isinstance(arg, ast.Name) and arg.id == name for arg in node.value.args):
+                    yield node.value  # which may write into it
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 own = isinstance(node.func.value, ast.Name) and node.func.value.id == name
                 if own and node.func.attr.endswith("_"):

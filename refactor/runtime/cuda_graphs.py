@@ -1019,6 +1019,8 @@ class _Watch:
         """What an instance holds, and its class; of a library's own only what is meant to be changed."""
         space, kind, module = value.__dict__, type(value), isinstance(value, nn.Module)
         _refuse_graphs_of(space)
+        if module and isinstance(value, nn.DataParallel) and len(value.device_ids) > 1:
+            raise _Eager("its work is spread over several devices")
         ours = _is_library(kind)
         names = (
             _settings(space) if ours else [n for n in space if n not in (_PLUMBING if module else (_HOME,))]

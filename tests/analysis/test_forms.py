@@ -61,6 +61,17 @@ FORMS = {
                     loss.backward()
                     optimizer.step()
     """,
+    "a test that trains": """
+        import unittest
+        import torch
+        class Training(unittest.TestCase):
+            def test_loss_falls(self):
+                for x in self.batches:
+                    loss = self.model(x).mean() * torch.tensor(1.0, device="cuda")
+                    assert loss.item() > 0
+                    loss.backward()
+                    self.optimizer.step()
+    """,
     "names imported from torch": """
         import torch
         from torch import tensor, nonzero, Tensor, where as choose

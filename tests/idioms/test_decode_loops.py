@@ -77,7 +77,7 @@ def sample(model, x):
         x = x - model(x)
     return x
 """,
-        "exchange data with other processes or devices (`DistributedDataParallel` in line",
+        "exchange data with other processes (`DistributedDataParallel` in line",
     ),
     "a method of the class that stores something": (
         """\

@@ -278,6 +278,19 @@ def test_a_collective_is_never_run_more_often_than_in_eager_code(
     assert any("exchanges data with other processes" in str(w.message) for w in caught)
 
 
+def test_a_model_spread_over_devices_runs_eagerly() -> None:
+    model = nn.DataParallel(nn.Linear(4, 4).to("cuda").requires_grad_(False), [0])
+    fast = graphed(model)
+    same(fast(rnd(2, 4)), model.module(rnd(2, 4)))
+    same(fast(rnd(2, 4)), model.module(rnd(2, 4)))
+    assert fast.stats()["graphs"] == 1
+    model.device_ids, model.forward = [0, 1], model.module.forward  # as it would be on two
+    spread = graphed(nn.Sequential(model))
+    with pytest.warns(RuntimeWarning, match="spread over several devices"):
+        same(spread(rnd(2, 4)), model.module(rnd(2, 4)))
+    assert spread.stats()["graphs"] == 0
+
+
 class Traced(nn.Module):
     def __init__(self) -> None:
         super().__init__()

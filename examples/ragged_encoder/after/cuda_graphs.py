@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 fac092e914b884c720621a1d8c21cca5ee57129e756b17cdaffa4ecadadf6c49). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 29ff131653c17e13cc010016df2622a67075e63e6b0f6681fb228c5dd391e6bd). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -1020,6 +1020,8 @@ class _Watch:
         """What an instance holds, and its class; of a library's own only what is meant to be changed."""
         space, kind, module = value.__dict__, type(value), isinstance(value, nn.Module)
         _refuse_graphs_of(space)
+        if module and isinstance(value, nn.DataParallel) and len(value.device_ids) > 1:
+            raise _Eager("its work is spread over several devices")
         ours = _is_library(kind)
         names = (
             _settings(space) if ours else [n for n in space if n not in (_PLUMBING if module else (_HOME,))]
