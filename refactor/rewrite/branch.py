@@ -25,7 +25,7 @@ from refactor.rewrite.planner import Planner
 from refactor.rewrite.readback import propose_kept
 from refactor.rewrite.refusals import described, nothing_to_cut
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, is_owner, owner_name, same_scope
-from refactor.rewrite.training import only_trains
+from refactor.rewrite.training import computes_loss, only_trains
 from refactor.rule import Hit
 
 Propose: TypeAlias = Callable[[Facts, Hit], Proposal | Refusal]
@@ -187,6 +187,8 @@ def _unfit(facts: Facts, function: FunctionNode) -> str:
     owner = owner_name(facts, function)
     if cls is None and facts.parents.get(function) is not facts.tree:
         return "it stands inside another function or block; move it to the top level of the file"
+    if cls is None and ("loss" in function.name.lower() or computes_loss(function)):
+        return "it is part of a loss, which autograd records; graphs are replayed without gradients alone"
     static = any(getattr(d, "id", "") in ("staticmethod", "classmethod") for d in function.decorator_list)
     if cls is not None and (owner is None or static):
         return f"it takes no instance of `{cls.name}` to keep graphs with; make it a function of the file"

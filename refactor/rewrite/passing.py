@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts, Kind
 from refactor.rewrite.ops import METADATA, VIEW_ATTRIBUTES
-from refactor.rewrite.syntax import COMPREHENSIONS, SCOPES, ancestors, same_scope
+from refactor.rewrite.syntax import COMPREHENSIONS, SCOPES, ancestors, dotted, same_scope
 from refactor.rewrite.work import on_layer
 
 if TYPE_CHECKING:
@@ -88,6 +88,25 @@ def objects_in(facts: Facts, function: ast.FunctionDef) -> frozenset[str]:
             if tensor and strange and not called:
                 found.add(node.value.id)  # no tensor has it, whatever the layer that made it was taken for
     return frozenset(found)
+
+
+def doubted_in(facts: Facts, function: ast.FunctionDef) -> dict[str, int]:
+    """Lines up to which variables may be no tensors by the function's own account.
+
+    ``if not isinstance(img, Tensor): img = to_tensor(img)``.
+    """
+    found: dict[str, int] = {}
+    for node in same_scope(function):
+        if not isinstance(node, ast.If) or not isinstance(node.test, ast.UnaryOp):
+            continue
+        call = node.test.operand
+        asked = isinstance(call, ast.Call) and getattr(call.func, "id", "") == "isinstance"
+        if not asked or isinstance(node.body[0], ast.Raise) or len(call.args) != 2:  # type: ignore[attr-defined]
+            continue
+        value, kind = call.args  # type: ignore[attr-defined]
+        if isinstance(value, ast.Name) and dotted(facts, kind) in ("torch.Tensor", "torch.tensor.Tensor"):
+            found[value.id] = max(node.lineno, found.get(value.id, 0))
+    return found
 
 
 def _inside(roots: Sequence[ast.AST]) -> list[ast.AST]:

@@ -18,7 +18,7 @@ from refactor.rewrite.cutting import Cutter
 from refactor.rewrite.live import conditional_branches, live_as_planned
 from refactor.rewrite.names import bound_names, fresh, used_names
 from refactor.rewrite.naming import hoist_name, names_beside, piece_prefix, piece_role
-from refactor.rewrite.passing import needs, objects_in, taken_from
+from refactor.rewrite.passing import doubted_in, needs, objects_in, taken_from
 from refactor.rewrite.plan import BLOCKS, Block, Decide, Guard, Hoist, Piece
 from refactor.rewrite.ragged import ragged
 from refactor.rewrite.syntax import ancestors, enclosing_statement, owner_name, same_scope
@@ -58,6 +58,7 @@ class Planner:
                 self.kinds.setdefault(node.id, set()).add(self.facts.value(node).kind)
         self.made = self.results_of_layers()
         self.objects = objects_in(self.facts, self.function)
+        self.doubted = doubted_in(self.facts, self.function)
 
     def results_of_layers(self) -> frozenset[str]:
         """Variables that are assigned what a layer returns, and nothing else."""
@@ -183,6 +184,8 @@ class Planner:
             if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
         ]
         kinds = {self.facts.value(node).kind for node in reads}
+        if any(node.lineno < self.doubted.get(name, 0) for node in reads):
+            return False
         argument = name in self.parameters and name not in self.written
         return not kinds & ({Kind.FUNCTION} if argument else {Kind.UNKNOWN, Kind.FUNCTION})
 

@@ -136,6 +136,10 @@ def _built(facts: Facts, call: ast.Call, subject: ast.Call, target: _Target) -> 
             f"{drawn}, and a copy that is kept would never be used again; compute it on the device"
         )
     number = is_number(data) and name == "torch.tensor"
+    small = isinstance(data, ast.Constant) and type(data.value) is int and 0 <= data.value < 128
+    exact = (
+        number and small and target.dtype is not None and keyword(subject, "dtype") is None
+    )  # in any dtype
     cloned = not number and target.dtype is None and fate(facts, call) is not Fate.CONSUMED
 
     def build(node: cst.Call) -> cst.BaseExpression:
@@ -143,6 +147,8 @@ def _built(facts: Facts, call: ast.Call, subject: ast.Call, target: _Target) -> 
         inner = node.func.value
         assert isinstance(inner, cst.Call)
         args = appended(kept_arguments(inner), argument(expression(target.device), "device"))
+        if number and exact:
+            args = [*args, argument(expression(str(target.dtype)), "dtype")]
         if number:
             made = inner.with_changes(
                 func=torch_attribute(inner, "full"), args=[argument(expression("()")), *args]
@@ -150,7 +156,7 @@ def _built(facts: Facts, call: ast.Call, subject: ast.Call, target: _Target) -> 
         else:
             made = inner.with_changes(func=reference("constant"), args=args)
         made = made.with_changes(lpar=node.lpar, rpar=node.rpar)
-        return _cast(clone_of(made) if cloned else made, target.dtype)
+        return _cast(clone_of(made) if cloned else made, None if exact else target.dtype)
 
     runtime = frozenset() if number else frozenset({"constant"})
     needs = frozenset({"torch"}) if number and not isinstance(subject.func, ast.Attribute) else frozenset()
