@@ -175,7 +175,6 @@ def _transformers(name: str, errors: list[str]) -> Iterator[tuple[nn.Module, Cal
             continue
         for inputs in _inputs(model, config):
             yield model, ((), inputs)
-        return
 
 
 def _shrink(config: Any, scale: int) -> None:

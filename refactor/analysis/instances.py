@@ -112,6 +112,8 @@ def attribute(it: Interpreter, frame: Frame, owner: Val, name: str) -> Val:
         return _class_attribute(it, frame, owner, name)
     if isinstance(owner, ExtObj):
         return _external_attribute(owner, name)
+    if isinstance(owner, Seq) and (result := _named_result(owner, name)) is not None:
+        return result
     if isinstance(owner, Host | Seq | Dict | Readback):
         return _host_attribute(owner, name)
     if isinstance(owner, Opaque):
@@ -123,6 +125,14 @@ def attribute(it: Interpreter, frame: Frame, owner: Val, name: str) -> Val:
     if isinstance(owner, Method) and owner.bound == TAINTED:
         return attribute(it, frame, TAINTED, name)  # batch.graph.x: the inner one was an attribute
     return Method(owner, name)
+
+
+def _named_result(owner: Seq, name: str) -> Val | None:
+    """``x.topk(2).indices``, ``x.max(-1).values``."""
+    pair = owner.items if owner.items is not None and len(owner.items) == 2 else ()
+    if name not in ("values", "indices") or not pair or not all(isinstance(v, Tensor) for v in pair):
+        return None
+    return pair[name == "indices"]
 
 
 def _submodule(it: Interpreter, info: ModuleInfo, name: str) -> Val:

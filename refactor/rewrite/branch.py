@@ -18,6 +18,7 @@ from refactor.analysis import liveness
 from refactor.analysis.model import EventKind, Facts
 from refactor.analysis.project import FunctionInfo, last_name
 from refactor.rewrite.choice import propose_choice
+from refactor.rewrite.experts import advice
 from refactor.rewrite.model import Joint, Proposal, Refusal
 from refactor.rewrite.naming import module_of
 from refactor.rewrite.outline import Outliner
@@ -277,5 +278,7 @@ def _outline(facts: Facts, function: FunctionNode, settled: Collection[ast.AST])
     outliner = Outliner(facts, function, blocks, names)
     count = "one segment" if len(pieces) == 1 else f"{len(pieces)} segments"
     note = f"{function.name} cut into {count} with the decisions between them; verify both sides of each"
+    if advised := advice(facts, function):
+        note = f"{note}; {advised}"
     plan = described(planner, blocks, names)
     return Proposal(tuple(outliner.changes()), note, frozenset({outliner.decorator}), plans=(plan,))

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping
 
 from refactor.analysis.model import Facts, Kind
+from refactor.rewrite.experts import advice
 from refactor.rewrite.launches import work
 from refactor.rewrite.model import CutPlan
 from refactor.rewrite.plan import Block, Keep, Nest, Piece
@@ -19,6 +20,9 @@ _LONGEST = 40  # characters of code in a message
 
 def nothing_to_cut(planner: Planner) -> str:
     """Why the plan of a method has no segment."""
+    advised = advice(planner.facts, planner.function)
+    if advised:
+        return advised
     hindrance = next(_hindrances(planner), None)
     if hindrance is not None:
         return f"no segment can hold the work around it: {hindrance}"
