@@ -1,4 +1,4 @@
-"""Generated modules are rewritten and run before and after on the CPU: results and state are the same."""
+"""Generated modules are rewritten and run on the CPU: results, state and gradients are as before."""
 
 from __future__ import annotations
 
@@ -141,10 +141,39 @@ def modules(draw: st.DrawFn) -> str:
     return HEAD + "".join(f"        {line}\n" for line in [*body, f"return {result}"])
 
 
-def _call(model: Any, mode: str, x: Any) -> Any:
-    context = torch.inference_mode() if mode == "inference" else torch.enable_grad()
-    with context:
-        return model(x)
+def _call(model: Any, mode: str, x: Any) -> tuple[Any, Any]:
+    """What the model returns and, where gradients are recorded, those of the input and of every parameter."""
+    if mode == "inference":
+        with torch.inference_mode():
+            return model(x), None
+    model.zero_grad()
+    x = x.requires_grad_()
+    result = model(x * 1)  # forward may write into its argument, which no leaf allows
+    floats = [t for t in _tensors(result) if t.requires_grad]
+    if floats:
+        weights = (torch.arange(1.0, t.numel() + 1).view(t.shape).cos() for t in floats)
+        total = sum((t * w).sum() for t, w in zip(floats, weights, strict=True))
+        try:
+            torch.autograd.backward(total)
+        except RuntimeError:  # written in place after autograd had saved it: no fault of a rewrite
+            return _detached(result), None
+    names = {name: p.grad for name, p in model.named_parameters()}
+    return _detached(result), {"x": x.grad, **names}
+
+
+def _tensors(value: Any) -> list[Any]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for item in items for tensor in _tensors(item)]
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: _detached(item) for key, item in value.items()}
+    return type(value)(map(_detached, value)) if isinstance(value, list | tuple) else value
 
 
 @settings(
@@ -166,7 +195,10 @@ def test_a_rewritten_module_gives_what_the_original_gives(code: str, mode: str) 
         torch.manual_seed(seed)
         x = torch.randn(seed + 1, 4)
         y = x.clone()
-        assert_same(_call(before, mode, x), _call(after, mode, y))
-        assert_same(x, y)
+        (result, gradients), (other, others) = _call(before, mode, x), _call(after, mode, y)
+        assert_same(result, other)
+        if gradients is not None:
+            assert_same(gradients, others)
+        assert_same(x.detach(), y.detach())
     assert before.calls == after.calls
     assert_same(dict(before.state_dict()), dict(after.state_dict()))
