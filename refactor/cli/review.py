@@ -184,21 +184,29 @@ def _ask(file: _File, made: Rewritten, findings: Collection[Finding]) -> str:
 
 
 def _edited(file: _File, before: bytes, made: Rewritten) -> str | None:
-    """The answer after the user edited the rewrite; None to ask again."""
+    """The answer after the user edited the rewrite; None to ask again.
+
+    Hunks are put back by their place: the same lines may stand in a file more than once.
+    """
     assert made.patch is not None
     source = made.patch.source
-    new = made.patch.new
-    for hunk in hunks(before, new):
-        text = b"".join(hunk.body).decode(source.encoding)
-        answer = click.edit(_EDITING + text, extension=".diff", require_save=False)
-        if answer is None or not answer.strip():
-            return "n"
+    lines = [line + b"\n" for line in made.patch.new.split(b"\n")]
+    lines[-1] = lines[-1][:-1]
+    edits: list[tuple[Hunk, bytes]] = []
+    for hunk in hunks(before, made.patch.new):
+        body = (line if line.endswith(b"\n") else line + b"\n" for line in hunk.body)
+        text = b"".join(body).decode(source.encoding)
         try:
-            wanted = _new_side(hunk, answer, source.encoding)
-        except ValueError as error:
-            say(str(error))
+            answer = click.edit(_EDITING + text, extension=".diff", require_save=False)
+            if answer is None or not answer.strip():
+                return "n"
+            edits.append((hunk, _new_side(hunk, answer, source.encoding)))
+        except (ValueError, click.ClickException) as error:
+            say(error.message if isinstance(error, click.ClickException) else str(error))
             return None
-        new = new.replace(b"".join(hunk.new), wanted, 1)
+    for hunk, wanted in reversed(edits):
+        lines[hunk.new_start - 1 : hunk.new_start - 1 + len(hunk.new)] = [wanted]
+    new = b"".join(lines)
     try:
         parse(load(source.path, new))
     except SourceError as error:

@@ -101,3 +101,28 @@ class TestEdit:
         result = command("apply", "-i", input="e\nn\nq\n")
         assert message in result.stderr
         assert path.read_text() == THREE
+
+    def test_an_editor_that_fails_is_said_and_asked_again(self, command, monkeypatch):
+        path = command.write("a.py", THREE)
+
+        def fail(text):
+            raise click.ClickException("ed: Editing failed")
+
+        self.edit(monkeypatch, fail)
+        result = command("apply", "-i", input="y\ne\nn\ny\n")
+        assert "ed: Editing failed" in result.stderr
+        assert path.read_text() == "safe(1)\nhazard(2)\nsafe(3)\n"
+
+    def test_an_edit_goes_where_its_lines_are_though_others_read_the_same(self, command, monkeypatch):
+        same = "x = 1\n" * 8
+        path = command.write("a.py", f"{same}hazard(1)\n{same}hazard(1)\n{same}")
+        self.edit(monkeypatch, lambda text: text.replace("+safe(1)", "+mine(1)"))
+        command("apply", "-i", input="y\ne\n")
+        assert path.read_text() == f"{same}safe(1)\n{same}mine(1)\n{same}"
+
+    def test_line_ends_and_a_missing_last_one_are_kept(self, command, monkeypatch):
+        path = command.write("a.py", THREE)
+        path.write_bytes(b"x = 1\r\nhazard(1)\r\nhazard(2)")
+        self.edit(monkeypatch, lambda text: text.replace("+safe(", "+mine("))
+        command("apply", "-i", input="e\ne\n")
+        assert path.read_bytes() == b"x = 1\r\nmine(1)\r\nmine(2)"
