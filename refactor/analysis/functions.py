@@ -91,8 +91,45 @@ class FunctionInfo:
         """Whether it uses a parameter as a tensor, by parameter; filled by the binding of arguments."""
         return {}
 
+    @cached_property
+    def read_only(self) -> dict[str, frozenset[str] | None]:
+        """Attributes of a parameter that it reads, if it does nothing else with it; filled by `standins`."""
+        return {}
+
+    @cached_property
+    def options(self) -> frozenset[str] | None:
+        """Keys that it reads out of its ``**options``, by name; None: they are used in other ways too."""
+        rest = self.node.args.kwarg
+        if rest is None:
+            return frozenset()
+        keys: set[str] = set()
+        mentioned = understood = 0
+        for node in self.nodes:
+            if node.__class__ is ast.Name:
+                mentioned += node.id == rest.arg
+            key = _key_read(node, rest.arg)
+            if key is not None:
+                keys.add(key)
+                understood += 1
+        return frozenset(keys) if mentioned == understood else None
+
     def __repr__(self) -> str:
         return f"<{self.qualname}>"
+
+
+def _key_read(node: ast.AST, table: str) -> str | None:
+    """The key in ``table.get("key")``, ``table["key"]`` and ``"key" in table``."""
+    key: ast.expr | None = None
+    owner: ast.expr | None = None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+        if node.func.attr in ("get", "pop"):
+            owner, key = node.func.value, node.args[0]
+    elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+        owner, key = node.value, node.slice
+    elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn) and len(node.ops) == 1:
+        owner, key = node.comparators[0], node.left
+    named = isinstance(owner, ast.Name) and owner.id == table
+    return key.value if named and isinstance(key, ast.Constant) and isinstance(key.value, str) else None
 
 
 def last_name(node: ast.AST) -> str:

@@ -202,6 +202,9 @@ def _object_attribute(it: Interpreter, frame: Frame, owner: Obj, name: str) -> V
 
 
 def _instance_attribute(it: Interpreter, frame: Frame, owner: Obj, cls: ClassInfo, name: str) -> Val:
+    if cls.given is not None:
+        given: Val | None = cls.given.get(name)
+        return given if given is not None else _unknown_attribute(owner, cls, name)
     found = cls.find(name)
     bound: Val = owner if len(owner.classes) == 1 else Obj((cls,), owner.fields)
     if found is not None and isinstance(found[1], FunctionInfo):
@@ -402,7 +405,11 @@ def invoke(
         values = list(args)
         if function.bound is not None:
             values.insert(0, _narrowed(function.bound, target))
-        value = it.call_function(frame, target, values, full, open_keywords)
+        value = None
+        if len(function.targets) > 1:
+            value = it.standins.call(frame, target, values, full, open_keywords)
+        if value is None:
+            value = it.call_function(frame, target, values, full, open_keywords)
         result = value if result is None else join(result, value)
     if isinstance(result, Tensor) and result.hosted and len(function.targets) > 1:
         return replace(result, hosted=False)  # which function is called need not be a matter of paths

@@ -31,6 +31,7 @@ from refactor.analysis.liveness import target_names
 from refactor.analysis.loops import drives_batches
 from refactor.analysis.model import Event, EventKind, Region
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, Project
+from refactor.analysis.standins import StandIns
 from refactor.analysis.trees import walk
 
 _HANDLERS = expressions.HANDLERS
@@ -122,6 +123,7 @@ class Interpreter:
         project.decorated = lambda cls: instances.decorated(self, cls)
         self.drivers: dict[int, bool] = {}
         self.visible: dict[ModuleInfo, tuple[ClassInfo, ...]] = {}
+        self.standins = StandIns(self)
         self.below = 0  # functions being interpreted outside the state at hand
         self.stack: list[FunctionInfo] = []
         self._begin(None)
@@ -413,8 +415,9 @@ class Interpreter:
         if not any(isinstance(value, Tensor) for value in env.values()):
             self.tensorless.add(region)
         frame = Frame(
-            target.module, target, Env(env), region, (display(target, env),), 0, True, target.closure
-        )
+            target.module, target, Env(env), region, (display(target, env),), 0, True, target.closure,
+            statement=target.statement,
+        )  # fmt: skip
         return self.run(frame)
 
     def run_driver(self, module: ModuleInfo, driver: Driver) -> None:

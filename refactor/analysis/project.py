@@ -36,6 +36,7 @@ class ClassInfo:
     node: ast.ClassDef
     module: ModuleInfo
     qualname: str
+    given: Mapping[str, Any] | None = None  # of a stand-in: the attributes of its instances
 
     @property
     def name(self) -> str:
