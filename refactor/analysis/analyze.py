@@ -16,7 +16,7 @@ from refactor.analysis.interpreter import Interpreter, Records
 from refactor.analysis.loops import batch_loops
 from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.analysis.project import FunctionInfo, ModuleInfo, Project
-from refactor.analysis.regions import entrances, forwards
+from refactor.analysis.regions import entrances, forwards, hooks
 from refactor.analysis.remarks import is_test, remark
 from refactor.analysis.repeats import RepeatedCall, repeated_calls
 from refactor.analysis.steps import training_steps
@@ -140,6 +140,11 @@ def interpret(
             region = Region("method", info.qualname, module.name, info.node)
             regions.append(region)
             interpreter.run_region(region, info, Obj((cls,)))
+    for cls, info in hooks(module):
+        if info.remark != "host" and info not in interpreter.recorded(module).reached:
+            region = Region("method", info.qualname, module.name, info.node)
+            regions.append(region)
+            interpreter.run_region(region, info, Obj((cls,)) if info.cls is not None else None)
     for info, owner in functions(module) if widened or module.remarks else ():
         named = any(fnmatchcase(f"{module.name}:{info.qualname}", pattern) for pattern in widened)
         if named or info.remark == "region":

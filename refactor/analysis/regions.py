@@ -52,6 +52,43 @@ def entrances(module: ModuleInfo) -> Iterator[tuple[ClassInfo, FunctionInfo]]:
                 yield cls, item
 
 
+_HOOKS = frozenset({"register_forward_hook", "register_forward_pre_hook"})
+
+
+def hooks(module: ModuleInfo) -> Iterator[tuple[ClassInfo, FunctionInfo]]:
+    """Functions that the methods of a file's modules register to run with a ``forward``, with the module."""
+    if b"register_forward_" not in module.source.data:
+        return
+    for cls in classes(module):
+        for item in cls.own.values() if cls.is_module else ():
+            for node in item.nodes if isinstance(item, FunctionInfo) else ():
+                named = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args
+                if named and node.func.attr in _HOOKS:
+                    found = _hook(module, cls, item, node.args[0])
+                    if found is not None:
+                        yield cls, found
+
+
+def _hook(module: ModuleInfo, cls: ClassInfo, method: FunctionInfo, given: ast.expr) -> FunctionInfo | None:
+    """The function that is registered: a method, one of the file or nested in the method, or a lambda."""
+    if isinstance(given, ast.Lambda):
+        statement = module.parents[given]
+        while not isinstance(statement, ast.stmt):
+            statement = module.parents[statement]
+        return FunctionInfo(given, module, f"{method.qualname}.<lambda>", statement=statement)
+    if isinstance(given, ast.Attribute) and isinstance(given.value, ast.Name) and given.value.id == "self":
+        bound = cls.find(given.attr)
+        found = bound[1] if bound is not None else None
+        return found if isinstance(found, FunctionInfo) and found.module is module else None
+    if not isinstance(given, ast.Name):
+        return None
+    for node in method.nodes:
+        if isinstance(node, ast.FunctionDef) and node.name == given.id:
+            return FunctionInfo(node, module, f"{method.qualname}.{node.name}")
+    known = module.lookup(given.id)
+    return known if isinstance(known, FunctionInfo) and known.module is module else None
+
+
 def _outside(cls: ClassInfo) -> list[str]:
     return [base for base in cls.mro if isinstance(base, str)]
 

@@ -486,3 +486,52 @@ def test_a_batch_loop_says_how_the_batch_flows(tmp_path: Path) -> None:
     assert event.detail == "model"
     assert event.extra["target"] == ("x", "y")
     assert event.extra["guard"] == "no_grad"
+
+
+HOOKS = (
+    HEAD
+    + """
+def saved(module, args, output):
+    module.last = output.tolist()  # ! CG101
+
+
+def moved(module, args):
+    return args
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.seen = []
+        self.linear.register_forward_hook(self._clipped)
+        self.linear.register_forward_hook(saved)
+        self.linear.register_forward_pre_hook(moved)
+        self.linear.register_forward_hook(lambda m, i, o: self.seen.append(o.item()))  # ! CG101
+
+        def nested(module, args, output):
+            assert torch.isfinite(output).all()  # ! CG104
+
+        self.register_forward_hook(nested)
+        self.register_full_backward_hook(self._logged)
+
+    def _clipped(self, module, args, output):
+        if output.shape[0] > 3:
+            return output
+        if output.abs().max() > 100:  # ! CG301
+            return output.clamp(-100, 100)
+        return output
+
+    def _logged(self, module, args, output):
+        print(output[0].norm().item())
+
+    def forward(self, x):
+        return self.linear(x)
+"""
+)
+
+
+def test_hooks_that_a_module_registers_run_with_its_forward(tmp_path: Path) -> None:
+    project = write(tmp_path, {"m.py": HOOKS})
+    found = reported(facts_of(tmp_path, project, "m.py"))
+    assert {line: code for line, code in found.items() if not code.startswith("CG6")} == marked(HOOKS)
