@@ -29,7 +29,11 @@ class Counter:
     def install(self, hardware: Hardware) -> None:
         """Wrap the graph class that the program finds in ``torch.cuda``; replays come late on hardware."""
         kind: Any = torch.cuda.CUDAGraph
-        end, replay = kind.capture_end, kind.replay
+        begin, end, replay = kind.capture_begin, kind.capture_end, kind.replay
+
+        def settled_begin(graph: Any, *args: Any, **kwargs: Any) -> Any:
+            hardware.settle()
+            return begin(graph, *args, **kwargs)
 
         def counted_end(graph: Any, *args: Any, **kwargs: Any) -> Any:
             result = end(graph, *args, **kwargs)
@@ -41,7 +45,7 @@ class Counter:
             hardware.delay()
             return replay(graph, *args, **kwargs)
 
-        kind.capture_end, kind.replay = counted_end, counted_replay
+        kind.capture_begin, kind.capture_end, kind.replay = settled_begin, counted_end, counted_replay
 
 
 class CaptureBlocked(Exception):

@@ -25,6 +25,7 @@ class Hardware:
     def __init__(self) -> None:
         self.active = False
         self.emulator: Any = None
+        self._delayed: dict[int, Any] = {}  # by stream: an event behind the last delay
 
     def install(self) -> None:
         """Wrap the functions that programs allocate with, and the entry of streams."""
@@ -62,6 +63,21 @@ class Hardware:
         """Keep the current stream busy for a moment, unless it is being captured."""
         if self.active and not torch.cuda.is_current_stream_capturing():
             torch.cuda._sleep(LATE_CYCLES)  # type: ignore[no-untyped-call]
+            stream = torch.cuda.current_stream()
+            behind: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            behind.record(stream)
+            self._delayed[stream.cuda_stream] = behind
+
+    def settle(self) -> None:
+        """Wait for this class's own delay of the current stream: a capture is about to begin on it.
+
+        Where a capture begins torch writes zero into the offsets of its generators, on that stream; a replay
+        on another writes the true ones and does not wait. Only a delay that no program makes turns the order
+        round, and the replay would draw the numbers of the first one again.
+        """
+        behind = self._delayed.pop(torch.cuda.current_stream().cuda_stream, None)
+        if behind is not None:
+            behind.synchronize()
 
     def arrive_late(self, tensors: list[Tensor]) -> None:
         """Write every tensor anew behind a delay: a stream that does not wait reads poison."""
