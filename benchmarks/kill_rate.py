@@ -33,6 +33,7 @@ SHOWN = (
     ("random", r"generators: "),
     ("state", r"state_dict"),
     ("gradients", r"grad\b|\w+\.grad\b"),
+    ("flags", r"setting of torch"),
     ("attributes", r"self\.|program\."),
     ("printed", r"(stdout|stderr|logged|warned) ?\d*"),
     ("result", r"result\b"),

@@ -11,6 +11,8 @@ from . import (
     decoding,
     idioms,
     isolation,
+    manners,
+    margins,
     numerics,
     optimizing,
     outputs,
@@ -32,6 +34,7 @@ FAMILIES = (
     aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
     idioms, programs, sequences, steps, ungraphed, decoding,
     outputs, optimizing, values, isolation, streams,
+    manners, margins,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

@@ -384,6 +384,8 @@ class Episode:
                 call.result, [*((f"input {p}", t) for p, t in given), *kept, *named]
             )
         groups["inputs"] = [leaf for path, t in given for leaf in recorder.leaves(t, path)]
+        groups["containers"] = observe.containers(call.arguments, given)
+        groups["flags"] = observe.flags()
         groups["input gradients"] = [
             leaf for path, t in given if t.requires_grad for leaf in recorder.leaves(t.grad, f"{path}.grad")
         ]

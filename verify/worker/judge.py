@@ -64,8 +64,8 @@ class Comparison:
 
 
 GROUPS = (
-    "exception", "message", "result", "inputs", "aliasing", "state", "gradients", "input gradients",
-    "attributes", "optimizers", "printed", "recorded", "random", "kept",
+    "exception", "message", "result", "inputs", "containers", "flags", "aliasing", "state", "gradients",
+    "input gradients", "attributes", "optimizers", "printed", "recorded", "random", "kept",
 )  # fmt: skip
 
 

@@ -219,6 +219,35 @@ def public_attributes(module: nn.Module) -> list[tuple[str, Any]]:
     ]
 
 
+def containers(arguments: Mapping[str, Any], given: list[tuple[str, Tensor]]) -> Leaves:
+    """Dicts and lists among the arguments after a call: keys, lengths, and whose tensors they hold."""
+    known = {id(t): path for path, t in given}
+
+    def outline(value: Any) -> str:
+        if isinstance(value, Tensor):
+            return known.get(id(value), "another tensor")
+        if isinstance(value, Mapping):
+            return "{" + ", ".join(f"{k!r}: {outline(v)}" for k, v in value.items()) + "}"
+        if isinstance(value, (list, tuple)):
+            return "[" + ", ".join(map(outline, value)) + "]"
+        plain = value is None or isinstance(value, (bool, int, float, str))
+        return repr(value) if plain else type(value).__qualname__
+
+    held = ((n, v) for n, v in arguments.items() if isinstance(v, (Mapping, list)))
+    return [[f"argument {name}", ["value", type(v).__qualname__, outline(v)]] for name, v in held]
+
+
+def flags() -> Leaves:
+    """Settings of torch that a call may leave changed for everything that comes after it."""
+    found = {
+        "gradients are on": torch.is_grad_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "autocast is on": torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"),
+    }
+    return [[f"setting of torch: {name}", ["value", "setting", str(v)]] for name, v in found.items()]
+
+
 def random_state(device: str) -> str:
     """A digest of every generator a program may draw from."""
     digest = hashlib.sha1(torch.get_rng_state().numpy().tobytes())
