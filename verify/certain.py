@@ -106,6 +106,14 @@ class Certain:
                 steps += [changed(base, path, r) for r in self._others(spec, dict(dims), held(base, path))]
                 steps.append(base)
             yield from cut(steps)
+            yield from self._undeclared(base)
+
+    def _undeclared(self, base: Json) -> Iterator[Steps]:
+        """Plain integers without bounds beyond what is drawn, one by one and back."""
+        for path, spec in leaves(self.target):
+            if isinstance(spec, ScalarSpec) and spec.kind == "int" and spec.low is None and spec.high is None:
+                wide = [{**changed(base, path, {"v": v}), "wide": True} for v in self.hints.wholes]
+                yield from ([step, base, step] for step in wide)
 
     def _others(self, spec: Spec, dims: Dims, recipe: Json) -> list[Json]:
         if isinstance(spec, ScalarSpec):

@@ -54,6 +54,7 @@ class Hints:
     turned: tuple[list[Json], ...] = ()  # sequences after which a branch goes to its other side
     operations: int = 0  # of one call; 0 if it is not known
     ranges: tuple[tuple[int, int], ...] = ()  # of integers without bounds that the original takes
+    wholes: tuple[int, ...] = ()  # values of plain integers without bounds beyond 0..8 that it takes
 
     @property
     def edges(self) -> tuple[Json, ...]:
@@ -166,6 +167,10 @@ _ENDS = {
     "int32": (-(2**31), 2**31 - 1), "int": (-(2**31), 2**31 - 1), "uint16": (0, 2**16 - 1),
     "uint32": (0, 2**32 - 1), "uint64": (0, 2**62),
 }  # fmt: skip
+
+
+# What a plain integer without bounds is tried with beside 0..8, nearest first; a count of loops may be meant.
+WHOLES = ((-1, -7), (9, 33, 100))
 
 
 def unbounded(spec: Spec) -> bool:

@@ -13,7 +13,7 @@ from .certain import affordable
 from .evidence import bound
 from .explore import Explored, explore, reduced
 from .process import interpreter
-from .ranges import ranges
+from .ranges import covered, ranges, wholes
 from .recipes import PLAIN_FILLS, Json, Scenario, cycle, plain_call
 from .replay import Failing
 from .report import Capture, Check, Counterexample, Report, TargetReport
@@ -105,6 +105,8 @@ class _Verification:
     # -- the course -----------------------------------------------------------------------------------------
     def _explore(self) -> TargetReport:
         hints = replace(ranges(self.target, self.pair.clues, self.pair.probe), operations=self._weight())
+        hints = wholes(self.target, hints, self.pair.probe, self.pair.weigh)
+        self.pair.tally.notes += covered(hints)
         plans = scenarios(self.target, hints)
         known = self.options.replay.get(self.target.name)
         if known is not None:
