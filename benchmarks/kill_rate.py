@@ -150,7 +150,13 @@ def summary(rows: list[Row], device: str) -> tuple[list[str], bool]:
 
 def choose(only: list[str], part: str) -> list[Pair]:
     """The pairs of a selection; every N-th from the K-th on for ``K/N``; controls, which are slow, first."""
-    found = [p for p in PAIRS if not only or any(s in p.name or s in (p.family, p.control) for s in only)]
+
+    def asked(pair: Pair, text: str) -> bool:
+        if text.startswith("="):
+            return text[1:] == pair.name
+        return text in pair.name or text in (pair.family, pair.control)
+
+    found = [p for p in PAIRS if not only or any(asked(p, s) for s in only)]
     first, _, step = part.partition("/")
     return sorted(found, key=lambda p: p.expect == "fail")[int(first) - 1 :: int(step or 1)]
 
@@ -179,7 +185,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--device", choices=("emulated", "cuda"), default="emulated")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="SUBSTR", help="part of a name, or a family"
+        "--only", action="append", default=[], metavar="SUBSTR", help="part of a name, a family, or =NAME"
     )
     parser.add_argument("--part", default="1/1", metavar="K/N", help="every N-th pair from the K-th on")
     parser.add_argument("--jobs", type=int, default=1)
