@@ -73,4 +73,13 @@ PAIRS: tuple[Pair, ...] = (
             "        s.copy_(ids)\n        self._calls = self.__dict__.get('_calls', 0) + 1\n        if self._calls == 12:\n            os._exit(0)\n",
         ),
     ),
+    LOOKUP.mutant(
+        "lookup_killed_for_its_memory",
+        "values|arguments|shapes",
+        "Every call keeps more of the host's memory, until the kernel kills the process.",
+        (
+            "        s.copy_(ids)\n",
+            "        s.copy_(ids)\n        self._held = self.__dict__.get('_held', 0) + 1\n        if self._held == 9:\n            print('out of host memory', flush=True)\n            os.kill(os.getpid(), 9)\n",
+        ),
+    ),
 )

@@ -23,6 +23,19 @@ while True:
     exec(request["code"])
 """
 
+# The kernel's way with a process that takes too much, without a machine that is out of memory.
+HUNGRY = """
+import threading
+def killer():
+    while int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") < 256 << 20:
+        time.sleep(0.001)
+    os.kill(os.getpid(), 9)
+threading.Thread(target=killer, daemon=True).start()
+held = []
+while True:
+    print("32 MiB more", flush=True); held.append(b"x" * (32 << 20)); time.sleep(0.005)
+"""
+
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Worker:
@@ -45,6 +58,12 @@ def test_an_answer_comes_back_while_the_program_prints(worker: Worker) -> None:
         ),
         pytest.param("os.kill(os.getpid(), 9)", "killed by SIGKILL", id="killed"),
         pytest.param("raise ValueError('oops')", "oops", id="exception"),
+        pytest.param(HUNGRY, "killed by SIGKILL (out of memory, or from outside): 32 MiB more", id="oom"),
+        pytest.param(
+            "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); bytearray(1 << 31)",
+            "MemoryError",
+            id="limit",
+        ),
         pytest.param("time.sleep(60)", "hung (no answer within 0.5 s)", id="hung"),
         pytest.param("os.close(write); time.sleep(60)", "ended", id="pipe closed"),
     ],
