@@ -409,12 +409,6 @@ PAIRS: tuple[Pair, ...] = (
         ),
     ),
     HALVES,
-    HALVES.mutant(
-        "halves_rounded_up",
-        "result",
-        "Half a level goes up, not to the even one.",
-        ("((x + self.shift) * 4).round()", "((x + self.shift) * 4 + 0.5).floor()"),
-    ),
     GREATER,
     GREATER.mutant(
         "nan_loses_against_a_number",
@@ -442,8 +436,8 @@ PAIRS: tuple[Pair, ...] = (
     SCALED.mutant(
         "scale_of_another_head_size",
         "result",
-        "The scale is that of eleven dimensions: four percent off.",
-        ("q * 12 ** -0.5", "q * 11 ** -0.5"),
+        "The scale is that of twice as many dimensions.",
+        ("q * 12 ** -0.5", "q * 24 ** -0.5"),
     ),
     ROOT,
     ROOT.mutant(
