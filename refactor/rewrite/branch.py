@@ -25,6 +25,7 @@ from refactor.rewrite.outline import Outliner
 from refactor.rewrite.planner import Planner
 from refactor.rewrite.readback import propose_kept
 from refactor.rewrite.refusals import described, nothing_to_cut
+from refactor.rewrite.segmented import belongs_to_segments
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, is_owner, owner_name, same_scope
 from refactor.rewrite.training import computes_loss, only_trains
 from refactor.rule import Hit
@@ -221,6 +222,8 @@ def _unfit(facts: Facts, function: FunctionNode) -> str:
             return f"`{owner}` is assigned in line {line}; use another name for that"
         if isinstance(node, ast.Call) and _is_segment_call(facts, function, node):
             return "the work around this decision is in segments already"
+    if belongs_to_segments(facts, function):
+        return "what it calls, or what calls it, is in segments already; `refactor undo`, then apply to both"
     return ""
 
 

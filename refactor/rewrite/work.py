@@ -72,6 +72,7 @@ _HOST_SCOPES = (
     "sys.",
     "torch.cuda.",
     "torch.distributed.",
+    "torch.jit.",
 )
 BUILTINS = names_in(
     """len range zip enumerate isinstance min max sum tuple list dict set sorted reversed getattr hasattr
