@@ -35,6 +35,7 @@ import linecache
 import math
 import operator
 import os
+import pickle
 import random
 import sys
 import threading
@@ -44,6 +45,7 @@ import warnings
 import weakref
 from collections import Counter, OrderedDict, UserDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -86,6 +88,7 @@ _deterministic = _torch("_C._get_deterministic_algorithms", torch.are_determinis
 _cudnn_deterministic = _torch("_C._get_cudnn_deterministic", lambda: torch.backends.cudnn.deterministic)
 _cudnn_tf32 = _torch("_C._get_cudnn_allow_tf32", lambda: torch.backends.cudnn.allow_tf32)
 _matmul_precision = _torch("_C._get_float32_matmul_precision", torch.get_float32_matmul_precision)
+_function_modes = _torch("_C._len_torch_function_stack", lambda: 0)
 _nsight = "NSYS_PROFILING_SESSION_ID" in os.environ  # Nsight Systems, which sees NVTX ranges only
 
 
@@ -829,11 +832,18 @@ def _empty_like(leaf: Tensor) -> Tensor:
 # ------------------------------------------------------- 5. state: what the code reads besides its arguments
 
 
+_ADDED_BESIDE = {_HOME, "__slotnames__"}  # by this file, and by copying
 _PLUMBING = frozenset(nn.Module().__dict__) | {_HOME}
 _TABLES = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_WATCHED_IN_CLASSES = (_SCALARS | {Tensor, nn.Parameter, list, dict, set, deque}) - {str}
-_LIBRARIES = (sys.stdlib_module_names | {"torch", "numpy", "builtins"}) - {"__main__", "types", "argparse"}
+_HOOKS_OF_ALL = tuple("_global" + name for name in _HOOKS)
+_HOOKS_OF_TENSORS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+_LIBRARIES = (sys.stdlib_module_names | {"torch", "numpy", "builtins"}) - {"__main__"}
+_LIBRARIES -= {"types", "argparse", "collections"}  # whose objects hold what is the user's
+_MAKING = frozenset(  # and showing, comparing and copying: not what runs in a call
+    {"__init__", "__new__", "__init_subclass__", "__setstate__", "__getstate__", "__reduce__", "__deepcopy__"}
+    | {"__repr__", "__str__", "__eq__", "__hash__"}
+)
 _BY_OTHER_MEANS = frozenset(  # than its name code may ask for an attribute
     {"getattr", "vars", "attrgetter", "__dict__", "__getattribute__", "eval", "exec", "locals"}
 )
@@ -843,16 +853,30 @@ _TO_SUBMODULES = frozenset(  # the same, for submodules
     | {"buffers", "named_buffers", "_buffers", "get_buffer"}
 )
 _get_cell: Callable[[Any], Any] = operator.attrgetter("cell_contents", "cell_contents")
+_MEMBERS = (staticmethod, classmethod, property, functools.cached_property, functools.partialmethod)
+_get_code: Callable[[Any], Any] = operator.attrgetter("__code__", "__defaults__")
+_CODE = (types.FunctionType, types.BuiltinFunctionType, type, *_MEMBERS, str, type(None))
+
+
+class _Contents:
+    """Reads an array as one value, the same object for as long as the contents are."""
+
+    def __init__(self) -> None:
+        self.last = b""
+
+    def __call__(self, array: Any) -> tuple[bytes]:
+        if (now := array.tobytes()) != self.last:
+            self.last = now
+        return (self.last,)
 
 
 def _is_library(kind: Any) -> bool:
     module: str = getattr(kind, "__module__", None) or getattr(kind, "__name__", None) or ""
+    if isinstance(kind, types.FunctionType):
+        module = kind.__globals__.get(
+            "__name__", ""
+        )  # a decorator of a library claims the module it is used in
     return module.partition(".")[0] in _LIBRARIES and not module.startswith("torch.optim")
-
-
-def _settings(space: dict[str, Any]) -> list[str]:
-    """Of a library's own object what is meant to be changed, such as the p of a dropout."""
-    return [n for n, v in space.items() if type(v) in (float, bool, *_TENSORS) and n not in _PLUMBING]
 
 
 @functools.cache
@@ -860,62 +884,44 @@ def _entries(*names: str) -> Callable[[Any], Any]:
     return operator.itemgetter(*names, names[0])  # a tuple also for one name
 
 
+@functools.cache
+def _attributes(*names: str) -> Callable[[Any], Any]:
+    return operator.attrgetter(*names, names[0])
+
+
 def _names_in(code: types.CodeType) -> set[str]:
-    """Every name in the code of a function, those of functions nested in it as well."""
-    inner = [_names_in(const) for const in code.co_consts if isinstance(const, types.CodeType)]
-    return {*code.co_names, *code.co_freevars}.union(*inner)
+    """Every name and word in the code of a function, those of functions nested in it as well."""
+    names = {*code.co_names, *code.co_freevars}
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            names |= _names_in(const)
+        names.update(word for word in (const if type(const) is tuple else (const,)) if type(word) is str)
+    return names
 
 
 def _functions_in(member: Any) -> list[types.FunctionType]:
-    """The functions behind a member of a class: a method, a property, a static or wrapped method."""
+    """The functions behind a member of a class: a property, a static or wrapped method."""
     parts = [getattr(member, n, None) for n in ("__func__", "fget", "fset", "func")]
-    found = [f for f in (member, *parts) if isinstance(f, types.FunctionType)]
-    return [f for f in map(inspect.unwrap, found) if isinstance(f, types.FunctionType)]
+    return [f for f in parts if isinstance(f, types.FunctionType)]
 
 
-def _unnamed(root: Any) -> frozenset[str]:
-    """Attributes of a method's instance that no code within its reach names, such as a counter beside it.
-
-    Code that asks for attributes by other means than their names (``getattr``, ``vars``) may read them all. A
-    submodule is within reach if it is named; then so is what its code names, or all if it holds the instance.
-    """
-    owner = getattr(root, "__self__", None)
-    if not isinstance(root, types.MethodType) or not isinstance(getattr(owner, "__dict__", None), dict):
-        return frozenset()
-    members = {n: m for k in reversed(type(owner).__mro__) if not _is_library(k) for n, m in vars(k).items()}
-    names: set[str] = set()
-    todo: list[Any] = [root.__func__]
-    met: dict[int, Any] = {}
+@functools.cache
+def _names_used_by(kind: type) -> frozenset[str]:
+    """What the forward of a library's module names, and the methods that it calls."""
+    names, todo = {"training"}, ["forward"]
     while todo:
-        thing = todo.pop()
-        if id(thing) in met or _is_library(thing):
-            continue
-        met[id(thing)] = thing
-        if isinstance(thing, type):
-            todo += vars(thing).values()
-        for fn in _functions_in(thing):
+        if isinstance(fn := getattr(kind, todo.pop(), None), types.FunctionType):
             fresh = _names_in(fn.__code__) - names
             names |= fresh
-            todo += [space[name] for name in fresh for space in (members, fn.__globals__) if name in space]
-            todo += [cell.cell_contents for cell in fn.__closure__ or () if cell != types.CellType()]
-    if names & _BY_OTHER_MEANS:
-        return frozenset()
-    children = (
-        {n: m for n, m in owner._modules.items() if m is not None} if isinstance(owner, nn.Module) else {}
-    )
-    parts, whole = [owner], not names.isdisjoint(_TO_SUBMODULES)
-    while parts:
-        held = {type(value) for part in parts for value in (part, *vars(part).values())}
-        held -= {type(owner), _Home}
-        for kind in itertools.chain.from_iterable(k.__mro__ for k in held if not _is_library(k)):
-            for member in () if _is_library(kind) else vars(kind).values():
-                names.update(*(_names_in(fn.__code__) for fn in _functions_in(member)))
-        values = [value for part in parts if part is not owner for value in vars(part).values()]
-        values += [item for value in values if type(value) in (list, tuple) for item in value]
-        whole = whole or any(value is owner for value in values)
-        reached = [n for n in children if n in names or whole]
-        parts = [part for n in reached for part in children.pop(n).modules()]
-    return frozenset([*children, *(name for name in vars(owner) if name not in names and name != _HOME)])
+            todo += fresh
+    return frozenset(names)
+
+
+def _settings(value: Any) -> list[str]:
+    """Of a library's own object what decides what it does, such as the p of a dropout."""
+    used: Any = _names_used_by(type(value)) if isinstance(value, nn.Module) else vars(value)  # type: ignore[arg-type]
+    known, kinds = _PLUMBING - {"training"}, (*_SCALARS, *_TENSORS, tuple)
+    return [n for n, v in vars(value).items() if n in used and type(v) in kinds and n not in known]
 
 
 def _refuse_graphs_of(attributes: Mapping[str, Any]) -> None:
@@ -925,246 +931,401 @@ def _refuse_graphs_of(attributes: Mapping[str, Any]) -> None:
         raise _Eager("torch.compile makes graphs of its own in it: compile with the default mode instead")
 
 
+def _looks(tensors: Iterable[Tensor]) -> list[Any]:
+    return [(t.shape, t.stride(), t.dtype, t.is_conj(), t.is_neg(), t.requires_grad) for t in tensors]
+
+
+def _looking_alike(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+    """A check of what is in ``_looks``, in C where torch has one. That holds in one mode of autograd only."""
+    sizes, strides = [[*t.shape] for t in tensors], [[*t.stride()] for t in tensors]
+    try:
+        make: Any = torch._C._dynamo.guards.TensorGuards
+        check: Callable[..., bool] = make(
+            *tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides
+        ).check
+    except (AttributeError, TypeError):
+        expected = _looks(tensors)
+        return lambda *now: _looks(now) == expected
+    return check
+
+
+def _number_of(tensor: Tensor) -> Any:
+    """What a CPU tensor holds, if it may be the operand of a kernel; else how often it was written."""
+    return repr(tensor.tolist()) if tensor.numel() == 1 else tensor._version
+
+
 class _Watch:
     """The Python state within reach of a callable: what it holds now, and whether that has changed.
 
-    The hot check compares objects by identity and tensors by address, in C loops. Scalars that change select
-    another set of graphs; anything else that changes raises _Rebound.
+    Within reach is what the code names: globals, closures, defaults, members of classes, and of the instance
+    of a method the attributes; of all other objects everything. Code within reach is followed to its end.
+    The hot check compares objects by identity and tensors by address and look, in C loops. Scalars that
+    change select another set of graphs; anything else that changes raises _Rebound.
     """
 
     def __init__(self, root: Any, name: str) -> None:
-        self.root = _Same(root)
-        self.unnamed = _unnamed(root)
-        self.owner = id(root.__self__) if self.unnamed else 0
+        self.root, self.kind = _Same(root), type(root)
+        self.owner: Any = root.__self__ if isinstance(root, types.MethodType) else None
         self.seen: dict[int, Any] = {}
+        self.names: set[str] = set()  # that code within reach uses
+        self.offers: dict[str, list[tuple[Any, str]]] = {}  # spaces with a name that no code uses yet
+        self.taken: dict[int, tuple[Any, str, dict[str, None]]] = {}  # spaces, and what counts of them
+        self.classes: dict[type, Any] = {}
         self.groups: dict[Callable[[Any], Any], tuple[list[Any], list[str]]] = {}  # how to read what
+        # the same for what may be compared by value: functions and classes, settings of a library's modules
+        self.settings: dict[Callable[[Any], Any], tuple[list[Any], list[str]]] = {}
         self.sized: list[tuple[Any, str]] = []  # watched for their size alone
-        self.hooks: list[Any] = []  # the same, but looked at only after a hook was registered somewhere
+        self.instances: list[Any] = []  # watched for their class
+        self.hookable: list[tuple[Callable[..., Any], Sequence[str]]] = []
         self.found: list[tuple[Tensor, str]] = []
         self.generators: list[torch.Generator] = []
-        self.todo: deque[tuple[Any, str, int]] = deque([(root, name, 0)])
-        while self.todo:
+        self.on_host: list[Any] = []  # generators of random numbers there
+        self.todo: deque[tuple[Any, str]] = deque([(root, name)])
+        self._visit_hooks(vars(nn.modules.module).get, _HOOKS_OF_ALL, "all modules")
+        while self.todo or self._by_other_means():
             if len(self.seen) > _MOST_OBJECTS:
                 raise _Eager(f"it can reach more than {_MOST_OBJECTS} objects, too many to watch")
-            value, label, depth = self.todo.popleft()
+            value, label = self.todo.popleft()
             if type(value) not in _SCALARS and id(value) not in self.seen:
                 self.seen[id(value)] = value
-                self._visit(value, label, depth)
+                self._visit(value, label)
+        for space, label, names in self.taken.values():
+            code = [name for name in names if isinstance(space[name], _CODE)]
+            for some, groups in ((code, self.settings), (names.keys() - code, self.groups)):
+                if some:
+                    self._read(_entries(*some), space, label, groups)
         self.seen[id(root)] = None  # all others are kept alive
         self.pointed: list[tuple[Tensor, str]] = []  # the tensors that graphs read: compared by address
-        self.host: list[tuple[Tensor, int]] = []  # CPU tensors that were read, and their versions
+        self.host: list[Tensor] = []  # CPU tensors that were read
         self.getters = list(self.groups)
         self.spaces = [spaces for spaces, _ in self.groups.values()]
-        self._expect(self.values())
+        self.set = [(getter, space) for getter, (spaces, _) in self.settings.items() for space in spaces]
+        self.hooked = [*map(id, self._hooks(self.hookable))]
+        self.held = [holder.keys() - _ADDED_BESIDE for holder, _ in self.sized]
         self.current, self.differing = 0, ""  # the number of the state, and what changed last
-        self.scalars = [i for i, v in enumerate(self.expected) if type(v) in _SCALARS]
-        self.known: dict[Hashable, int] = {self._signature(self.expected): 0}
+        self._expect(self.values())
+        flat = _flat(self.values())
+        self.scalars = [i for i, v in enumerate(flat) if type(v) in _SCALARS]
+        self.known: dict[Hashable, int] = {self._signature(flat): 0}
         self.history: dict[int, set[Hashable]] = {}
 
     # -- finding things
 
-    def _read(self, getter: Callable[[Any], Any], space: Any, label: str) -> None:
-        spaces, labels = self.groups.setdefault(getter, ([], []))
+    def _read(self, getter: Callable[[Any], Any], space: Any, label: str, groups: Any = None) -> None:
+        spaces, labels = (self.groups if groups is None else groups).setdefault(getter, ([], []))
         spaces.append(space)
         labels.append(label)
 
-    def _read_some(self, space: Any, names: Sequence[str], label: str, depth: int) -> None:
-        if names:
-            self._read(_entries(*names), space, label)
-            self.todo.extend((space[n], f"{label}.{n}".lstrip("."), depth) for n in names)
+    def _take(self, space: Any, name: str, label: str, follow: bool = True) -> None:
+        """An entry of a namespace counts."""
+        self.taken.setdefault(id(space), (space, label, {}))[2][name] = None
+        if follow:
+            self.todo.append((space[name], f"{label}.{name}".lstrip(".")))
 
-    def _read_all(self, table: dict[Any, Any], label: str, depth: int, named: bool = False) -> None:
+    def _offer(self, space: Any, names: Iterable[str], label: str) -> None:
+        """Entries count if code within reach names them."""
+        for name in names:
+            if name in self.names:
+                self._take(space, name, label)
+            else:
+                self.offers.setdefault(name, []).append((space, label))
+
+    def _learn(self, names: set[str]) -> None:
+        """Code within reach uses these names."""
+        for name in sorted(names - self.names):
+            self.names.add(name)
+            for space, label in self.offers.pop(name, ()):
+                self._take(space, name, label)
+
+    def _by_other_means(self) -> bool:
+        """Code that asks for attributes by other means than their names may read them all."""
+        owner = getattr(self.owner, "__dict__", None)
+        spaces = [owner] if self.names & _BY_OTHER_MEANS else []
+        if isinstance(self.owner, nn.Module) and (spaces or self.names & _TO_SUBMODULES):
+            spaces += [vars(self.owner)[table] for table in _TABLES]
+        for name, offers in list(self.offers.items()):
+            for space, label in [o for o in offers if any(o[0] is s for s in spaces)]:
+                offers.remove((space, label))
+                self._take(space, name, label)
+        return bool(self.todo)
+
+    def _read_all(self, table: dict[Any, Any], label: str, named: bool = False) -> None:
         self._read(dict.values, table, label)
         if not named:
             self._read(iter, table, label)  # the keys
         for key, item in itertools.islice(dict.items(table), 4096):  # not what a subclass makes up
-            self.todo.append((item, f"{label}.{key}" if named else f"{label}[{key!r}]", depth))
+            self.todo.append((item, f"{label}.{key}" if named else f"{label}[{key!r}]"))
 
-    def _visit(self, value: Any, label: str, depth: int) -> None:
+    def _visit(self, value: Any, label: str) -> None:
         kind = type(value)
         if isinstance(value, type):
-            self._visit_class(value, label)
+            self._visit_class(value, made=True)
         elif isinstance(value, Tensor):
             if kind in _TENSORS and value.layout == torch.strided:
                 self.found.append((value, label))
+                self._visit_hooks(functools.partial(getattr, value), _HOOKS_OF_TENSORS, label)
         elif isinstance(value, torch.Generator):
             self.generators.append(value)
+        elif isinstance(value, random.Random) or _draws_with_numpy(kind):
+            self.on_host.append(value)
         elif isinstance(value, dict):
             if kind.__len__ is dict.__len__:
-                self._read_all(value, label, depth)
-        elif isinstance(value, (list, deque, tuple)):
-            if not isinstance(value, tuple):
+                self._read_all(value, label)
+        elif isinstance(value, (list, deque, tuple, set, frozenset)):
+            if not isinstance(value, (tuple, frozenset)):
                 self._read(iter, value, label)
-            items = enumerate(itertools.islice(value, 4096))
-            self.todo.extend((item, f"{label}[{i}]", depth) for i, item in items)
-        elif isinstance(value, set):
-            self.sized.append((value, label))
+            self.todo.extend((item, f"{label}[{i}]") for i, item in enumerate(itertools.islice(value, 4096)))
         elif isinstance(value, functools.partial):
-            self.todo += [(part, label, depth) for part in (value.func, value.args, value.keywords)]
+            self.todo += [(part, label) for part in (value.func, value.args, value.keywords)]
         elif isinstance(value, types.MethodType):
             owner = label.rpartition(".")[0] or label
-            self.todo += [(value.__self__, owner, depth), (value.__func__, label, depth)]
+            self.todo += [(value.__self__, owner), (value.__func__, label)]
         elif isinstance(value, types.FunctionType):
-            _refuse_graphs_of(vars(value))
-            if made_from := vars(value).get("_torchdynamo_orig_callable"):
-                self.todo.append((made_from, label, depth))
-            else:
-                self._visit_function(value, depth)
+            self._visit_function(value, label)
         elif kind is Graphed:
-            self.todo.append((value._cg_runner.fn, label, depth))
-        elif kind is not _Home and isinstance(getattr(value, "__dict__", None), dict):
-            self._visit_object(value, label, depth)
+            self.todo.append((value._cg_runner.fn, label))
+        elif isinstance(value, ContextVar):
+            self._read(_value_in_context, value, label)
+        elif isinstance(value, threading.local):
+            self._read(_of_this_thread, value, label)
+        elif kind.__module__ == "numpy" and hasattr(value, "tobytes"):
+            if value.nbytes > _LARGE * 16:
+                raise _Eager(f"{label} is an array, too large to be watched: make it a tensor")
+            self._read(_Contents(), value, label)
+        elif isinstance(value, Iterator) and _is_library(kind) and not isinstance(value, io.IOBase):
+            raise _Eager(f"{label} is an iterator, which a replay would not move on")
+        elif isinstance(value, _MEMBERS):
+            self.todo.extend((fn, label) for fn in _functions_in(value))
+        elif isinstance(value, types.ModuleType):
+            if not _is_library(value) and value.__name__ != __name__:
+                self._offer(vars(value), [n for n in vars(value) if n[:2] != "__"], value.__name__)
+        elif kind is not _Home:
+            slots = [n for k in kind.__mro__ if not _is_library(k) for n in vars(k).get("__slots__", ())]
+            if names := [n for n in slots if n[:2] != "__" and hasattr(value, n)]:
+                self._read(_attributes(*names), value, label)
+                self.todo.extend((getattr(value, n), f"{label}.{n}") for n in names)
+                self._visit_class(kind)
+            if isinstance(getattr(value, "__dict__", None), dict):
+                self._visit_object(value, label)
 
-    def _visit_object(self, value: Any, label: str, depth: int) -> None:
+    def _visit_object(self, value: Any, label: str) -> None:
         """What an instance holds, and its class; of a library's own only what is meant to be changed."""
         space, kind, module = value.__dict__, type(value), isinstance(value, nn.Module)
         _refuse_graphs_of(space)
         if module and isinstance(value, nn.DataParallel) and len(value.device_ids) > 1:
             raise _Eager("its work is spread over several devices")
         ours = _is_library(kind)
-        names = (
-            _settings(space) if ours else [n for n in space if n not in (_PLUMBING if module else (_HOME,))]
-        )
-        if id(value) == self.owner:
-            names = [n for n in names if n not in self.unnamed]
+        take = self._offer if value is self.owner else self._take_all
+        if self.root.number != id(value):  # which it must not keep alive
+            self.instances.append(value)
         if module or not ours:
             self.sized.append((space, label))
         if module:
-            names += ["training"] if "training" in space else []
             for table in map(space.__getitem__, _TABLES):
-                if id(value) == self.owner and not self.unnamed.isdisjoint(table):
-                    self._read_some(table, [n for n in table if n not in self.unnamed], label, depth)
+                if table and value is not self.owner:
+                    self._read_all(table, label, named=True)
+                elif table or not ours:
                     self.sized.append((table, label))
-                elif table:
-                    self._read_all(table, label, depth, named=True)
-                elif not ours:
-                    self.sized.append((table, label))
-            for table in map(space.get, _HOOKS):
-                if table:
-                    self._read_all(table, label, depth)
-                elif table is not None:
-                    self.hooks.append(table)
-        self._read_some(space, names, label, depth)
-        if not ours:
-            self._visit_class(kind, label)
+                    take(table, [*table], label)
+            self._visit_hooks(space.get, _HOOKS, label)
+        if ours and module:
+            settings = _settings(value)
+            if names := [n for n in settings if type(space[n]) not in _TENSORS]:
+                self._read(_entries(*names), space, label, self.settings)
+            self._take_all(space, [n for n in settings if type(space[n]) in _TENSORS], label)
+        elif ours:
+            self._take_all(space, _settings(value), label)
+            self.todo.append((space.get("__wrapped__"), label))
+        else:
+            take(space, [n for n in space if n not in (_PLUMBING if module else (_HOME,))], label)
+            self._take_all(space, ["training"] if module and "training" in space else [], label)
+            self._visit_class(kind)
+        if module and value is not self.owner:
+            holder = next((k for k in kind.__mro__ if "forward" in vars(k)), nn.Module)
+            self._take(self.classes.setdefault(holder, vars(holder)), "forward", holder.__name__)
 
-    def _visit_class(self, kind: type, label: str) -> None:
+    def _take_all(self, space: Any, names: Iterable[str], label: str) -> None:
+        for name in names:
+            self._take(space, name, label)
+
+    def _visit_hooks(self, get: Callable[..., Any], names: Sequence[str], label: str) -> None:
+        self.hookable.append((get, names))
+        for table in self._hooks(self.hookable[-1:]):
+            self._read_all(table, label)
+
+    def _hooks(self, holders: Iterable[tuple[Callable[..., Any], Sequence[str]]]) -> list[Any]:
+        """The tables of hooks that are not empty."""
+        return [*filter(None, (get(name, None) for get, names in holders for name in names))]
+
+    def _visit_class(self, kind: type, made: bool = False) -> None:
+        """Members that are named, and those that run unnamed, such as ``__call__``."""
         for klass in kind.__mro__:
-            if _is_library(klass) or (klass is not kind and id(klass) in self.seen):
+            if _is_library(klass):
                 continue
-            self.seen[id(klass)] = klass
-            table = vars(klass)
-            names = [n for n, v in table.items() if type(v) in _WATCHED_IN_CLASSES and n[:2] != "__"]
-            self._read_some(table, names, klass.__name__, 2)
-            self.todo += [(fn, label, 2) for member in table.values() for fn in _functions_in(member)]
+            table = self.classes.setdefault(klass, vars(klass))
+            if id(table) not in self.seen:
+                self.seen[id(table)] = table
+                self.sized.append((table, klass.__name__))
+                special = [n for n, v in table.items() if n[:2] == "__" and isinstance(v, types.FunctionType)]
+                self._take_all(table, [n for n in special if n not in _MAKING], klass.__name__)
+                self._offer(table, [n for n in table if n[:2] != "__"], klass.__name__)
+            if made:
+                self._take_all(table, [n for n in ("__init__", "__new__") if n in table], klass.__name__)
 
-    def _visit_function(self, fn: types.FunctionType, depth: int) -> None:
-        """Closure and globals; of functions that the code only calls, and of classes, not much deeper."""
-        if _is_library(fn) or fn.__module__ == __name__:
-            return
-        for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-            with contextlib.suppress(ValueError):  # a variable without a value yet
-                self.todo.append((cell.cell_contents, name, depth))
-                self._read(_get_cell, cell, name)
-        names = _names_in(fn.__code__)
-        modules = [m for m in map(fn.__globals__.get, names) if isinstance(m, types.ModuleType)]
-        known = [vars(m) for m in modules if not _is_library(m) and m.__name__ != __name__]
-        for space in (fn.__globals__, *known):
-            chosen = []
+    def _visit_function(self, fn: types.FunctionType, label: str) -> None:
+        """Attributes, closure, defaults, and the globals that it names, also in modules that it names."""
+        own = vars(fn)
+        _refuse_graphs_of(own)
+        compiled = own.get("_torchdynamo_orig_callable")
+        if compiled is not None or _is_library(fn) or fn.__globals__ is globals():
+            self.todo.append((compiled or own.get("__wrapped__"), label))
+        else:
+            if "-packages" not in fn.__code__.co_filename:  # a notebook loads changed functions in place
+                self._read(_get_code, fn, label, self.settings)
+            if own:
+                self._read_all(own, label)
+            self.todo += [(given, f"a default of {label}") for given in (fn.__defaults__, fn.__kwdefaults__)]
+            for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+                with contextlib.suppress(ValueError):  # a variable without a value yet
+                    self.todo.append((cell.cell_contents, name))
+                    self._read(_get_cell, cell, name)
+            names = _names_in(fn.__code__)
+            self._learn(names)
+            self._visit_globals(fn.__globals__, names)
+
+    def _visit_globals(self, space: dict[str, Any], names: set[str]) -> None:
+        spaces = [space]
+        for space in spaces:
+            torchs = space is vars(torch) or space is vars(nn.functional)
             for name in sorted(names & space.keys()):
                 item = space[name]
-                if isinstance(item, type) and depth < 2:
-                    self.todo.append((item, name, depth + 1))
-                fixed = (type, types.ModuleType, types.BuiltinFunctionType)
-                far = isinstance(item, types.FunctionType) and (depth >= 3 or _is_library(item))
-                if not isinstance(item, fixed) and name[:2] != "__" and not far:
-                    chosen.append(name)
-            self._read_some(space, chosen, "", depth + 1)
+                if isinstance(item, types.ModuleType):
+                    known = item in (torch, nn.functional) or not _is_library(item)
+                    if known and item.__name__ != __name__ and all(vars(item) is not s for s in spaces):
+                        spaces.append(vars(item))
+                elif isinstance(item, (types.FunctionType, types.BuiltinFunctionType)) or not (
+                    torchs or name[:2] == "__" or (isinstance(item, type) and _is_library(item))
+                ):
+                    self._take(space, name, "", follow=not torchs)
 
     # -- the hot check
 
-    def values(self) -> list[Any]:
-        """Everything that is compared, in a fixed order."""
+    def values(self) -> tuple[list[Any], list[Any]]:
+        """Everything that is compared, in a fixed order: by identity, and by value."""
         chain = itertools.chain.from_iterable
-        return [*chain(chain(map(map, self.getters, self.spaces)))]
+        found = [*chain(chain(map(map, self.getters, self.spaces)))]
+        return found, [getter(space) for getter, space in self.set]
 
-    def _expect(self, values: list[Any]) -> None:
-        self.expected = values
+    def _expect(self, values: tuple[list[Any], list[Any]]) -> None:
+        self.expected, self.expected_settings = values
         self.sizes = [len(holder) for holder, _ in self.sized]
         self.holders = [holder for holder, _ in self.sized]
+        self.kinds = [*map(type, self.instances)]
         self.registered = RemovableHandle.next_id
+        self.requiring = [t.requires_grad for t, _ in self.found]
         self.tensors = [t for t, _ in self.pointed]
         self.addresses = [*map(Tensor.data_ptr, self.tensors)]
-        self.idle = not (values or self.sizes or self.tensors or self.host or self.found)
+        self.looks = _looks(self.tensors)
+        self.alike: dict[Hashable, Callable[..., bool]] = {}  # for each mode of autograd
+        self.numbers = [*map(_number_of, self.host)]
+        self.idle = not (any(values) or self.sizes or self.tensors or self.host or self.found)
 
     def use(self, addresses: Iterable[int], host: Iterable[Tensor]) -> None:
-        """From now on compare the tensors at these addresses, too, and these CPU tensors by version."""
+        """From now on compare the tensors at these addresses, too, and these CPU tensors by content."""
         wanted, known = set(addresses), {*map(id, self.tensors)}
         self.pointed += [(t, n) for t, n in self.found if id(t) not in known and _storage(t) in wanted]
-        self.host += [(t, t._version) for t in host]
-        self._expect(self.expected)
+        self.host = [*{id(t): t for t in (*self.host, *host)}.values()]
+        self._expect((self.expected, self.expected_settings))
 
-    def state(self) -> int:
+    def _look_alike(self) -> bool:
+        mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cuda")
+        check = self.alike.get(mode)
+        if check is not None and check(*self.tensors):
+            return True
+        if _looks(self.tensors) != self.looks:
+            return False
+        self.alike[mode] = _looking_alike(self.tensors)
+        return True
+
+    def state(self, thorough: bool = False) -> int:
         """The number of the state that holds now; raises _Rebound or _Eager."""
         if self.idle:
             return self.current
         try:
-            values = self.values()
+            values, settings = self.values()
             if (
-                len(values) == len(self.expected)
+                not thorough
+                and len(values) == len(self.expected)
                 and all(map(operator.is_, values, self.expected))
+                and settings == self.expected_settings
                 and self.registered == RemovableHandle.next_id
                 and [*map(len, self.holders)] == self.sizes
+                and [*map(type, self.instances)] == self.kinds
+                and type(self.root.refer()) is self.kind
                 and [*map(Tensor.data_ptr, self.tensors)] == self.addresses
-                and all(t._version == version for t, version in self.host)
+                and (not self.tensors or self._look_alike())
+                and [*map(_number_of, self.host)] == self.numbers
             ):
                 return self.current
-        except (KeyError, ValueError, RuntimeError):
+        except (AttributeError, KeyError, ValueError, RuntimeError):
             raise _Rebound("an attribute") from None
-        return self._moved(values)
+        return self._moved((values, settings))
 
-    def _moved(self, values: list[Any]) -> int:
+    def _moved(self, found: tuple[list[Any], list[Any]]) -> int:
         """Something differs: the number of the new state, if only scalars do."""
-        for (holder, label), size in zip(self.sized, self.sizes, strict=True):
-            if len(holder) != size and not (_HOME in holder and len(holder) == size + 1):
+        for (holder, label), held in zip(self.sized, self.held, strict=True):
+            if holder.keys() - _ADDED_BESIDE != held:
                 raise _Rebound(f"what {label} holds")
-        if any(self.hooks):
+        instances = [*self.instances, self.root.refer()]
+        for holder, kind in zip(instances, [*self.kinds, self.kind], strict=True):
+            if type(holder) is not kind:
+                raise _Rebound(f"the class of a {kind.__name__}")
+        if [*map(id, self._hooks(self.hookable))] != self.hooked:
             raise _Rebound("a hook")
-        for (tensor, label), address in zip(self.pointed, self.addresses, strict=True):
-            if tensor.data_ptr() != address:
+        pointed = zip(self.pointed, self.addresses, self.looks, _looks(self.tensors), strict=True)
+        for (tensor, label), address, look, now in pointed:
+            if tensor.data_ptr() != address or now[:-1] != look[:-1]:
                 raise _Rebound(label)
-        if not all(t._version == version for t, version in self.host):
+        if [*map(_number_of, self.host)] != self.numbers:
             raise _Rebound("a CPU tensor")
-        if len(values) != len(self.expected):
+        values, expected = _flat(found), _flat((self.expected, self.expected_settings))
+        if len(values) != len(expected):
             raise _Rebound("a container")
-        pairs = enumerate(zip(values, self.expected, strict=True))
+        pairs = enumerate(zip(values, expected, strict=True))
         differing = [i for i, (a, b) in pairs if a is not b and _token(a) != _token(b)]
         labels = self._labels() if differing else []
         for i in differing:
-            if type(values[i]) not in _SCALARS or type(self.expected[i]) not in _SCALARS:
+            if type(values[i]) not in _SCALARS or type(expected[i]) not in _SCALARS:
                 raise _Rebound(labels[i])
+        requiring = [t.requires_grad for t, _ in self.found]
+        if requiring != self.requiring:
+            differing.append(-1)
+            labels.append("which tensors require a gradient")
         signature = self._signature(values)
         for i in differing if signature not in self.known else ():
-            past = self.history.setdefault(i, {_token(self.expected[i])})
-            past.add(_token(values[i]))
+            now, was = (values[i], expected[i]) if i >= 0 else (str(requiring), str(self.requiring))
+            past = self.history.setdefault(i, {_token(was)})
+            past.add(_token(now))
             if len(past) > _MOST_VALUES:
                 raise _Eager(f"{labels[i]} has taken more than {_MOST_VALUES} values")
         self.current = self.known.setdefault(signature, len(self.known))
         self.differing = labels[differing[0]] if differing else self.differing
-        self._expect(values)
+        self._expect(found)
         return self.current
 
     def _signature(self, values: list[Any]) -> Hashable:
-        return tuple([_token(values[i]) for i in self.scalars])
+        return (*[_token(values[i]) for i in self.scalars], *[t.requires_grad for t, _ in self.found])
 
     def _labels(self) -> list[str]:
         """A name for each of ``values``."""
         found = []
-        for getter, (spaces, labels) in self.groups.items():
+        for getter, (spaces, labels) in (*self.groups.items(), *self.settings.items()):
             for space, label in zip(spaces, labels, strict=True):
                 names: Any = range(len([*getter(space)]))
-                if isinstance(getter, operator.itemgetter) or getter is dict.values:
-                    names = space if getter is dict.values else getter.__reduce__()[1]
+                if isinstance(getter, (operator.itemgetter, operator.attrgetter)):
+                    names = getter.__reduce__()[1]
+                elif getter is dict.values:
+                    names = space
                 found += [label if getter is _get_cell else f"{label}.{n}".lstrip(".") for n in names]
         return found
 
@@ -1173,37 +1334,53 @@ class _Watch:
     def snapshot(self) -> list[tuple[Any, Any, bool]]:
         """Shallow copies of what is compared, and whether they are of the whole."""
         saved: list[tuple[Any, Any, bool]] = []
-        for getter, (spaces, _) in self.groups.items():
+        for getter, (spaces, _) in (*self.groups.items(), *self.settings.items()):
             for space in spaces:
-                if isinstance(space, types.CellType):
-                    saved.append((space, {"": space.cell_contents}, False))
-                elif isinstance(getter, operator.itemgetter):
-                    saved.append((space, {n: space[n] for n in getter.__reduce__()[1]}, False))
+                if isinstance(getter, (operator.itemgetter, operator.attrgetter)):
+                    saved.append(
+                        (space, dict(zip(getter.__reduce__()[1], getter(space), strict=True)), False)
+                    )
                 elif getter is dict.values:
                     saved.append((space, dict(dict.items(space)), True))
-                elif not isinstance(space, dict):
+                elif isinstance(space, (list, deque, set)):
                     saved.append((space, dict(enumerate(space)), True))
-        return saved + [
-            (h, dict(h) if isinstance(h, dict) else {x: x for x in h}, True) for h, _ in self.sized
-        ]
+        return saved + [(h, dict(h), True) for h, _ in self.sized if isinstance(h, dict)]
 
     @staticmethod
     def put_back(saved: list[tuple[Any, Any, bool]]) -> None:
         """Undo what differs from a snapshot; attributes of classes are left alone."""
         for space, old, whole in saved:
-            if isinstance(space, types.CellType):
-                space.cell_contents = old[""]
-            elif isinstance(space, dict):
+            if isinstance(space, dict):
                 for key in [k for k in dict.keys(space) if k not in old and k != _HOME] if whole else ():
                     del space[key]
                 for key, item in old.items():
                     if dict.get(space, key, saved) is not item:
                         space[key] = item
-            elif isinstance(space, set):
-                space.symmetric_difference_update(space ^ old.keys())
-            elif isinstance(space, (list, deque)):
-                space.clear()
-                space.extend(old.values())
+            elif isinstance(space, (list, deque, set)):
+                if any(map(operator.is_not, space, old.values())) or len(space) != len(old):
+                    space.clear()
+                    (space.update if isinstance(space, set) else space.extend)(old.values())
+            elif not isinstance(space, types.MappingProxyType):
+                for name, item in old.items():
+                    if getattr(space, name) is not item:
+                        object.__setattr__(space, name, item)
+
+
+def _flat(values: tuple[list[Any], list[Any]]) -> list[Any]:
+    return [*values[0], *itertools.chain.from_iterable(values[1])]
+
+
+def _draws_with_numpy(kind: type) -> bool:
+    names = {"get_state", "bit_generator", "state"}
+    return kind.__module__.startswith("numpy.random") and any(hasattr(kind, name) for name in names)
+
+
+def _value_in_context(variable: Any) -> tuple[Any]:
+    return (variable.get(None),)
+
+
+def _of_this_thread(local: Any) -> Any:
+    return (*local.__dict__, *local.__dict__.values())
 
 
 # --------------------------------------------------------------------- 6. trial runs that leave no trace
@@ -1228,7 +1405,7 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     It also knows the random number generators of host and device, and can put back all that it has seen.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, on_host: Iterable[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.default = torch.cuda.default_generators[device.index or 0]
         self.made: set[int] = set()
@@ -1240,7 +1417,8 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.blas = False  # whether cuBLAS may be at work
         self.add(torch.default_generator)
         self.add(self.default)
-        self.on_host = self._on_host()
+        numpy = [sys.modules["numpy.random"]] if "numpy.random" in sys.modules else []
+        self.on_host = [(value, *_host_state(value)) for value in (random, *numpy, *on_host)]
 
     def see(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and note what it reads, writes and makes."""
@@ -1296,16 +1474,10 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(self.read[address])
                 self.written[address] = (whole, whole.clone())
 
-    @staticmethod
-    def _on_host() -> tuple[Any, Any]:
-        numpy = sys.modules.get("numpy")
-        return random.getstate(), numpy.random.get_state() if numpy else None
-
     def drawn(self) -> set[str]:
         """Where random numbers were drawn, "cpu" or "cuda"."""
-        (python, array), (now, other) = self.on_host, self._on_host()
-        same = python == now and (array is None or (array[2:] == other[2:] and (array[1] == other[1]).all()))
         moved = {g.device.type for g, s in self.generators.values() if not torch.equal(g.get_state(), s)}
+        same = all(pickle.dumps(_host_state(g)[0]) == pickle.dumps(state) for g, state, _ in self.on_host)
         return moved if same else moved | {"cpu"}
 
     def restore(self) -> None:
@@ -1315,14 +1487,23 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 whole.copy_(before)
         for generator, state in self.generators.values():
             generator.set_state(state)
-        random.setstate(self.on_host[0])
-        if self.on_host[1] is not None:
-            sys.modules["numpy"].random.set_state(self.on_host[1])
+        for _, state, put_back in self.on_host:
+            put_back(state)
 
 
 # Assigned here because a method of that name in the class body is wrapped so that it imports all of
 # torch._dynamo, seconds of it, at its first call.
 _Observer.__torch_dispatch__ = _Observer.see  # type: ignore[assignment, method-assign]
+
+
+def _host_state(generator: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The state of a generator of Python or NumPy, and what puts one back."""
+    if hasattr(generator, "getstate"):
+        return generator.getstate(), generator.setstate
+    if hasattr(generator, "get_state"):
+        return generator.get_state(), generator.set_state
+    bits = getattr(generator, "bit_generator", generator)
+    return bits.state, functools.partial(setattr, bits, "state")
 
 
 class _Sink(io.StringIO):
@@ -1677,6 +1858,7 @@ def _modes() -> tuple[Hashable, ...]:
         torch.is_autocast_enabled("cuda")
         and (torch.get_autocast_dtype("cuda"), torch.is_autocast_cache_enabled()),
         precision,
+        _function_modes() and torch.get_default_device(),
     )
 
 
@@ -1883,7 +2065,7 @@ class _Runner:
         """What the code itself has changed since the key was made, if anything."""
         watches = self.watching(call)
         try:
-            same = tuple([watch.state() for watch in watches]) == key[1]
+            same = tuple([watch.state(thorough=True) for watch in watches]) == key[1]
             return "" if same else next((w.differing for w in watches if w.differing), "a number")
         except _Rebound as what:
             return str(what)
@@ -2139,7 +2321,7 @@ class _Recording:
         self.runner, self.call, self.key, self.pool, self.had = runner, call, key, pool, had
         self.watches = runner.watching(call)
         self.saved = [watch.snapshot() for watch in self.watches]
-        self.observer = _Observer(pool.device)
+        self.observer = _Observer(pool.device, [g for watch in self.watches for g in watch.on_host])
         for generator in itertools.chain.from_iterable(watch.generators for watch in self.watches):
             self.observer.add(generator)
         self.drew = False  # random numbers on the device
