@@ -282,13 +282,14 @@ class Side:
         """
         if not hasattr(self, "drawn"):
             self.drawn = [self._values(k) for k in range(1, 5)]
+            gc.freeze()
             if self.device == "cuda":
                 torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = self.usual
             args, kwargs = copied(self.inputs)
             with torch.inference_mode():
-                if self.call is self.model:
-                    self.model(*args, **kwargs)  # records anew, where the program has graphs of its own
-                else:
+                self.model(*args, **kwargs)  # records anew, where the program has graphs of its own
+                if self.call is not self.model:
+                    args, kwargs = copied(self.inputs)
                     subject = trees.Subject(self.model, self.model, sys.modules[type(self.model).__module__])
                     self.capturing = graphs.Capturing(subject, self.tree)
                     self.capturing(*args, **kwargs)
@@ -297,6 +298,7 @@ class Side:
         assert call is not None
         times: list[float] = []
         with torch.inference_mode():
+            gc.disable()  # as `timeit` does
             end = time.perf_counter() + request["seconds"]
             while len(times) < 3 or (time.perf_counter() < end and len(times) < 200):
                 args, kwargs = self.drawn[len(times) % len(self.drawn)]
@@ -305,6 +307,7 @@ class Side:
                 call(*args, **kwargs)
                 torch.cuda.synchronize()
                 times.append(1e3 * (time.perf_counter() - start))
+        gc.enable()
         return {"times": times}
 
     def do_draws(self, request: dict[str, Any]) -> dict[str, Any]:
