@@ -15,7 +15,7 @@ from typing import Any
 from refactor.analysis.model import EventKind, Facts, Kind
 from refactor.rewrite.branch import propose_split
 from refactor.rewrite.lazily import libcst as cst
-from refactor.rewrite.model import Proposal, Refusal
+from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rewrite.names import reference
 from refactor.rewrite.ops import names_in, torch_function
 from refactor.rewrite.packed import (
@@ -34,6 +34,7 @@ from refactor.rewrite.packed import (
     where,
 )
 from refactor.rewrite.shapes import shapes_around
+from refactor.rewrite.spread import fresh_in, spreadable, with_lines
 from refactor.rewrite.syntax import ancestors, argument, code_of, dotted, expression, keyword
 from refactor.rule import Hit
 
@@ -130,6 +131,8 @@ class _Rewrite:
         if shapes is None:
             raise NotLifted("only code in functions is rewritten")
         self.shapes = shapes
+        self.statement: ast.stmt | None = None
+        self.before: list[tuple[str, Any]] = []  # names and values of lines before the statement
 
     def proposal(self) -> Proposal:
         if isinstance(self.root, ast.Assign):
@@ -179,6 +182,8 @@ class _Rewrite:
             raise NotLifted(f"that `{name}` is asked of a boolean tensor is not sure; compare it first")
         if name == "mean" and family in ("int", "bool"):
             raise NotLifted("`mean` of integers raises an error; convert them first")
+        if name == "mean":
+            self.spread(lift, call, dim)
         way = lift.lift(operand)
         if not lift.leaves:
             raise NotLifted("the selection is not part of a plain expression; bind it to a name first")
@@ -186,7 +191,23 @@ class _Rewrite:
             lift.wrap(operand, _NEUTRAL[name])
         if name == "mean":
             lift.at(call, self.mean(lift, call, operand, dim, functional))
-        return Proposal(lift.changes(), _NOTE, imports=_TORCH)
+        changes = lift.changes()
+        if self.before:
+            assert self.statement is not None
+            changes += (Change(self.statement, with_lines(lambda: self.before), line=True),)
+        return Proposal(changes, _NOTE, imports=_TORCH)
+
+    def spread(self, lift: Lift, call: ast.Call, dim: ast.expr | None) -> None:
+        """Give the mask in the shape of the tensor a name, where the mean can have lines of its own."""
+        self.statement = spreadable(self.facts, call)
+        first = next((n for n in ast.walk(call) if isinstance(n, ast.expr) and selection(n)), None)
+        tensor = first.value if isinstance(first, ast.Subscript) else None
+        if self.statement is None or tensor is None or dim is not None or not is_plain(tensor):
+            return
+        if lift.place != "select" and lift.trailing(tensor) != 0:
+            text = f"{lift.aligned(tensor)}.expand_as({code_of(self.facts, tensor)})"
+            lift.named = fresh_in(self.facts, call, "selected")
+            self.before.append((lift.named, text))
 
     def mean(
         self, lift: Lift, call: ast.Call, operand: ast.expr, dim: ast.expr | None, functional: bool
@@ -204,11 +225,13 @@ class _Rewrite:
                 raise NotLifted(
                     "how many elements the mask selects is not known; bind what it selects from to a name"
                 )
-            mask = f"{lift.aligned(tensor)}.expand_as({code_of(self.facts, tensor)})"
+            mask = lift.named or f"{lift.aligned(tensor)}.expand_as({code_of(self.facts, tensor)})"
         wide = _single(operand)
         kind = "" if wide else self.dtype_of(lift)
         axis = "0" if dim is not None else ""
 
+        name = fresh_in(self.facts, call, "total") if self.statement and (kind or lift.named) else ""
+        self.before += [(name, "")] if name else []  # what it is comes with the change
         around = self.facts.parents.get(call)
         stands_inside = isinstance(around, ast.expr) and not isinstance(
             around, ast.Tuple | ast.List | ast.Call
@@ -226,7 +249,10 @@ class _Rewrite:
                     ],
                 )
                 args = [*map(spaced, args), argument(wider, "dtype")]
-            total = cst.Call(cst.Attribute(inner, cst.Name("sum")), args)
+            total: cst.BaseExpression = cst.Call(cst.Attribute(inner, cst.Name("sum")), args)
+            if name:
+                self.before[-1:] = [(name, total)]
+                total = cst.Name(name)
             ratio = cst.BinaryOperation(total, cst.Divide(), expression(f"{mask}.sum()"))
             if kind or stands_inside:
                 ratio = ratio.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])

@@ -110,6 +110,7 @@ class Lift:
     place: str
     anchor: ast.expr | None = None  # the tensor that all others must fit: assigned to, or the first selected
     writes: ast.expr | None = None  # the tensor that is written afterwards
+    named: str = ""  # a variable that holds the mask with the shape of the tensors
     leaves: list[ast.expr] = field(default_factory=list)
     done: dict[ast.AST, list[Callable[[Any], Any]]] = field(default_factory=dict)
     order: list[ast.AST] = field(default_factory=list)
@@ -140,6 +141,8 @@ class Lift:
 
     def aligned(self, tensor: ast.expr) -> str:
         """The mask with as many dimensions as the tensor that it selects from."""
+        if self.named:
+            return self.named
         text = self.mask_code()
         if self.place == "last":
             return text

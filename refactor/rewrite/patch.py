@@ -23,6 +23,7 @@ from refactor.rewrite.imports import Imports, settle
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Edit, Patch, Proposal, Refusal, RuntimeImport
 from refactor.rewrite.names import PLACEHOLDER
+from refactor.rewrite.spread import separated
 from refactor.rule import Hit, Rule
 from refactor.source import Source
 
@@ -201,7 +202,7 @@ def _rewrite(
     failed.update({owner[change]: _LOST for change in transformer.vanished(module, owner)})
     if failed:
         return failed
-    text = PLACEHOLDER.sub(lambda match: imports.names[match.group(1)], module.code)
+    text = separated(PLACEHOLDER.sub(lambda match: imports.names[match.group(1)], module.code))
     text = text.replace("\n", "\r") if parsed.carriage_returns else text
     if not _parses(text) or _comments(chunk.text) - _comments(text):
         reason = "the rewritten code would not parse or would lose a comment; please report this statement"

@@ -160,3 +160,17 @@ def test_a_mask_made_before_its_tensor_was_reshaped_is_spread_by_what_it_is_then
         strict=True,
     ):
         assert one is other or torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+def test_lines_that_are_put_before_a_mean_end_as_the_others_do(end: str, tmp_path: Path) -> None:
+    head = (
+        "import torch\nfrom torch import nn\n\n\nclass M(nn.Module):\n\tdef forward(self, x: torch.Tensor):\n"
+    )
+    code = head + "\t\tkeep = x > 0  # some\n\t\treturn x[keep].mean()"
+    new = rewrite(code.replace("\n", end), tmp_path)
+    assert new.replace(end, "\n") == head + (
+        "\t\tkeep = x > 0  # some\n"
+        "\t\ttotal = torch.where(keep, x, 0).sum(dtype=torch.promote_types(x.dtype, torch.float32))\n"
+        "\t\treturn (total / keep.sum()).to(x.dtype)"
+    )
