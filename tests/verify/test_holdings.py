@@ -111,3 +111,33 @@ def test_moments_and_rates_of_a_public_optimizer_are_compared_where_both_have_th
     changed = [s.path for s in compare(stepped, observed(program, net), False).suspects]
     assert "self.opt: momentum_buffer of lin.bias" in changed
     assert "self.opt: lr of lin.weight" in changed
+
+
+def test_a_harness_shows_what_is_kept_under_private_names(program: Any) -> None:
+    def seen(rate: float, hooks: int) -> Trace:
+        net = program.build()
+        net._opt = torch.optim.SGD(net.lin.parameters(), lr=rate)
+        for _ in range(hooks):
+            net.lin.register_forward_hook(lambda *given: None)
+        recorder = observe.Recorder()
+        subject = Subject(net, net, program)
+        leaves = holdings.shown(
+            subject, recorder, 0, lambda n: {"opt": n._opt, "hooks": len(n.lin._forward_hooks)}
+        )
+        entry = {"step": 0, "outside": False, "groups": {"observed": leaves}}
+        return Trace([entry], recorder.tensors)
+
+    assert not compare(seen(0.5, 1), seen(0.5, 1), False).certain
+    (other,) = compare(seen(0.5, 1), seen(0.5, 2), False).certain
+    assert (other.path, other.text) == ("observed['hooks']", "1 in the original, 2 in the rewrite")
+    suspects = compare(seen(0.5, 1), seen(0.25, 1), False).suspects
+    assert {s.path for s in suspects} == {f"observed['opt']: lr of lin.{p}" for p in ("weight", "bias")}
+
+
+def test_a_harness_that_cannot_look_at_one_side_is_a_difference(program: Any) -> None:
+    subject = Subject(program.build(), None, program)
+    recorder = observe.Recorder()
+    assert holdings.shown(subject, recorder, 0, None) == []
+    assert holdings.shown(subject, recorder, 0, lambda net: net._gone) == [
+        ["observed", ["value", "raised", "AttributeError"]]
+    ]

@@ -57,6 +57,7 @@ class Plan:
     listener: Listener = field(default_factory=lambda: Listener(Path("/")))
     hardware: Hardware = field(default_factory=Hardware)
     on_step: Callable[[int], None] = lambda index: None
+    looking: Callable[[], Callable[[Any], Any] | None] = lambda: None
     unwatched: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     contexts: list[Callable[[], contextlib.AbstractContextManager[Any]]] = field(default_factory=list)
 
@@ -396,6 +397,7 @@ class Episode:
             root = self.plan.listener.root
             groups["attributes"] = holdings.attributes(subject, recorder, index, root)
             groups["optimizers"] = holdings.optimizers(subject, recorder, index, root)
+            groups["observed"] = holdings.shown(subject, recorder, index, self.plan.looking())
         groups["printed"] = call.spoken.printed()
         groups["recorded"] = call.spoken.recorded()
         groups["random"] = observe.random_state(self.plan.device)

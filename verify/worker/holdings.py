@@ -9,7 +9,7 @@ import contextlib
 import sys
 import types
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,29 @@ def optimizers(subject: Subject, recorder: Recorder, index: int, root: Path) -> 
             if isinstance(value, torch.optim.Optimizer):
                 for path, found in _of_optimizer(value, named):
                     out += recorder.leaves(found, f"{prefix}.{name}: {path}", f"{index}:")
+    return out
+
+
+def shown(subject: Subject, recorder: Recorder, index: int, look: Callable[[Any], Any] | None) -> Leaves:
+    """What the harness's ``observed`` returns for the target: plain data, tensors, optimizers, schedules.
+
+    A dict's optimizers and schedules are looked at as public ones are; what it raises is compared as well.
+    """
+    if look is None:
+        return []
+    try:
+        found = look(subject.owner if subject.owner is not None else subject.call)
+    except Exception as error:  # of the user's own function, on a side that lacks what it asks for
+        return [["observed", ["value", "raised", type(error).__qualname__]]]
+    named = {} if subject.network is None else {id(p): n for n, p in subject.network.named_parameters()}
+    out: Leaves = []
+    for key, value in found.items() if isinstance(found, Mapping) else [("", found)]:
+        path = f"observed[{key!r}]" if key != "" else "observed"
+        parts = [(f"{path}{inner}", v) for inner, v in _kept(value)]
+        if isinstance(value, torch.optim.Optimizer):
+            parts += [(f"{path}: {inner}", v) for inner, v in _of_optimizer(value, named)]
+        for place, part in parts or [(path, value)]:
+            out += recorder.leaves(part, place, f"{index}:")
     return out
 
 

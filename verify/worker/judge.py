@@ -65,7 +65,7 @@ class Comparison:
 
 GROUPS = (
     "exception", "message", "result", "inputs", "containers", "flags", "aliasing", "state", "gradients",
-    "input gradients", "attributes", "optimizers", "printed", "recorded", "random", "kept",
+    "input gradients", "attributes", "optimizers", "observed", "printed", "recorded", "random", "kept",
 )  # fmt: skip
 
 

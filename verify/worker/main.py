@@ -180,6 +180,7 @@ class Worker:
             listener=self.listener,
             hardware=self.hardware,
             on_step=progress,
+            looking=self.tree.looking if self.tree is not None else lambda: None,
             unwatched=self.sites.unwatched if self.sites is not None else contextlib.nullcontext,
         )
 

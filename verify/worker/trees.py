@@ -102,6 +102,11 @@ class Tree:
             raise LoadError(f"the harness {file.name} failed: {place(error, file.parent)}") from error
         return module
 
+    def looking(self) -> Callable[[Any], Any] | None:
+        """The harness's function ``observed``, which shows what a program keeps under private names."""
+        module = sys.modules.get(self.harness.stem) if self.harness is not None else None
+        return getattr(module, "observed", None)
+
     def forget(self) -> dict[str, ModuleType]:
         """Drop the tree's modules, so that the next import starts as in a fresh process; gives them back."""
         dropped = {}
