@@ -34,6 +34,10 @@ class Box:
         self.value = value
 
 
+def nested(i: int) -> torch.Tensor:
+    return torch.nested.nested_tensor([rnd(2, seed=i).cpu(), rnd(3, seed=i).cpu()]).to("cuda")
+
+
 ODD: dict[str, tuple[Callable[..., Any], Callable[[int], Any]]] = {
     "a sparse tensor": (lambda x: x.to_dense() * 2, lambda i: rnd(3, 4, seed=i).relu().cpu().to_sparse()),
     "a nested tensor": (
@@ -43,6 +47,19 @@ ODD: dict[str, tuple[Callable[..., Any], Callable[[int], Any]]] = {
     "a quantised tensor": (
         lambda x: x.dequantize() * 2,
         lambda i: torch.quantize_per_tensor(rnd(4, seed=i).cpu(), 0.1, 0, torch.qint8),
+    ),
+    "a sparse tensor on the device": (
+        lambda x: x.to_dense() * 2,
+        lambda i: rnd(3, 4, seed=i).relu().cpu().to_sparse().to("cuda"),
+    ),
+    "a nested tensor on the device": (lambda x: x.to_padded_tensor(0.0) * 2, nested),
+    "nested tensors in a tree": (
+        lambda x: x["a"].to_padded_tensor(0.0) + x["b"].to_padded_tensor(0.0),
+        lambda i: {"a": nested(i), "b": nested(i + 1)},
+    ),
+    "a quantised tensor on the device": (
+        lambda x: x.dequantize() * 2,
+        lambda i: torch.quantize_per_tensor(rnd(4, seed=i).cpu(), 0.1, 0, torch.qint8).to("cuda"),
     ),
     "a CPU tensor": (lambda x: x * 2, lambda i: rnd(3, seed=i).cpu()),
     "a CPU tensor beside one on the device": (
@@ -83,6 +100,20 @@ def test_the_result_is_that_of_the_code_for(name: str) -> None:
                 got, want = wrapper(make(i)), fn(make(i))
                 assert type(got) is type(want)
                 same(got, want)
+
+
+@pytest.mark.filterwarnings("ignore:.*runs eagerly:RuntimeWarning")
+@torch.inference_mode()
+def test_a_nested_tensor_that_is_state_or_a_result_is_that_of_the_code() -> None:
+    held = nested(1)
+    for fn in (lambda x: held.to_padded_tensor(0.0) + x, lambda x: held * 2):
+        wrapper = graphed(fn)
+        for i in range(4):
+            got, want = wrapper(rnd(1, seed=i)), fn(rnd(1, seed=i))
+            same(
+                got.to_padded_tensor(0.0) if got.is_nested else got,
+                want.to_padded_tensor(0.0) if want.is_nested else want,
+            )
 
 
 @torch.inference_mode()

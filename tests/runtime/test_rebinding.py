@@ -87,6 +87,7 @@ class Holder:
 
 TABLE: Any = None
 FACTOR = 1.0
+PLAN = 1.0
 SETTING: ContextVar[float] = ContextVar("SETTING", default=1.0)
 LOCAL = threading.local()
 helpers: Any = types.ModuleType("helpers_of_a_user")
@@ -137,6 +138,7 @@ class Model(nn.Module):
         self.bound = functools.partial(torch.add, alpha=2)
         self.partial = functools.partial(self.add, table={"t": rnd(4, seed=5)})
         self.names = {"plus"}
+        self.names_of_plans = ["plan"]
 
     @staticmethod
     def add(x: torch.Tensor, table: Any) -> torch.Tensor:
@@ -154,7 +156,11 @@ class Model(nn.Module):
     def cached(self) -> float:
         return FACTOR
 
+    def by_plan(self, x: torch.Tensor) -> torch.Tensor:
+        return x + PLAN
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = getattr(self, "by_" + self.names_of_plans[0])(x)
         h = self.part(self.tied(self.lin(x))) * self.factor
         h = self.conv(h[:, None]).flatten(1)
         h = self.flat(self.drop(h)) * (2 if self.unit == "whole" else 3)
@@ -337,6 +343,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "a string of a class": change_to(Model, "unit", lambda n: "half"),
     "an object of a class": change_to(Model.shift, "amount", to_number),
     "a global number": change_to(sys.modules[__name__], "FACTOR", to_number),
+    "a global of a method whose name is put together": change_to(sys.modules[__name__], "PLAN", to_number),
     "a global tensor": change_to(sys.modules[__name__], "TABLE", lambda n: rnd(4, 4) * n),
     "a global tensor in place": lambda m: TABLE.t_(),
     "a global far below": change_to(helpers, "LEVEL", to_number),

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 ac521c8baa49f1d249b396b80ecfb7f1e5d7293dfd5ee92c79ed6f6dd14a2a6b). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 b935a3cc96ae30b912fc63ebbee7e0d16451ba625febaa9c357d54f29551ae55). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -266,9 +266,8 @@ def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None)
     if _symbolic():
         proxy = next((p for p in (data, dtype, device) if isinstance(p, torch.fx.Proxy)), None)
         if proxy is not None:
-            return cast(Any, proxy).tracer.create_proxy(
-                "call_function", _make_constant, (data, dtype, device), {}
-            )
+            create: Any = cast(Any, proxy).tracer.create_proxy
+            return cast(Tensor, create("call_function", _make_constant, (data, dtype, device), {}))
     target = device if isinstance(device, torch.device) or device is None else torch.device(device)
     plain = target is None or target.type != "cuda" or (isinstance(data, Tensor) and data.is_cuda)
     plain = plain or torch.compiler.is_compiling() or _active_transform() is not None
@@ -619,13 +618,8 @@ class _Call:
     def __init__(
         self, args: Any, kwargs: Any, leaves: list[Tensor], form: Sequence[Hashable], has_objects: bool
     ) -> None:
-        self.args, self.kwargs, self.leaves, self.form, self.has_objects = (
-            args,
-            kwargs,
-            leaves,
-            form,
-            has_objects,
-        )
+        self.args, self.kwargs, self.has_objects = args, kwargs, has_objects
+        self.leaves, self.form = leaves, form
 
     def objects(self) -> list[Any]:
         """The objects among the arguments that are neither tensors, scalars nor containers."""
@@ -1039,13 +1033,17 @@ class _Watch:
                 self._take(space, name, label)
 
     def _by_other_means(self) -> bool:
-        """Code that asks for attributes by other means than their names may read them all."""
+        """Code that asks for attributes by other means may read them all, or those with part of a name."""
+        dynamic = not self.names.isdisjoint(_BY_OTHER_MEANS)
         owner = getattr(self.owner, "__dict__", None)
-        spaces = [owner] if self.names & _BY_OTHER_MEANS else []
+        spaces = [owner] if dynamic else []
         if isinstance(self.owner, nn.Module) and (spaces or self.names & _TO_SUBMODULES):
             spaces += [vars(self.owner)[table] for table in _TABLES]
+        parts = [name for name in self.names if len(name) > 2] if dynamic else []
+        first, last = tuple(p for p in parts if p[-1] == "_"), tuple(p for p in parts if p[0] == "_")
         for name, offers in list(self.offers.items()):
-            for space, label in [o for o in offers if any(o[0] is s for s in spaces)]:
+            named = name.startswith(first) or name.endswith(last)
+            for space, label in [o for o in offers if named or any(o[0] is s for s in spaces)]:
                 offers.remove((space, label))
                 self._take(space, name, label)
         return bool(self.todo)
@@ -1062,7 +1060,7 @@ class _Watch:
         if isinstance(value, type):
             self._visit_class(value, made=True)
         elif isinstance(value, Tensor):
-            if kind in _TENSORS and value.layout == torch.strided:
+            if kind in _TENSORS and value.layout == torch.strided and not value.is_nested:
                 self.found.append((value, label))
                 self._visit_hooks(functools.partial(getattr, value), _HOOKS_OF_TENSORS, label)
         elif isinstance(value, torch.Generator):
@@ -1387,17 +1385,8 @@ def _of_this_thread(local: Any) -> Any:
 # --------------------------------------------------------------------- 6. trial runs that leave no trace
 
 
-_BLAS = (
-    "mm",
-    "mv",
-    "dot",
-    "linear",
-    "attention",
-    "transformer",
-    "lstm",
-    "gru",
-    "rnn",
-)  # in names of operations
+# in names of operations
+_BLAS = ("mm", "mv", "dot", "linear", "attention", "transformer", "lstm", "gru", "rnn")
 
 
 class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -1846,10 +1835,6 @@ def _precision() -> tuple[Hashable, Hashable]:
 
 def _modes() -> tuple[Hashable, ...]:
     """Everything global that decides which kernels run."""
-    try:
-        precision = _matmul_precision(), _cudnn_tf32()
-    except RuntimeError:
-        precision = _precision()
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
@@ -1858,7 +1843,7 @@ def _modes() -> tuple[Hashable, ...]:
         _cudnn_deterministic(),
         torch.is_autocast_enabled("cuda")
         and (torch.get_autocast_dtype("cuda"), torch.is_autocast_cache_enabled()),
-        precision,
+        _precision(),
         _function_modes() and torch.get_default_device(),
     )
 
@@ -1951,10 +1936,13 @@ class _Runner:
             for watch in self.watches.values():
                 if any(t.requires_grad for t, _ in watch.found):
                     raise _Eager("autograd records: a parameter requires a gradient")
-        if self.exact:
-            looks = [(t.shape, t.stride(), t.dtype, t.device) for t in call.leaves]
-        else:
-            looks = self._pad(call)
+        try:
+            if self.exact:
+                looks = [(t.shape, t.stride(), t.dtype, t.device) for t in call.leaves]
+            else:
+                looks = self._pad(call)
+        except RuntimeError:
+            raise _Eager("an argument is a nested tensor, which has no one shape") from None
         base: tuple[Hashable, ...] = (call.form, tuple(looks), modes)
         if self.options.guard:
             target = self.fn.__self__ if isinstance(self.fn, types.MethodType) else self.fn
