@@ -21,7 +21,10 @@ RULE = Rule(
     severity=Severity.BREAKS,
     applicability=Applicability.VERIFY,
     detect=hits(EventKind.ASSERT, message=_message),
-    what="Reports `assert` and `if …: raise` whose condition is a tensor on the device in a region.",
+    what=(
+        "Reports `assert`, `if …: raise` and `torch._check(…)` whose condition is a tensor on the device "
+        "in a region."
+    ),
     why="The host has to wait for the condition, which capture forbids. A replay would not check anything.",
     instead=(
         "Check before the region, or `torch._assert_async`, which raises later and without a Python message."
@@ -50,6 +53,18 @@ import torch.nn as nn
 class Model(nn.Module):
     def forward(self, x: torch.Tensor):
         assert x.min() >= 0  # !
+        return x.sqrt()
+""",
+        ),
+        Example(
+            """\
+import torch
+import torch.nn as nn
+
+class Model(nn.Module):
+    def forward(self, x: torch.Tensor):
+        torch._check(x.dim() == 2)
+        torch._check_with(ValueError, x.min() >= 0, lambda: "negative")  # !
         return x.sqrt()
 """,
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from refactor.analysis import distributions, factories, hostargs
+from refactor.analysis import asserts, distributions, factories, hostargs
 from refactor.analysis.arithmetic import combined_device, tensor_binary
 from refactor.analysis.domain import (
     BOOL,
@@ -348,8 +348,8 @@ def _hazards(
             it.readback(frame, EventKind.SYNC_OP, node, subject, name)
     elif name == "histc" and _given(args, values, 1, "min") is None:
         it.readback(frame, EventKind.SYNC_OP, node, subject, name)
-    elif name == "_assert" and values and on_device(values[0]):
-        it.emit(frame, EventKind.ASSERT, node, subject, "torch._assert")
+    elif scope == "torch":
+        asserts.checked(it, frame, name, values, node)
     hostargs.copied_sides(it, frame, name, values, args)
 
 
