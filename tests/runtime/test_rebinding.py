@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import functools
 import itertools
@@ -9,6 +10,7 @@ import random
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -81,10 +83,8 @@ class Twice(nn.Module):
         return x * 2
 
 
-class Holder:
-    shared = Shift()
-
-
+PARENT = Settings()
+VIEWED = {"a": 1.0}
 TABLE: Any = None
 FACTOR = 1.0
 PLAN = 1.0
@@ -139,6 +139,8 @@ class Model(nn.Module):
         self.partial = functools.partial(self.add, table={"t": rnd(4, seed=5)})
         self.names = {"plus"}
         self.names_of_plans = ["plan"]
+        self.parent, self.bytes = weakref.ref(PARENT), bytearray(b"ab")
+        self.numbers, self.view = array.array("d", [1.0]), types.MappingProxyType(VIEWED)
 
     @staticmethod
     def add(x: torch.Tensor, table: Any) -> torch.Tensor:
@@ -161,6 +163,7 @@ class Model(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = getattr(self, "by_" + self.names_of_plans[0])(x)
+        x = x + self.parent().gain + self.bytes[0] + self.numbers[0] + self.view["a"]  # type: ignore[union-attr]
         h = self.part(self.tied(self.lin(x))) * self.factor
         h = self.conv(h[:, None]).flatten(1)
         h = self.flat(self.drop(h)) * (2 if self.unit == "whole" else 3)
@@ -308,6 +311,12 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "a dataclass is replaced": lambda m: setattr(m, "settings", Settings(7.0, m.settings.table)),
     "a number in a namespace": lambda m: setattr(m.namespace, "gain", m.namespace.gain + 1),
     "an element of an array": lambda m: m.array.__iadd__(1),
+    "a byte": lambda m: m.bytes.__setitem__(0, m.bytes[0] + 1),
+    "a number in an array of Python": lambda m: m.numbers.__setitem__(0, m.numbers[0] + 1),
+    "an object behind a weak reference": change_to(PARENT, "gain", to_number),
+    "a dict behind a view that cannot be written": lambda m: PATCHES.patch.setitem(
+        VIEWED, "a", VIEWED["a"] + 1
+    ),
     "an element of a list": lambda m: m.listed.__setitem__(1, m.listed[1] + 1),
     "a tensor of a list": lambda m: m.listed.__setitem__(0, m.listed[0] + 1),
     "a list in a tuple": lambda m: m.pair[1].__setitem__(0, 5.0 + m.pair[1][0]),

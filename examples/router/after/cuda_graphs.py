@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 b935a3cc96ae30b912fc63ebbee7e0d16451ba625febaa9c357d54f29551ae55). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 acc36b5e36ec8f6398c0d1d034861aabfed1e7bb9ea128906bdbc2da56cb3ad7). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -860,7 +860,8 @@ class _Contents:
         self.last = b""
 
     def __call__(self, array: Any) -> tuple[bytes]:
-        if (now := array.tobytes()) != self.last:
+        now = bytes(array) if isinstance(array, bytearray) else array.tobytes()
+        if now != self.last:
             self.last = now
         return (self.last,)
 
@@ -1087,10 +1088,17 @@ class _Watch:
             self._read(_value_in_context, value, label)
         elif isinstance(value, threading.local):
             self._read(_of_this_thread, value, label)
-        elif kind.__module__ == "numpy" and hasattr(value, "tobytes"):
-            if value.nbytes > _LARGE * 16:
+        elif isinstance(value, bytearray) or (
+            kind.__module__ in ("numpy", "array", "builtins") and hasattr(value, "tobytes")
+        ):
+            if len(_Contents()(value)[0]) > _LARGE * 16:
                 raise _Eager(f"{label} is an array, too large to be watched: make it a tensor")
             self._read(_Contents(), value, label)
+        elif isinstance(value, types.MappingProxyType):
+            self._read(operator.methodcaller("values"), value, label)
+            self.todo += [(item, f"{label}[{key!r}]") for key, item in value.items()]
+        elif isinstance(value, weakref.ref):
+            self.todo.append((value(), label))
         elif isinstance(value, Iterator) and _is_library(kind) and not isinstance(value, io.IOBase):
             raise _Eager(f"{label} is an iterator, which a replay would not move on")
         elif isinstance(value, _MEMBERS):
