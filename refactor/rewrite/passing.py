@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts, Kind
 from refactor.rewrite.ops import METADATA, VIEW_ATTRIBUTES
-from refactor.rewrite.syntax import COMPREHENSIONS, SCOPES, ancestors, dotted, same_scope
+from refactor.rewrite.syntax import (
+    COMPREHENSIONS,
+    SCOPES,
+    ancestors,
+    dotted,
+    enclosing_class,
+    is_owner,
+    same_scope,
+)
 from refactor.rewrite.work import on_layer
 
 if TYPE_CHECKING:
@@ -41,6 +49,47 @@ def taken_from(planner: Planner, piece: Piece, name: str) -> Taken:
         if _is_certain(planner, piece, around):
             sure.add(around.attr)
     return found if all(attr in sure for _, attr in found) else {}
+
+
+def replaced_in(planner: Planner, piece: Piece) -> Taken:
+    """Reads of tensors in attributes that the method replaces: ``self.state = self.cell(x, self.state)``.
+
+    A graph reads where the tensor was when it was recorded. As an argument, it may be another one every time.
+    """
+    found: Taken = {}
+    sure: set[str] = set()
+    owner = planner.owner
+    for node in _inside(piece.nodes) if planner.replaced else ():
+        if not isinstance(node, ast.Attribute) or node.attr not in planner.replaced:
+            continue
+        if not isinstance(node.value, ast.Name) or node.value.id != owner:
+            continue
+        if planner.facts.value(node).kind is Kind.TENSOR and isinstance(node.ctx, ast.Load):
+            found.setdefault((owner, node.attr), []).append(node)
+            if _is_certain(planner, piece, node):
+                sure.add(node.attr)
+    return {key: nodes for key, nodes in found.items() if key[1] in sure}
+
+
+def replaced_attributes(facts: Facts, function: ast.FunctionDef) -> frozenset[str]:
+    """Attributes of the instance that a method assigns, or a method of its class that it calls."""
+    cls = enclosing_class(facts, function)
+    own = {n.name: n for n in cls.body if isinstance(n, ast.FunctionDef)} if cls is not None else {}
+    called = {
+        node.func.attr
+        for node in same_scope(function)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and is_owner(facts, function, node.func.value)
+    }
+    return frozenset(
+        node.attr
+        for method in (function, *(own[name] for name in sorted(called & own.keys())))
+        for node in (same_scope(method) if cls is not None else ())
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and is_owner(facts, method, node.value)
+    )
 
 
 def needs(planner: Planner, root: ast.AST, name: str) -> bool:

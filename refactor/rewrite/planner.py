@@ -18,7 +18,14 @@ from refactor.rewrite.cutting import Cutter
 from refactor.rewrite.live import conditional_branches, live_as_planned
 from refactor.rewrite.names import bound_names, fresh, used_names
 from refactor.rewrite.naming import hoist_name, names_beside, piece_prefix, piece_role
-from refactor.rewrite.passing import doubted_in, needs, objects_in, taken_from
+from refactor.rewrite.passing import (
+    doubted_in,
+    needs,
+    objects_in,
+    replaced_attributes,
+    replaced_in,
+    taken_from,
+)
 from refactor.rewrite.plan import BLOCKS, Block, Decide, Guard, Hoist, Piece
 from refactor.rewrite.ragged import ragged
 from refactor.rewrite.syntax import ancestors, enclosing_statement, owner_name, same_scope
@@ -58,6 +65,7 @@ class Planner:
                 self.kinds.setdefault(node.id, set()).add(self.facts.value(node).kind)
         self.made = self.results_of_layers()
         self.objects = objects_in(self.facts, self.function)
+        self.replaced = replaced_attributes(self.facts, self.function)
         self.doubted = doubted_in(self.facts, self.function)
 
     def results_of_layers(self) -> frozenset[str]:
@@ -119,6 +127,7 @@ class Planner:
         inputs = dict.fromkeys(n for n in needed if n in self.locals and n != self.owner)
         piece.taken = {key: nodes for name in inputs for key, nodes in taken_from(self, piece, name).items()}
         piece.inputs = tuple(name for name in inputs if all(name != owner for owner, _ in piece.taken))
+        piece.taken |= replaced_in(self, piece)
         if any(name not in piece.sure for name in inputs):
             self.give_back(piece)
             return
