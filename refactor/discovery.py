@@ -7,6 +7,7 @@ A file named on the command line is always read. In folders, names in `EXCLUDED`
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,12 +131,23 @@ class _Walk:
                 continue
             if is_folder:
                 self._folder(entry.path, ignores)
+            elif _is_special(entry.path):
+                self.errors.append(FileError(display(entry.path, self.cwd), 1, "is not a file"))
             elif not (entry.is_symlink() and os.path.isdir(entry.path)):
                 self._file(entry.path)
 
     @staticmethod
     def _is_skipped(entry: os.DirEntry[str]) -> bool:
         return entry.name in EXCLUDED or os.path.exists(os.path.join(entry.path, "pyvenv.cfg"))
+
+
+def _is_special(path: str) -> bool:
+    """Whether it is a pipe, socket or device: reading one may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # reported when it is read
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _is_ignored(path: str, is_folder: bool, ignores: tuple[_Ignore, ...]) -> bool:

@@ -101,6 +101,7 @@ def _pooled(items: Sequence[Item], task: Task, workers: int) -> Iterator[Done]:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield future.result()
                     del running[future]
+            pool.shutdown()  # not left to the interpreter's exit, which may find its pipes closed already
         except BrokenProcessPool:
             suspects = [row for chunk in running.values() for row in chunk]
             yield from _one_by_one(sorted(suspects, key=lambda row: row[0]), task)
@@ -115,9 +116,9 @@ def _one_by_one(suspects: Rows, task: Task) -> Iterator[Done]:
             yield pool.submit(_all, task, [(index, item)]).result()
         except BrokenProcessPool:  # noqa: PERF203  # that is the point
             yield [(index, _died(item))]
-            pool.shutdown(wait=False)
+            pool.shutdown()
             pool = _pool(1)
-    pool.shutdown(wait=False)
+    pool.shutdown()
 
 
 def _died(item: Item) -> Examined | Rewritten:

@@ -112,3 +112,16 @@ def test_links_to_folders_are_not_followed(rows):
 
 def test_two_processes_report_the_same_in_the_same_order(project, rows):
     assert examine(jobs_of(project), Task(Settings(project), project), 2) == list(rows.values())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_reported_and_never_read(tmp_path):
+    (tmp_path / "good.py").write_bytes(GOOD)
+    os.mkfifo(tmp_path / "pipe.py")
+    os.symlink("pipe.py", tmp_path / "link.py")
+    found = find_files((), Settings(tmp_path), tmp_path)
+    assert [path.name for path in found.files] == ["good.py"]
+    assert [(e.file, e.message) for e in found.errors] == [
+        ("link.py", "is not a file"),
+        ("pipe.py", "is not a file"),
+    ]
