@@ -488,6 +488,38 @@ def test_a_batch_loop_says_how_the_batch_flows(tmp_path: Path) -> None:
     assert event.extra["guard"] == "no_grad"
 
 
+LISTS = {
+    "levels.py": HEAD
+    + """
+def split(value, shapes: list[tuple]):
+    return value.split([height * width for height, width in shapes], dim=1)
+
+
+def cut(value, sizes: list[torch.Tensor]):
+    return value[: sizes[0]]  # ! CG204
+
+
+class Layer(nn.Module):
+    def forward(self, x, shapes):
+        return split(x, shapes), cut(x, shapes)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = Layer()
+
+    def forward(self, x: torch.Tensor, *inputs: torch.Tensor):
+        return self.layer(x, *inputs)
+"""
+}
+
+
+def test_rows_of_numbers_are_what_an_annotation_says_whatever_starred_arguments_bring(tmp_path: Path) -> None:
+    found = reported(facts_of(tmp_path, write(tmp_path, LISTS), "levels.py"))
+    assert found == marked(LISTS["levels.py"])
+
+
 HOOKS = (
     HEAD
     + """
