@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from refactor.analysis import instances
+from refactor.analysis import decorators, instances
 from refactor.analysis.domain import (
     DEVICE_TENSOR,
     HOST,
@@ -386,7 +386,7 @@ def bind(it: Interpreter, frame: Frame, target: ast.expr, value: Val) -> None:
         if isinstance(owner, Obj):
             instances.set_attribute(it, frame, owner, target.attr, value)
         elif isinstance(owner, Cls) and isinstance(value, Fn):
-            instances.replace_method(it, owner.classes[0], target.attr, value)
+            decorators.replace_method(it, owner.classes[0], target.attr, value)
 
 
 def _unpack(it: Interpreter, frame: Frame, targets: list[ast.expr], value: Val) -> None:

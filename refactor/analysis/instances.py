@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -423,37 +422,6 @@ def _narrowed(bound: Val, target: FunctionInfo) -> Val:
     name = target.node.name
     kept = tuple(cls for cls in bound.classes if (found := cls.find(name)) is not None and found[1] is target)
     return Obj(kept, bound.fields) if kept else bound
-
-
-def decorated(it: Interpreter, cls: ClassInfo) -> Mapping[str, FunctionInfo]:
-    """Methods of a class that its decorators replace: ``cls.forward = wrapped``."""
-    nodes = []
-    for node in reversed(cls.node.decorator_list):
-        info = cls.module.resolve(node.func if isinstance(node, ast.Call) else node)
-        if isinstance(info, FunctionInfo) and info.assigned & {"forward", "__call__", *cls.own}:
-            nodes.append(node)
-    if not nodes:
-        return {}
-    found: Mapping[str, FunctionInfo] | None = it.ask(
-        ("decorators", cls), cls.module, lambda: _decorated(it, cls, nodes)
-    )
-    return found if found is not None else it.replaced.get(cls, {})
-
-
-def _decorated(it: Interpreter, cls: ClassInfo, nodes: Sequence[ast.expr]) -> Mapping[str, FunctionInfo]:
-    made = it.replaced[cls] = {}
-    for node in nodes:
-        frame = it.module_frame(cls.module)
-        decorator = it.evaluate(frame, node)
-        if isinstance(decorator, Fn):
-            invoke(it, frame, decorator, [Cls((cls,))], {})
-    return made
-
-
-def replace_method(it: Interpreter, cls: ClassInfo, name: str, function: Fn) -> None:
-    """``cls.name = function`` in a decorator of the class; elsewhere it may never run."""
-    if ("decorators", cls) in it.answers:
-        it.replaced[cls][name] = function.targets[0]
 
 
 def overrides(cls: ClassInfo, name: str) -> Cls | None:

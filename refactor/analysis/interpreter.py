@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from refactor.analysis import calls, expressions, instances, statements
+from refactor.analysis import calls, decorators, expressions, instances, statements
 from refactor.analysis.binding import as_annotated, bind_call, bind_region
 from refactor.analysis.domain import (
     NONE,
@@ -120,7 +120,7 @@ class Interpreter:
         self.answers = Answers()
         self.partial: dict[ClassInfo, instances.Attributes] = {}
         self.replaced: dict[ClassInfo, dict[str, FunctionInfo]] = {}
-        project.decorated = lambda cls: instances.decorated(self, cls)
+        project.decorated = lambda cls: decorators.decorated(self, cls)
         self.drivers: dict[int, bool] = {}
         self.visible: dict[ModuleInfo, tuple[ClassInfo, ...]] = {}
         self.standins = StandIns(self)

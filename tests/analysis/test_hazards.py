@@ -509,13 +509,15 @@ class Model(nn.Module):
         super().__init__()
         self.layer = Layer()
 
-    def forward(self, x: torch.Tensor, *inputs: torch.Tensor):
-        return self.layer(x, *inputs)
+    def forward(self, x: torch.Tensor):
+        return self.layer(x, x)
 """
 }
 
 
-def test_rows_of_numbers_are_what_an_annotation_says_whatever_starred_arguments_bring(tmp_path: Path) -> None:
+def test_a_tensor_where_rows_of_numbers_are_annotated_is_another_way_of_calling(
+    tmp_path: Path,
+) -> None:
     found = reported(facts_of(tmp_path, write(tmp_path, LISTS), "levels.py"))
     assert found == marked(LISTS["levels.py"])
 

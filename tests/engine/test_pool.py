@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 
 import pytest
@@ -56,9 +55,3 @@ def test_an_error_of_the_tool_in_one_file_leaves_the_others_of_its_chunk(command
     document = json.loads(command("check", "-j", "2", "--output-format", "json").stdout)
     assert len(document["errors"]) == 1
     assert len(document["findings"]) == 120
-
-
-def test_no_process_is_left_for_the_exit_to_end(command):
-    write_many(command)
-    assert command("check", "-j", "2").exit_code == 1
-    assert multiprocessing.active_children() == []
