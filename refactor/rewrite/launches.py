@@ -152,7 +152,9 @@ def _call_work(facts: Facts, function: FunctionNode, call: ast.Call, sure: bool)
     if body is not None and body is not function:
         return max(LAUNCH, work(facts, body, body.body[:_STATEMENTS], sure=sure))
     scope = (value.qualname or "").partition(":")[0].partition(".")[0]
-    return 0 if result is Kind.CONTAINER and scope in sys.stdlib_module_names else UNKNOWN_CALL
+    if result is Kind.CONTAINER and scope in sys.stdlib_module_names:
+        return 0
+    return LAUNCH if sure else UNKNOWN_CALL
 
 
 def _function(facts: Facts, qualname: str | None) -> ast.FunctionDef | None:
