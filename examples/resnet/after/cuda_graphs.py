@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 acc36b5e36ec8f6398c0d1d034861aabfed1e7bb9ea128906bdbc2da56cb3ad7). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 3af77018a594682fa9be4938a3bcb3048d40792ae9ab6b19d301542c2b0f8432). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -1234,6 +1234,7 @@ class _Watch:
         self.addresses = [*map(Tensor.data_ptr, self.tensors)]
         self.looks = _looks(self.tensors)
         self.alike: dict[Hashable, Callable[..., bool]] = {}  # for each mode of autograd
+        self.latest: Callable[..., bool] | None = None
         self.numbers = [*map(_number_of, self.host)]
         self.idle = not (any(values) or self.sizes or self.tensors or self.host or self.found)
 
@@ -1245,13 +1246,15 @@ class _Watch:
         self._expect((self.expected, self.expected_settings))
 
     def _look_alike(self) -> bool:
+        if self.latest is not None and self.latest(*self.tensors):
+            return True
         mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cuda")
         check = self.alike.get(mode)
-        if check is not None and check(*self.tensors):
-            return True
-        if _looks(self.tensors) != self.looks:
-            return False
-        self.alike[mode] = _looking_alike(self.tensors)
+        if check is None or not check(*self.tensors):
+            if _looks(self.tensors) != self.looks:
+                return False
+            check = self.alike[mode] = _looking_alike(self.tensors)
+        self.latest = check
         return True
 
     def state(self, thorough: bool = False) -> int:
@@ -1269,9 +1272,9 @@ class _Watch:
                 and [*map(len, self.holders)] == self.sizes
                 and [*map(type, self.instances)] == self.kinds
                 and type(self.root.refer()) is self.kind
-                and [*map(Tensor.data_ptr, self.tensors)] == self.addresses
+                and (not self.tensors or [*map(Tensor.data_ptr, self.tensors)] == self.addresses)
                 and (not self.tensors or self._look_alike())
-                and [*map(_number_of, self.host)] == self.numbers
+                and (not self.host or [*map(_number_of, self.host)] == self.numbers)
             ):
                 return self.current
         except (AttributeError, KeyError, ValueError, RuntimeError):
