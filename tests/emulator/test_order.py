@@ -107,3 +107,45 @@ def test_the_backward_pass_waits_by_itself() -> None:
 def test_more_than_the_device_holds_is_refused() -> None:
     with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 512\.00 GiB"):
         torch.empty(1 << 37, device=D)
+
+
+def test_memory_may_be_written_again_once_its_reader_was_waited_for() -> None:
+    given = torch.zeros(4, device=D)
+    side, made = on_side(lambda: given + 1)
+    torch.cuda.current_stream().wait_stream(side)
+    given.fill_(5.0)
+    assert made.tolist() == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_memory_written_while_another_stream_may_read_it_spoils_what_that_one_makes() -> None:
+    given = torch.zeros(4, device=D)
+    before = given + 3
+    side, made = on_side(lambda: (given + 1) * 2)
+    given.fill_(5.0)
+    torch.cuda.current_stream().wait_stream(side)
+    assert made.isnan().all()
+    assert given.tolist() == [5.0] * 4
+    assert before.tolist() == [3.0] * 4
+
+
+def test_static_inputs_are_not_written_while_a_replay_on_another_stream_may_read_them() -> None:
+    static = torch.zeros(4, device=D)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = static + 1
+    side = torch.cuda.Stream()
+
+    def replayed(wait: bool) -> list[float]:
+        static.copy_(torch.ones(4, device=D))
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            graph.replay()
+        if wait:
+            torch.cuda.current_stream().wait_stream(side)
+        static.copy_(torch.full((4,), 7.0, device=D))
+        torch.cuda.current_stream().wait_stream(side)
+        return out.tolist()
+
+    assert replayed(True) == [2.0] * 4
+    assert all(value != value for value in replayed(False))
+    assert replayed(True) == [2.0] * 4

@@ -7,11 +7,19 @@ import weakref
 from typing import Any
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import special
 from .capture import Capture, Ledger, Pool, new_pool_id
-from .errors import FOREIGN_GENERATOR, LEFT_CAPTURING, SYNCHRONIZING, UNPINNED_COPY, warn_synchronizing
+from .errors import (
+    FOREIGN_GENERATOR,
+    LEFT_CAPTURING,
+    NOT_EMULATED,
+    SYNCHRONIZING,
+    UNPINNED_COPY,
+    warn_synchronizing,
+)
 from .execute import execute, poison, tensors_in
 from .labels import CPU, CUDA, FLOATING, ON_CUDA, PINNED, home_of, logical_device, settle, storage_of
 from .ops import Op, op_of
@@ -21,6 +29,7 @@ from .placement import check_placement, require_memory
 _Tensor = torch.Tensor
 _untyped_storage = torch._C.TensorBase.untyped_storage
 _AUTOCAST = torch._C.DispatchKey.AutocastCPU
+HIGHER = ("while_loop", "wrap", "tag_activation_checkpoint", "flex_attention")
 _MISSING: dict[str, Any] = {}
 
 
@@ -105,6 +114,8 @@ class Watch(TorchDispatchMode):
         """Not wrapped for compilation: the wrapper would import `torch._dynamo` at the first operation."""
         return False
 
+    supports_higher_order_operators = True  # such as `torch.cond`: see `_higher`
+
     def wait(self, kind: str) -> None:
         """A synchronisation (`stream`, `quiet`) or an unpinned copy (`copy`): raises what CUDA raises."""
         capture = self.stream.capture
@@ -126,6 +137,8 @@ class Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or _MISSING
+        if isinstance(func, HigherOrderOperator):
+            return self._higher(func, args, kwargs)
         op = op_of(func)
         if self.autocasts is not None and op.composite and func.name() not in self.autocasts:
             return self._cast_inside(func, args, kwargs)
@@ -143,6 +156,17 @@ class Watch(TorchDispatchMode):
         if op.makes_empty and self.gpu.poison_empty:
             poison(result)
         return result
+
+    def _higher(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operation that calls functions runs as its eager kernel, whose parts are watched one by one."""
+        kernel = func.py_kernels.get(torch._C.DispatchKey.CompositeExplicitAutograd)
+        with self:
+            if func.name() == "cond":  # whose kernel wants no mode around it
+                predicate, then, otherwise, operands = args
+                return then(*operands) if predicate else otherwise(*operands)
+            if func.name() in HIGHER and kernel is not None:
+                return kernel(*args, **kwargs)
+        raise NotImplementedError(NOT_EMULATED.format(f"torch.ops.higher_order.{func.name()}"))
 
     def _cast_inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A composite seen whole under inference mode: its parts cast, though autocast is off in here."""

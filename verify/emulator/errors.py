@@ -25,6 +25,7 @@ NOT_WHILE_CAPTURING = (
     "{} during CUDA graph capture. If you need this call to be captured, please file an issue. "
     "Current cudaStreamCaptureStatus: cudaStreamCaptureStatusActive"
 )
+NOT_EMULATED = "{} is not emulated on the device: verify this program on a GPU, with --device cuda"
 SYNCHRONIZING = "called a synchronizing CUDA operation"
 EMPTY_GRAPH = (
     "The CUDA Graph is empty. "

@@ -23,6 +23,7 @@ from .graphs import graph_pool_handle, make_graph_type
 from .labels import is_cuda
 from .ordinals import patch_ordinals
 from .patches import Patches
+from .refusals import patch_refusals
 from .storages import patch_storages
 from .streams import make_any_stream, make_stream_types
 from .tensor_api import make_tensor_methods, parse_to
@@ -55,7 +56,7 @@ class Emulator:
     def in_flight(self, tensors: list[torch.Tensor]) -> None:
         """Count tensors as being written by the current stream: another one has to wait for it."""
         order, stream = self._gpu.order, self._gpu.watch.stream
-        order.wrote((t for t in tensors if is_cuda(t)), stream, order.launch(stream))
+        order.in_flight((t for t in tensors if is_cuda(t)), stream)
 
     def enter(self) -> None:
         """Replace what must be replaced and enter the dispatch mode in this thread.
@@ -130,6 +131,7 @@ class Emulator:
         self._remove_loader = patch_storages(gpu, patches)
         self._autocast.patch(patches)
         patch_compat(gpu, patches)
+        patch_refusals(patches)
         patch_ordinals(patches)
         watch_threads(gpu, patches)
         gpu.watch.__enter__()  # type: ignore[no-untyped-call]

@@ -2,11 +2,14 @@
 
 Work is done at once here, whatever stream it is on. What a GPU may do later is kept as clocks: every launch
 is a tick of its stream, events and waits pass on what a stream has seen, and the host sees a stream's ticks
-when it waits for them. A copy to page-locked memory that does not block lands when the host has waited.
+when it waits for them. Work that writes over what another stream may still read spoils what that stream made
+since. A copy to page-locked memory that does not block lands when the host has waited.
 """
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +21,7 @@ from .labels import storage_of
 from .ops import Op
 
 DEFAULT = 0  # number of the default stream
+REMEMBERED = 256  # blocks of memory that a stream wrote last
 Clock = dict[int, int]  # by number of a stream: its last tick that is known to be done
 
 
@@ -39,6 +43,7 @@ class Order:
         self.latest: Clock = {}
         self.late: list[Late] = []
         self.several = False  # whether a stream beside the default one has ever worked
+        self.made: dict[int, deque[tuple[int, weakref.ref[Any], torch.dtype]]] = {}  # by stream, with ticks
 
     def launch(self, stream: Any) -> int:
         """A tick of a stream, after everything that the host has seen."""
@@ -60,9 +65,11 @@ class Order:
         self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], stream: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The operands with poison in place of what another stream may still be writing."""
-        if op.views or not any(
-            self._unseen(t, stream) for part in (*args, *kwargs.values()) for t in tensors_in(part)
-        ):
+        if op.views:
+            return args, kwargs
+        given = [t for part in (*args, *kwargs.values()) for t in tensors_in(part)]
+        self._reads(given, stream)
+        if not any(self._unseen(t, stream) for t in given):
             return args, kwargs
         writes = {op.arguments[i] for i in op.writes}
 
@@ -81,11 +88,44 @@ class Order:
             return tuple(guard(n, v) for n, v in named), {n: guard(n, v) for n, v in kwargs.items()}
 
     def wrote(self, tensors: Iterable[torch.Tensor], stream: Any, tick: int) -> None:
-        """Their memory holds what this tick writes."""
+        """Their memory holds what this tick writes; who may still have been reading it read that instead."""
+        mine = stream.stream_id
+        made = self.made.setdefault(mine, deque(maxlen=REMEMBERED))
+        for tensor in tensors:
+            storage = storage_of(tensor)
+            if storage is None:
+                continue
+            for reader, read in getattr(storage, "_read", {}).items():
+                if reader != mine and stream.clock.get(reader, 0) < read:
+                    self._spoil(reader, read)
+            storage._read = {}
+            storage._written = (mine, tick)
+            made.append((tick, weakref.ref(storage), tensor.dtype))
+
+    def in_flight(self, tensors: Iterable[torch.Tensor], stream: Any) -> None:
+        """Count tensors as being written by a stream, in an order that is nobody's fault."""
+        tick = self.launch(stream)
         for tensor in tensors:
             storage = storage_of(tensor)
             if storage is not None:
                 storage._written = (stream.stream_id, tick)
+
+    def _reads(self, tensors: Iterable[torch.Tensor], stream: Any) -> None:
+        """The last launch of a stream reads them."""
+        tick = stream.clock.get(stream.stream_id, 0)
+        for tensor in tensors:
+            storage = storage_of(tensor)
+            if storage is not None:
+                storage._read = {**getattr(storage, "_read", {}), stream.stream_id: tick}
+
+    def _spoil(self, stream: int, since: int) -> None:
+        """Poison what a stream has made since a tick."""
+        for tick, known, dtype in self.made.get(stream, ()):
+            storage = known()
+            if tick >= since and storage is not None:
+                with torch.inference_mode(), torch._C._DisableTorchDispatch():
+                    count = storage.nbytes() // dtype.itemsize
+                    unwritten(torch.empty(0, dtype=dtype).set_(storage, 0, (count,), (1,)))
 
     def arrives_late(self, target: torch.Tensor, stream: Any, tick: int) -> None:
         """What was just copied to page-locked memory is there when the host has waited for it."""
@@ -103,7 +143,9 @@ class Order:
         """A tick for a replay; memory that another stream may still write is not there yet."""
         tick = self.launch(stream)
         if self.several:
-            for block in blocks:
+            held = list(blocks)
+            self._reads(held, stream)
+            for block in held:
                 if self._unseen(block, stream):
                     unwritten(block)
         return tick

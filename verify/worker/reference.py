@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -46,6 +47,17 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _should_skip_dynamo(cls) -> bool:
         return False
 
+    supports_higher_order_operators = True
+
+    def inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+        """Run an operation that calls functions, such as `torch.cond`, as its eager kernel, in this mode."""
+        kernel = func.py_kernels[torch._C.DispatchKey.CompositeExplicitAutograd]
+        with self:
+            if func.name() == "cond":  # whose kernel wants no mode around it
+                predicate, then, otherwise, operands = args
+                return then(*operands) if predicate else otherwise(*operands)
+            return kernel(*args, **(kwargs or {}))
+
 
 class Counting(_Mode):
     """Counts operations."""
@@ -57,6 +69,8 @@ class Counting(_Mode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return self.inside(func, args, kwargs)
         self.operations += 1
         return func(*args, **(kwargs or {}))
 
@@ -118,6 +132,8 @@ class Disturb(_Mode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return self.inside(func, args, kwargs)
         if func in (aten.topk.default, aten.sort.default):
             return self._reordered(func, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
@@ -190,6 +206,8 @@ class Record(_Mode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return self.inside(func, args, kwargs)
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if func in _READS:
@@ -212,6 +230,8 @@ class Promote(_Mode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return self.inside(func, args, kwargs)
         kwargs = dict(kwargs or {})
         if func in _READS:
             value = func(*tree_map(_up, args), **kwargs)
