@@ -134,7 +134,7 @@ def _shared(facts: Facts) -> tuple[str, int] | None:
     for node in walk(facts.tree):
         name = node.name if isinstance(node, ast.alias) else last_name(node)
         if name.rpartition(".")[2] in _SPREAD:
-            return name, node.lineno  # type: ignore[attr-defined]
+            return name, node.lineno
     return None
 
 
