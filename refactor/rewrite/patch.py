@@ -231,7 +231,9 @@ class _Replace(cst.CSTTransformer):
             if isinstance(result, Refusal):
                 self.refused[change] = result
                 return updated_node
-            if isinstance(result, cst.CSTNode):
+            if isinstance(result, cst.SimpleStatementLine):
+                self.made[change] = (result, *result.body)  # the line itself may get other comments above it
+            elif isinstance(result, cst.CSTNode):
                 self.made[change] = (result,)
             elif isinstance(result, cst.FlattenSentinel):
                 self.made[change] = tuple(result)
