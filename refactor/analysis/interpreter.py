@@ -133,6 +133,7 @@ class Interpreter:
         self.home = home
         self.records: dict[ModuleInfo, Records] = {}
         self.memo: dict[tuple[Any, ...], Val] = {}
+        self.merged: set[Records] = set()
         self.contexts: dict[tuple[int, bool], int] = {}
         self.stack = []
         self.nested: dict[tuple[int, int], FunctionInfo] = {}
@@ -150,14 +151,14 @@ class Interpreter:
     def isolated(self, home: ModuleInfo, below: int, find: Callable[[], Any]) -> Any:
         """What ``find`` returns, run in a state of its own that starts in a module."""
         state = (self.home, self.records, self.memo, self.contexts, self.stack)
-        more = (self.nested, self.overlay, self.windows, self.below, self.building)
+        more = (self.nested, self.overlay, self.windows, self.below, self.building, self.merged)
         self.below = below
         self._begin(home)
         try:
             return find()
         finally:
             self.home, self.records, self.memo, self.contexts, self.stack = state
-            self.nested, self.overlay, self.windows, self.below, self.building = more
+            self.nested, self.overlay, self.windows, self.below, self.building, self.merged = more
 
     def ask(self, question: tuple[Any, ...], home: ModuleInfo, find: Callable[[], Any]) -> Any:
         """The answer to a question, found in a state of its own; None while it is open (see `isolation`)."""
@@ -372,7 +373,10 @@ class Interpreter:
         return found.result
 
     def merge(self, found: Records, region: Region, chain: tuple[str, ...]) -> None:
-        """Take over what was recorded in a module by a `Summary`."""
+        """Take over what was recorded in a module by a `Summary`; a second time nothing is new."""
+        if found in self.merged:
+            return
+        self.merged.add(found)
         if not found.events and found.module is not self.home:
             return
         records = self.recorded(found.module)

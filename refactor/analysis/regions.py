@@ -107,8 +107,10 @@ def _constructed(module: ModuleInfo) -> frozenset[str]:
     """Names of classes that the bodies of other classes mention."""
     names: set[str] = set()
     for cls in classes(module):
+        methods = {item.node: item for item in cls.own.values() if isinstance(item, FunctionInfo)}
         for stmt in cls.node.body:
-            nodes = walk(stmt)
+            method = methods.get(stmt) if isinstance(stmt, ast.FunctionDef) else None
+            nodes = method.nodes if method is not None else walk(stmt)
             tested = {id(n) for call in nodes if _tests_class(call) for n in walk(call)}
             names.update(
                 n.id for n in nodes if n.__class__ is ast.Name and n.id != cls.name and id(n) not in tested

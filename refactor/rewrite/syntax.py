@@ -8,7 +8,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from refactor.analysis.model import Facts, Kind
-from refactor.analysis.trees import walk
+from refactor.analysis.trees import statements
 from refactor.rewrite.lazily import libcst as cst
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -32,12 +32,14 @@ def dotted(facts: Facts, node: ast.expr) -> str | None:
 @lru_cache(maxsize=4)
 def _imported(tree: ast.Module) -> Mapping[str, str]:
     table: dict[str, str] = {}
-    for node in walk(tree):
+    top = set(tree.body)
+    found = [stmt for stmt in statements(tree.body) if isinstance(stmt, ast.Import | ast.ImportFrom)]
+    for node in sorted(found, key=lambda stmt: stmt not in top):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 name = alias.name if alias.asname else alias.name.split(".")[0]
                 table[alias.asname or name] = name
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+        elif not node.level and node.module:
             for alias in node.names:
                 table[alias.asname or alias.name] = f"{node.module}.{alias.name}"
     return MappingProxyType(table)
