@@ -176,3 +176,24 @@ def test_outside_the_declared_domain_only_a_refusal_of_the_programs_own_must_be_
 def test_an_undeclared_integer_that_the_original_refuses_is_no_evidence() -> None:
     returned = Trace([{"step": 0, "outside": False, "groups": {"result": []}}], [])
     assert not compare(raising("bad id", wide=True), returned, False).certain
+
+
+def trained(state: Tensor, gradient: Tensor) -> Trace:
+    """One step whose inputs were finite."""
+    recorder = Recorder()
+    groups = {
+        "inputs": recorder.leaves(torch.ones(2), "x"),
+        "state": recorder.leaves({"norm.running_var": state}, "state_dict"),
+        "gradients": recorder.leaves({"bias": gradient}, "grad"),
+    }
+    return Trace([{"step": 0, "outside": False, "groups": groups}], recorder.tensors)
+
+
+def test_the_gradient_of_an_untaken_side_is_no_evidence_once_the_state_has_overflowed() -> None:
+    nan = float("nan")
+    overflowed = [trained(torch.tensor([float("inf"), 1.0]), torch.tensor(g)) for g in (0.5, nan)]
+    (suspect,) = compare(*overflowed, False).suspects
+    assert suspect.undefined
+    healthy = [trained(torch.tensor([2.0, 1.0]), torch.tensor(g)) for g in (0.5, nan)]
+    (suspect,) = compare(*healthy, False).suspects
+    assert not suspect.undefined

@@ -46,7 +46,7 @@ class Suspect:
     after: Tensor
     position: int
     dtype: torch.dtype
-    undefined: bool = False  # a gradient, or what came of one, after inputs that are not finite
+    undefined: bool = False  # a gradient, or what came of one, after something that was not finite
 
     @property
     def exact(self) -> bool:
@@ -100,11 +100,13 @@ def compare(before: Trace, after: Trace, strides: bool) -> Comparison:
             break
         if mine["outside"]:
             break  # both accept what the target does not declare: nothing from here on is evidence
-        finite = finite and _all_finite(mine["groups"].get("inputs") or [], before)
+        trains = _has_gradients(mine["groups"])
+        looked = ("inputs", "state") if trains else ("inputs",)
+        finite = finite and all(_all_finite(mine["groups"].get(g) or [], before) for g in looked)
         first = len(found.suspects)
         for group in GROUPS:
             _compare_group(found, position, mine, theirs, group, before, after, strides, seen)
-        if not finite and _has_gradients(mine["groups"]):
+        if not finite and trains:
             for suspect in found.suspects[first:]:
                 suspect.undefined = suspect.group in ("gradients", "input gradients", "state")
         if raised[0] != raised[1]:
