@@ -123,6 +123,11 @@ class Reader:
         inside = [s for s in inside if s not in before]
         forward = [n for s in inside if s.lineno <= back.lineno for n in walk(s) if isinstance(n, ast.Call)]
         if not any(self.is_object(c) for c in forward):
+            why = self.reasons.get(stopper, "") if stopper is not back else ""
+            if why:
+                return (
+                    f"{why}, between the forward pass and `backward()`; decide about the loss after the step"
+                )
             return "the loss is computed elsewhere; a graph must hold the forward pass with its backward"
         reason = self.unsound(inside, after)
         if reason:

@@ -74,6 +74,12 @@ LEFT = {
         "        loss.backward()\n        print(loss)\n",
         "use `loss.detach()` there",
     ),
+    "a loss that is looked at before the backward pass": (
+        "def train(model, optimizer, batches):\n    for x in batches:\n        loss = model(x).sum()\n"
+        "        if not loss.isfinite():\n            continue\n        optimizer.zero_grad()\n"
+        "        loss.backward()\n        optimizer.step()\n",
+        "between the forward pass and `backward()`",
+    ),
     "a coroutine": (
         "async def train(model, batches):\n    for x in batches:\n        loss = model(x).sum()\n"
         "        loss.backward()\n",
