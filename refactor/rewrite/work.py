@@ -163,6 +163,9 @@ def host_nodes(facts: Facts, function: FunctionNode, settled: Iterable[ast.AST])
         for place, caller in enumerate(event.chain[:-1]):
             if caller == name and _is_certain(facts, event.chain[place + 1 :]):
                 callees.update(_called(event.chain[place + 1 :]))
+    waiting = {e.function for e in facts.events if e.kind in BREAKING and e.node not in done}
+    callees |= _modules_that_wait(facts, frozenset(f for f in waiting if isinstance(f, ast.FunctionDef)))
+    callees.discard(name)
     if callees:
         properties = _properties(facts, callees)
         for node in same_scope(function):
@@ -170,6 +173,34 @@ def host_nodes(facts: Facts, function: FunctionNode, settled: Iterable[ast.AST])
             if called or (isinstance(node, ast.Attribute) and node.attr in properties):
                 found.add(node)
     return found
+
+
+@lru_cache(maxsize=64)
+def _modules_that_wait(facts: Facts, waiting: frozenset[ast.FunctionDef]) -> frozenset[str]:
+    """The ``forward`` methods of this file that wait, or run a module of this file that does.
+
+    An event has one chain of calls, although several may lead to it.
+    """
+    found = {name for name, node in _by_name(facts).items() if node in waiting and name.endswith(".forward")}
+    while True:
+        more = {
+            name
+            for name, node in _by_name(facts).items()
+            if name not in found and name.endswith(".forward") and _runs_one_of(facts, node, found)
+        }
+        if not more:
+            return frozenset(found)
+        found |= more
+
+
+def _runs_one_of(facts: Facts, function: ast.FunctionDef, methods: Collection[str]) -> bool:
+    """Whether a method calls a module of this file whose ``forward`` is among these."""
+    called = (facts.value(node.func) for node in same_scope(function) if isinstance(node, ast.Call))
+    names = (value.qualname or "" for value in called if value.kind is Kind.MODULE)
+    return any(
+        scope == facts.module and f"{target}.forward" in methods
+        for scope, _, target in (name.partition(":") for name in names)
+    )
 
 
 @lru_cache(maxsize=4096)
