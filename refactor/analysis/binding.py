@@ -117,12 +117,12 @@ def _refine(it: Interpreter, target: FunctionInfo, arg: ast.arg, value: Val) -> 
     if arg.annotation is not None and (not settled(value) if isinstance(value, Tensor) else True):
         known = from_annotation(it, target.module, arg.annotation)
         value = promised(value, known)
-    if isinstance(value, Tensor) and arg.annotation is not None:
-        if isinstance(arg.annotation, ast.Name) and arg.annotation.id in ("bool", "str"):
-            return Host(arg.annotation.id)  # another method than the one that is really called
-        known = from_annotation(it, target.module, arg.annotation)
-        if isinstance(known, Seq) and isinstance(element(known), Host | Seq):
-            return known  # rows of numbers: likewise
+    if (
+        isinstance(value, Tensor)
+        and isinstance(arg.annotation, ast.Name)
+        and arg.annotation.id in ("bool", "str")
+    ):
+        return Host(arg.annotation.id)  # another method than the one that is really called
     if isinstance(value, Opaque):
         known = from_annotation(it, target.module, arg.annotation)
         if isinstance(known, Tensor) and not value.tainted and arg.arg in target.unpacked:

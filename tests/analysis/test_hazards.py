@@ -488,20 +488,13 @@ def test_a_batch_loop_says_how_the_batch_flows(tmp_path: Path) -> None:
     assert event.extra["guard"] == "no_grad"
 
 
-LISTS = {
-    "levels.py": HEAD
+ROWS = (
+    HEAD
     + """
-def split(value, shapes: list[tuple]):
-    return value.split([height * width for height, width in shapes], dim=1)
-
-
-def cut(value, sizes: list[torch.Tensor]):
-    return value[: sizes[0]]  # ! CG204
-
-
 class Layer(nn.Module):
-    def forward(self, x, shapes):
-        return split(x, shapes), cut(x, shapes)
+    def forward(self, x, grid: list[list[int]]):
+        t, h, w = grid[0]
+        return x[: t * h * w]  # ! CG204
 
 
 class Model(nn.Module):
@@ -509,17 +502,15 @@ class Model(nn.Module):
         super().__init__()
         self.layer = Layer()
 
-    def forward(self, x: torch.Tensor):
-        return self.layer(x, x)
+    def forward(self, x: torch.Tensor, grid: torch.LongTensor):
+        return self.layer(x, grid)
 """
-}
+)
 
 
-def test_a_tensor_where_rows_of_numbers_are_annotated_is_another_way_of_calling(
-    tmp_path: Path,
-) -> None:
-    found = reported(facts_of(tmp_path, write(tmp_path, LISTS), "levels.py"))
-    assert found == marked(LISTS["levels.py"])
+def test_a_tensor_given_for_rows_of_numbers_stays_a_tensor(tmp_path: Path) -> None:
+    found = reported(facts_of(tmp_path, write(tmp_path, {"m.py": ROWS}), "m.py"))
+    assert found == marked(ROWS)
 
 
 HOOKS = (
