@@ -412,7 +412,7 @@ def build():
 
 PROGRESS = control(
     "progress_shown_less_often",
-    "outputs",
+    "state",
     "Progress on one line of the terminal, redrawn now and then; it ends with the same text.",
     'entry = "program:Denoise"\ninputs = { x = "float32[4]", steps = "int in 1..6" }\ndims = {}\n',
     "\nimport sys\n"

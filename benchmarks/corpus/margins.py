@@ -466,7 +466,7 @@ PAIRS: tuple[Pair, ...] = (
     SKIPPED,
     SKIPPED.mutant(
         "schedule_waits_with_a_skipped_step",
-        "attributes|optimizers",
+        "attributes",
         "A call whose gradients are thrown away does not count for the schedule.",
         (
             "        self.schedule.step()\n        return loss.clone()",
