@@ -931,17 +931,19 @@ def _looks(tensors: Iterable[Tensor]) -> list[Any]:
 
 
 def _looking_alike(tensors: Sequence[Tensor]) -> Callable[..., bool]:
-    """A check of what is in ``_looks``, in C where torch has one. That holds in one mode of autograd only."""
+    """A check of what is in ``_looks``, in C where torch has one that works in the mode of autograd here."""
     sizes, strides = [[*t.shape] for t in tensors], [[*t.stride()] for t in tensors]
     try:
         make: Any = torch._C._dynamo.guards.TensorGuards
         check: Callable[..., bool] = make(
             *tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides
         ).check
+        if check(*tensors):
+            return check
     except (AttributeError, TypeError):
-        expected = _looks(tensors)
-        return lambda *now: _looks(now) == expected
-    return check
+        pass
+    expected = _looks(tensors)
+    return lambda *now: _looks(now) == expected
 
 
 def _number_of(tensor: Tensor) -> Any:
@@ -1245,6 +1247,9 @@ class _Watch:
         self._expect((self.expected, self.expected_settings))
 
     def _look_alike(self) -> bool:
+        if torch.is_inference_mode_enabled():  # where the check in C may fail whatever the tensors are
+            with torch.inference_mode(False):
+                return self._look_alike()
         if self.latest is not None and self.latest(*self.tensors):
             return True
         mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cuda")

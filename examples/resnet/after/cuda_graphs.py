@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 3af77018a594682fa9be4938a3bcb3048d40792ae9ab6b19d301542c2b0f8432). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 8e0a6813c6ff6e8171efb79aad0bac9e9e6126eecc192b272cd8fd36bb304dc8). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -932,17 +932,19 @@ def _looks(tensors: Iterable[Tensor]) -> list[Any]:
 
 
 def _looking_alike(tensors: Sequence[Tensor]) -> Callable[..., bool]:
-    """A check of what is in ``_looks``, in C where torch has one. That holds in one mode of autograd only."""
+    """A check of what is in ``_looks``, in C where torch has one that works in the mode of autograd here."""
     sizes, strides = [[*t.shape] for t in tensors], [[*t.stride()] for t in tensors]
     try:
         make: Any = torch._C._dynamo.guards.TensorGuards
         check: Callable[..., bool] = make(
             *tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides
         ).check
+        if check(*tensors):
+            return check
     except (AttributeError, TypeError):
-        expected = _looks(tensors)
-        return lambda *now: _looks(now) == expected
-    return check
+        pass
+    expected = _looks(tensors)
+    return lambda *now: _looks(now) == expected
 
 
 def _number_of(tensor: Tensor) -> Any:
@@ -1246,6 +1248,9 @@ class _Watch:
         self._expect((self.expected, self.expected_settings))
 
     def _look_alike(self) -> bool:
+        if torch.is_inference_mode_enabled():  # where the check in C may fail whatever the tensors are
+            with torch.inference_mode(False):
+                return self._look_alike()
         if self.latest is not None and self.latest(*self.tensors):
             return True
         mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cuda")
