@@ -6,11 +6,12 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from refactor.analysis.liveness import target_names
+from refactor.analysis.liveness import target_names, writes
 from refactor.analysis.loops import trains
 from refactor.analysis.model import Region
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
 from refactor.analysis.regions import classes
+from refactor.analysis.steps import is_backward
 from refactor.analysis.trees import walk
 
 _STEPS = frozenset({"backward", "step", "unscale_"})
@@ -104,10 +105,12 @@ def computed(owner: ast.AST) -> frozenset[str]:
     found: set[str] = set()
     for node in walk(owner):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _STEPS:
-            found |= _read(node)
+            found |= names_read(node)
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.NamedExpr) and node.value:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            stored.append(({name for target in targets for name in target_names(target)}, _read(node.value)))
+            stored.append(
+                ({name for target in targets for name in target_names(target)}, names_read(node.value))
+            )
     for _ in stored:
         before = len(found)
         for names, read in stored:
@@ -118,7 +121,8 @@ def computed(owner: ast.AST) -> frozenset[str]:
     return frozenset(found)
 
 
-def _read(node: ast.AST) -> set[str]:
+def names_read(node: ast.AST) -> set[str]:
+    """Names that stand in an expression or statement."""
     return {inner.id for inner in walk(node) if isinstance(inner, ast.Name)}
 
 
@@ -141,26 +145,10 @@ def _narrowed(body: list[ast.stmt]) -> list[ast.stmt]:
     busy = [stmt for stmt in body if _steps_in(stmt)]
     inner = busy[0] if len(busy) == 1 else None
     if isinstance(inner, ast.If | ast.With | ast.Try) and not (isinstance(inner, ast.If) and inner.orelse):
-        losses = {name for node in walk(inner) if _is_backward(node) for name in _read(node)}
-        if losses & _stored(inner.body):
+        losses = {name for node in walk(inner) if is_backward(node) for name in names_read(node)}
+        if not losses.isdisjoint(writes(inner.body)):
             return _narrowed(inner.body)
     return body
-
-
-def _is_backward(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "backward"
-    )
-
-
-def _stored(body: list[ast.stmt]) -> frozenset[str]:
-    """Names that statements bind."""
-    return frozenset(
-        node.id
-        for stmt in body
-        for node in walk(stmt)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    )
 
 
 def _steps_in(stmt: ast.AST) -> bool:

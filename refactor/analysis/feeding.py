@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from refactor.analysis.domain import Fn, Host, Tensor
+from refactor.analysis.drivers import names_read
 from refactor.analysis.liveness import target_names
 from refactor.analysis.loops import MODEL_WORDS, words_in
 from refactor.analysis.model import Region
@@ -32,7 +33,7 @@ def fetches(it: Interpreter, frame: Frame, stmt: ast.Assign) -> bool:
     if not isinstance(call, ast.Call) or region is None or region.kind != "step" or frame.depth:
         return False
     given = [*call.args, *(keyword.value for keyword in call.keywords)]
-    if any(isinstance(node, ast.Starred) or _read(node) & _bindings(region).keys() for node in given):
+    if any(isinstance(node, ast.Starred) or names_read(node) & _bindings(region).keys() for node in given):
         return False
     if not isinstance(call.func, ast.Name | ast.Attribute):
         return False
@@ -122,7 +123,3 @@ def _bindings(region: Region) -> dict[str, list[ast.expr | None]]:
             for name in target_names(node.target):
                 found.setdefault(name, []).append(None)
     return found
-
-
-def _read(node: ast.AST) -> frozenset[str]:
-    return frozenset(inner.id for inner in walk(node) if isinstance(inner, ast.Name))

@@ -58,7 +58,7 @@ def _in_scope(function: FunctionNode | None, roots: list[ast.stmt]) -> Iterator[
                 continue  # the top level of a file runs once
             block = tuple(getattr(node, "body", ()))
             found = [(i, call) for i, stmt in enumerate(block) if (call := backward_of(stmt)) is not None]
-            every = sum(_is_backward(n) for stmt in block for n in walk(stmt))
+            every = sum(is_backward(n) for stmt in block for n in walk(stmt))
             # an argument is a gradient, or a loss handed to a library that runs the step
             if len(found) == every == 1 and isinstance(node, Owner) and not found[0][1].args:
                 yield TrainingStep(node, block, *found[0], function)
@@ -77,12 +77,13 @@ def _own(root: ast.stmt) -> Iterator[ast.stmt]:
 
 def backward_of(stmt: ast.stmt) -> ast.Call | None:
     """The call of a statement ``loss.backward()``."""
-    if isinstance(stmt, ast.Expr) and _is_backward(stmt.value):
+    if isinstance(stmt, ast.Expr) and is_backward(stmt.value):
         return stmt.value  # type: ignore[return-value]
     return None
 
 
-def _is_backward(node: ast.AST) -> bool:
+def is_backward(node: ast.AST) -> bool:
+    """Whether a node is ``loss.backward()``."""
     return (
         isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "backward"
     )
