@@ -13,6 +13,7 @@ RUNTIME = "cuda_graphs.py"
 MOST_SIZE = 1 << 16
 MOST_SIZES = 64
 CALLED = {"forward", "__call__"}
+_CALLABLES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 SKIP = {
     "__pycache__",
     ".git",
@@ -101,6 +102,21 @@ def edited(trees: Trees) -> list[str]:
     return found
 
 
+def edited_outside(trees: Trees) -> list[str]:
+    """Where top-level code of a script was edited, ``file:line``: nothing that can be called alone."""
+    found: list[str] = []
+    for name in sorted(trees.differing):
+        if name.rpartition("/")[2] == RUNTIME:
+            continue
+        with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError):
+            old, new = (ast.parse((root / name).read_bytes()) for root in (trees.before, trees.after))
+            known = {ast.dump(node) for node in old.body}
+            no_code = (ast.Import, ast.ImportFrom, *_CALLABLES)
+            lines = [n.lineno for n in new.body if not isinstance(n, no_code) and ast.dump(n) not in known]
+            found += [f"{name}:{line}" for line in lines]
+    return found
+
+
 def module_of(file: Path, import_roots: tuple[str, ...]) -> str:
     """The name under which a file is imported: relative to the first import root above it."""
     for root in import_roots:
@@ -121,16 +137,15 @@ def file_of(module: str, import_roots: tuple[str, ...]) -> Path | None:
 
 
 def _edited(old: list[ast.stmt], new: list[ast.stmt]) -> Iterator[str]:
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    known = {n.name: n for n in old if isinstance(n, kinds)}
+    known = {n.name: n for n in old if isinstance(n, _CALLABLES)}
     for node in new:
-        if not isinstance(node, kinds) or node.name not in known:
+        if not isinstance(node, _CALLABLES) or node.name not in known:
             continue
         other = known[node.name]
         if ast.dump(node) == ast.dump(other):
             continue
         is_class = isinstance(node, ast.ClassDef) and isinstance(other, ast.ClassDef)
-        if not is_class or {n.name for n in node.body if isinstance(n, kinds)} & CALLED:
+        if not is_class or {n.name for n in node.body if isinstance(n, _CALLABLES)} & CALLED:
             yield node.name
         else:
             inner = (name for name in _edited(other.body, node.body) if not name.startswith("__"))

@@ -206,7 +206,12 @@ def _sum_up(session: Session, *, written: bool) -> None:
     quiet = sum(row.status == "suppressed" for row in outcomes)
     if quiet:
         say(f"suppressed: {count(quiet, 'finding')}")
-    if applied and written:
+    if applied and written and all(region.endswith(":<module>") for region in regions):
+        say(
+            "next: `refactor verify` calls functions, and what was rewritten stands outside any: run the "
+            "program, or `refactor undo`, move it into a function, and apply again"
+        )
+    elif applied and written:
         say("next: `refactor verify` proves that the results are the same; `refactor undo` takes this back")
     elif applied:
         say("next: `refactor apply` writes this")

@@ -54,8 +54,6 @@ def record(
     import_roots = roots(root, src)
     source = file or targets_file(root)
     wanted = _blanks(source) if source else _edited(root, src, before)
-    if not wanted and source is None:
-        raise Unusable("nothing was edited since, so there is nothing to record")
     watched = []
     for item in wanted:
         found = file_of(item.entry.partition(":")[0], import_roots)
@@ -96,10 +94,20 @@ def _blanks(source: Path) -> list[_Wanted]:
 
 
 def _edited(root: Path, src: tuple[str, ...], before: str | None) -> list[_Wanted]:
-    from refactor.verify.trees import edited, pair
+    """The callables that were edited; raises Unusable if there are none."""
+    from refactor.verify.trees import edited, edited_outside, pair
 
     with tempfile.TemporaryDirectory(prefix="refactor-before-") as folder:
-        entries = edited(pair(before_tree(before, root, Path(folder)), root, src))
+        trees = pair(before_tree(before, root, Path(folder)), root, src)
+        entries, outside = edited(trees), edited_outside(trees)
+    if not entries and outside:
+        places = ", ".join(outside[:3]) + ", …" * (len(outside) > 3)
+        raise Unusable(
+            f"{places}: what was edited stands outside any function, where `verify` cannot call it; "
+            "`refactor undo`, move it into a function, and apply again"
+        )
+    if not entries:
+        raise Unusable("nothing was edited since, so there is nothing to record")
     return [_Wanted(re.sub(r"\W+", "_", e), e, {"entry": e, "device": "cuda"}) for e in entries]
 
 

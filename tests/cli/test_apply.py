@@ -236,3 +236,10 @@ class TestDiff:
         patch = command("apply", "--diff").stdout_bytes
         subprocess.run(["git", "apply", "-"], cwd=command.root / "sub", input=patch, check=True)
         assert path.read_text() == "safe(1)\n"
+
+
+def test_after_edits_outside_any_function_it_does_not_promise_a_verdict(command):
+    command.write("a.py", "hazard(1)\n")
+    next_step = command("apply").stderr.splitlines()[-1]
+    assert next_step.startswith("next: `refactor verify` calls functions")
+    assert "move it into a function" in next_step

@@ -223,6 +223,16 @@ def test_a_program_completes_the_targets_that_are_then_verified(project: Path, t
     assert made.device == ("cpu" if targets else "cuda")
 
 
+def test_edits_at_the_top_level_of_a_script_are_named_since_nothing_can_call_them(project: Path) -> None:
+    (project / "before").mkdir()
+    (project / "before" / "m.py").write_text("import torch\n\nfor i in range(3):\n    print(i)\n")
+    (project / "m.py").write_text("import torch\n\nfor i in range(3):\n    print(1 * i)\n")
+    code, text = run("--before", "before", "--", sys.executable, "m.py")
+    assert code == 2
+    assert "m.py:3: what was edited stands outside any function" in text
+    assert "move it into a function" in text
+
+
 def test_a_program_has_to_follow_the_dashes_and_to_start(project: Path) -> None:
     assert "a program is to follow --" in run("--")[1]
     (project / "targets.toml").write_text(BLANK)

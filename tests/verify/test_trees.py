@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refactor.verify.trees import overlay, pair, python_files
+from refactor.verify.trees import edited, edited_outside, overlay, pair, python_files
 
 
 def project(root: Path) -> Path:
@@ -50,3 +50,13 @@ def test_a_folder_linked_into_itself_ends(tmp_path: Path) -> None:
     working = project(tmp_path / "working")
     (working / "tools" / "loop").symlink_to(working)
     assert "tools/run.py" in set(python_files(working))
+
+
+def test_top_level_code_that_differs_is_no_callable_and_is_told_by_line(tmp_path: Path) -> None:
+    for side, number in ("before", 1), ("after", 2):
+        (tmp_path / side).mkdir()
+        text = f"import os\n\nsame = 1\n\ndef f():\n    return {number}\n\nwhile {number}:\n    break\n"
+        (tmp_path / side / "m.py").write_text(text)
+    trees = pair(tmp_path / "before", tmp_path / "after")
+    assert edited(trees) == ["m:f"]
+    assert edited_outside(trees) == ["m.py:8"]
