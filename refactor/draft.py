@@ -32,7 +32,10 @@ else:
 
 NAME = "targets.toml"
 _OPT_IN = ("autocast", "grad", "strides", "deepcopy", "threads", "attributes")
-"""What a rewrite with our runtime has to stand on top of the verifier's default operations."""
+"""What a rewrite with our runtime has to stand on top of the verifier's default operations.
+
+Not several threads in a training step: they race for parameters and random numbers without a rewrite, too.
+"""
 _INTEGERS = re.compile(r"(^|_)(ids?|idx|ind(ex|ices)|tokens?|labels?|targets?|lengths?|positions?)$")
 _TENSOR = re.compile(r"^(Optional\[)?[\w.]*Tensor\]?( *\| *None)?$")
 _RANGES: Mapping[str, object] = {
@@ -84,7 +87,8 @@ class Draft:
             rows.append(f"dims = {_inline((key, json.dumps(value)) for key, value in self.dims)}")
         rows += [f"mode = {json.dumps(self.mode)}", 'device = "cuda"']
         if self.is_edited:
-            rows.append(f"vary = {json.dumps(_OPT_IN)}")
+            operations = [name for name in _OPT_IN if name != "threads" or self.mode != "train"]
+            rows.append(f"vary = {json.dumps(operations)}")
         return "".join(f"{row}\n" for row in rows)
 
 

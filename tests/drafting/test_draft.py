@@ -129,6 +129,31 @@ def test_a_rewritten_region_must_stand_the_operations_our_runtime_has_to_stand(t
     }
 
 
+STEP = """
+import torch
+from torch import nn
+
+class Trainer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(8, 4)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+    def step(self, x, y):
+        loss = nn.functional.mse_loss(self.net(x), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss
+"""
+
+
+def test_a_training_step_need_not_stand_threads_which_race_in_the_original_too(tmp_path):
+    target = drafted(tmp_path, STEP, "Trainer.step", edited=True)
+    assert target["mode"] == "train"
+    assert "threads" not in target["vary"]
+    assert "deepcopy" in target["vary"]
+
+
 EVALUATE = """
 import torch
 from torch import nn

@@ -29,6 +29,7 @@ Step = dict[str, Any]
 LOOKS = 3
 SWITCH_S = 1e-6  # threads take turns at almost every instruction
 PAUSES, PAUSE_S = 0.25, 5e-4  # and pause before one line in four, for up to half a millisecond
+PAUSING_S = 3.0  # and that for so long in all
 KEPT = 12  # results kept alive, and looked at again at the end
 
 
@@ -425,10 +426,14 @@ class Episode:
 def hesitating(root: Path, seed: int) -> Iterator[None]:
     """Let this thread pause at some lines of the user's, so that others go on in between: races show."""
     chance = random.Random(hash((seed, threading.get_ident())))
+    end = time.monotonic() + PAUSING_S
 
     def at_line(frame: Any, event: str, argument: Any) -> Any:
         if event == "line" and chance.random() < PAUSES:
             time.sleep(PAUSE_S * chance.random())
+            if time.monotonic() > end:  # a long program is not to look as if it hung
+                sys.settrace(None)
+                return None
         return at_line
 
     def at_call(frame: Any, event: str, argument: Any) -> Any:
