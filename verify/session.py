@@ -223,7 +223,11 @@ class Pair:
         return {"op": "run", **common, "strides": "strides" in self.target.vary, **more}
 
     def run(self, steps: list[Json], seed: int, captured: bool = False) -> tuple[Outcome, Json]:
-        """One sequence in both trees, compared; the after worker's answer comes with the outcome."""
+        """One sequence in both trees, compared; the after worker's answer comes with the outcome.
+
+        In the answer ``growth`` counts the graphs captured before each step and at the end, and ``built`` the
+        parameters that the original's modules were given until then.
+        """
         request = self.request(steps, seed)
         written = self.folder / "after.pt"
         more = {"write": str(written), "captured": captured}
@@ -243,6 +247,7 @@ class Pair:
         if dead:
             return self._after_death(dead), answers.get("after", {})
         before, after = answers["before"], answers["after"]
+        after["built"] = before.get("built")
         if not captured:
             self._count(steps, before, after)
         for side, answer in answers.items():

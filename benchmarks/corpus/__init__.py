@@ -19,6 +19,7 @@ from . import (
     padding,
     programs,
     rng,
+    scripts,
     sequences,
     state,
     steps,
@@ -34,7 +35,7 @@ FAMILIES = (
     aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
     idioms, programs, sequences, steps, ungraphed, decoding,
     outputs, optimizing, values, isolation, streams,
-    manners, margins,
+    manners, margins, scripts,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from . import reference, wire
 from .branches import Branches
@@ -40,6 +41,7 @@ class Worker:
     def __init__(self, out: int) -> None:
         self.out = out
         self.counter = Counter()
+        self.built = 0  # parameters that modules were given: code that builds models in a call
         self.hardware = Hardware()
         self.sites: Sites | None = None
         self.branches: Branches | None = None
@@ -97,6 +99,7 @@ class Worker:
         self.listener.install()
         watch_optimizers()
         if request["side"] == "before":
+            register_module_parameter_registration_hook(self._count_built)
             self.sites = Sites(self.tree.root, set(request["differing"]))
             self.sites.install()
             self.branches = Branches(self.sites)
@@ -184,6 +187,9 @@ class Worker:
             unwatched=self.sites.unwatched if self.sites is not None else contextlib.nullcontext,
         )
 
+    def _count_built(self, *_: object) -> None:
+        self.built += 1
+
     def _episode(self, request: dict[str, Any], plan: Plan) -> Trace:
         assert self.target is not None
         assert self.tree is not None
@@ -210,10 +216,12 @@ class Worker:
         captures, replays = self.counter.captures, self.counter.replays
         plan = self._plan(request)
         growth: list[int] = []
+        built: list[int] = []
         step_report = plan.on_step
 
         def progress(step: int) -> None:
             growth.append(self.counter.captures - captures)
+            built.append(self.built)
             step_report(step)
 
         plan.on_step = progress
@@ -237,6 +245,7 @@ class Worker:
         answer["captures"] = self.counter.captures - captures
         answer["replays"] = self.counter.replays - replays
         answer["growth"] = [*growth, self.counter.captures - captures]
+        answer["built"] = [*built, self.built]
         answer["poisoned"] = _poisoned(trace)
         if self.sites is not None:
             self.sensitivity.add(trace, request["steps"])
