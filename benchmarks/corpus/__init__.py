@@ -8,6 +8,7 @@ from . import (
     buffers,
     capture,
     concurrency,
+    contracts,
     decoding,
     idioms,
     isolation,
@@ -35,7 +36,7 @@ FAMILIES = (
     aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
     idioms, programs, sequences, steps, ungraphed, decoding,
     outputs, optimizing, values, isolation, streams,
-    manners, margins, scripts,
+    manners, margins, scripts, contracts,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

@@ -141,3 +141,53 @@ def test_a_harness_that_cannot_look_at_one_side_is_a_difference(program: Any) ->
     assert holdings.shown(subject, recorder, 0, lambda net: net._gone) == [
         ["observed", ["value", "raised", "AttributeError"]]
     ]
+
+
+BOOKED_ON_CLASSES = """
+import torch
+from torch import nn
+
+class Base(nn.Module):
+    total = 0
+
+class Net(Base):
+    LIMIT = 3
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("last", torch.zeros(2), persistent=False)
+        self.register_buffer("_own", torch.zeros(2), persistent=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda program, net: setattr(program.Base, "total", 1), "class Base.total"),
+        (lambda program, net: net.last.add_(1), "unsaved buffer self.last"),
+        (lambda program, net: net._own.add_(1), None),
+        (lambda program, net: delattr(program.Net, "LIMIT"), None),
+        (lambda program, net: setattr(net, "last", torch.zeros(5)), None),
+    ],
+    ids=[
+        "a count on a base class",
+        "a public buffer that is not saved",
+        "a private buffer is nobody's business",
+        "a constant that the rewrite's class lacks is no difference",
+        "a buffer of another size is the rewrite's own",
+    ],
+)
+def test_what_is_kept_on_classes_and_in_unsaved_buffers(tmp_path: Path, change: Any, place: Any) -> None:
+    (tmp_path / "classes_booked.py").write_text(BOOKED_ON_CLASSES)
+    sys.path.insert(0, str(tmp_path))
+    try:
+        import classes_booked as program  # type: ignore[import-not-found]
+
+        net = program.Net()
+        before = observed(program, net)
+        change(program, net)
+        compared = compare(before, observed(program, net), False)
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("classes_booked", None)
+    paths = [d.path for d in compared.certain] + [s.path for s in compared.suspects]
+    assert paths == ([] if place is None else [place])

@@ -42,6 +42,7 @@ class Call:
     result: Any = None
     error: BaseException | None = None
     spoken: Spoken = field(default_factory=Spoken)
+    settings: dict[str, str] = field(default_factory=dict)  # of the process, before the call
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Episode:
 
     def __init__(self, make: Callable[[int], Subject], plan: Plan) -> None:
         self.plan, self.make = plan, make
-        self.recorder = observe.Recorder()
+        self.recorder = observe.Recorder(plan.mode == "inference")
         self.subjects: dict[int, Subject] = {}
         self.callables: dict[int, Callable[..., Any]] = {}
         self.optimizers: dict[int, torch.optim.Optimizer] = {}
@@ -149,6 +150,7 @@ class Episode:
             call = Call(number, self.arguments(index, step))
             before = {name: list(observe.tensors_of(v, name)) for name, v in call.arguments.items()}
             held = self._parameters(index)
+            call.settings = observe.settings()
             self.plan.hardware.arrive_late([t for pairs in before.values() for _, t in pairs])
             self.invoke(index, call)
             if any(not torch.equal(p, old) for p, old in held):
@@ -373,6 +375,8 @@ class Episode:
             groups["exception"] = {"type": type(call.error).__qualname__, "message": str(call.error)[:400]}
             if said_by(call.error, self.plan.listener.root):
                 groups["message"] = told("message", str(call.error))
+                for name, value in observe.public_items(call.error):
+                    groups["message"] += recorder.leaves(value, f"message.{name}")
         else:
             groups["result"] = recorder.leaves(call.result, "result")
             kept = [
@@ -387,7 +391,7 @@ class Episode:
             )
         groups["inputs"] = [leaf for path, t in given for leaf in recorder.leaves(t, path)]
         groups["containers"] = observe.containers(call.arguments, given)
-        groups["flags"] = observe.flags()
+        groups["flags"] = observe.flags(subject, call.settings)
         groups["input gradients"] = [
             leaf for path, t in given if t.requires_grad for leaf in recorder.leaves(t.grad, f"{path}.grad")
         ]

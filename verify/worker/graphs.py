@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .hardware import Hardware
 from .observe import is_data, public_attributes, tensors_of
@@ -242,7 +244,7 @@ def cloned(value: Any) -> Any:
             held.setdefault((t.untyped_storage().data_ptr(), t.dtype), []).append(t)
     copies: dict[tuple[int, torch.dtype], Tensor] = {}
 
-    def copy(t: Tensor) -> Tensor:
+    def fresh(t: Tensor) -> Tensor:
         key = (t.untyped_storage().data_ptr(), t.dtype) if t.layout is torch.strided else (0, t.dtype)
         if len(held.get(key, ())) < 2 or not key[0]:
             return t.clone()
@@ -251,7 +253,7 @@ def cloned(value: Any) -> Any:
             copies[key] = t.as_strided((size,), (1,), 0).clone()
         return copies[key].as_strided(t.shape, t.stride(), t.storage_offset())
 
-    return mapped(value, copy)
+    return mapped(value, fresh)
 
 
 def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
@@ -271,4 +273,33 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
         return type(value)(*(mapped(v, change) for v in value))
     if isinstance(value, (list, tuple)):
         return type(value)(mapped(v, change) for v in value)
-    return value
+    fields = dict(attributes_of(value))
+    if not any(_holds_tensor(v) for v in fields.values()):
+        return value
+    made = copy.copy(value)
+    for name, field_value in fields.items():
+        object.__setattr__(made, name, mapped(field_value, change))
+    return made
+
+
+def attributes_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """Attributes and slots of a plain object, private ones as well; of modules and code objects none."""
+    if isinstance(value, (nn.Module, type, types.ModuleType)) or callable(value):
+        return
+    yield from (getattr(value, "__dict__", None) or {}).items()
+    for kind in type(value).__mro__:
+        for name in vars(kind).get("__slots__", ()) if kind is not object else ():
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                yield name, getattr(value, name)
+
+
+def _holds_tensor(value: Any, depth: int = 4) -> bool:
+    if isinstance(value, Tensor):
+        return True
+    if not depth or value is None or isinstance(value, (bool, int, float, str, bytes, torch.dtype)):
+        return False
+    if isinstance(value, dict):
+        return any(_holds_tensor(v, depth - 1) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_holds_tensor(v, depth - 1) for v in value)
+    return any(_holds_tensor(v, depth - 1) for _, v in attributes_of(value))

@@ -20,6 +20,9 @@ from .observe import Leaves, Recorder, is_data, public_attributes, public_items
 from .trees import Subject, under
 
 PLAIN = (bool, int, float, str)
+# What a rewrite may have in another form, or not at all: compared only where both sides have it.
+CLASS, FUNCTION, UNSAVED = "class ", "function ", "unsaved buffer "
+IF_BOTH = (CLASS, FUNCTION, UNSAVED)
 SETTINGS = ("lr", "momentum", "weight_decay", "betas", "eps")
 
 
@@ -33,6 +36,12 @@ def attributes(subject: Subject, recorder: Recorder, index: int, root: Path) -> 
     for prefix, holder in holders(subject):
         for name, value in _owned(holder, root):
             add(f"{prefix}.{name}", value)
+        for path, value in _besides(prefix, holder, root):
+            add(path, value)
+    if isinstance(subject.call, types.FunctionType):
+        for name, value in sorted(vars(subject.call).items()):
+            if not name.startswith("_") and is_data(value):
+                add(f"{FUNCTION}{subject.call.__name__}.{name}", value)
     for module in modules(subject, root):
         for name, value in sorted(vars(module).items()):
             if not name.startswith("_") and (_is_book(value) or _is_object(value, root)):
@@ -109,6 +118,20 @@ def _owned(holder: Any, root: Path) -> Iterator[tuple[str, Any]]:
     else:
         yield from public_items(holder)
     yield from _properties(holder, root)
+
+
+def _besides(prefix: str, holder: Any, root: Path) -> Iterator[tuple[str, Any]]:
+    """Books kept on the user's classes, and public buffers that are not saved with the model."""
+    for kind in type(holder).__mro__:
+        if not under(getattr(sys.modules.get(kind.__module__), "__file__", None), root):
+            continue
+        for name, value in sorted(vars(kind).items()):
+            if not name.startswith("_") and _is_book(value):
+                yield f"{CLASS}{kind.__qualname__}.{name}", value
+    if isinstance(holder, nn.Module) and not type(holder).__module__.startswith("torch."):
+        for name in sorted(holder._non_persistent_buffers_set):
+            if not name.startswith("_"):
+                yield f"{UNSAVED}{prefix}.{name}", holder._buffers.get(name)
 
 
 def _properties(holder: Any, root: Path) -> Iterator[tuple[str, Any]]:

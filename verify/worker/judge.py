@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .holdings import IF_BOTH
 from .observe import same_bits
 from .spoken import quantum
 
@@ -191,7 +192,7 @@ def _compare_group(
             differs(*_alias_text(a, b))
         return
     if group == "attributes":
-        b = _present(a, b)
+        a, b = _present(a, b)
     if group == "optimizers":
         a, b = _both(a, b)
     if group == "recorded":
@@ -199,19 +200,27 @@ def _compare_group(
     _compare_leaves(found, position, step, group, a, b, before, after, strides, seen)
 
 
-def _present(a: list[Any], b: list[Any]) -> list[Any]:
+def _present(a: list[Any], b: list[Any]) -> tuple[list[Any], list[Any]]:
     """Attributes the original has: a rewrite may add its own, and wrap submodules."""
     theirs = dict(b)
     modules = {path.rpartition(".training")[0] for path, _ in b if path.endswith(".training")}
-    kept = []
+    mine, kept = [], []
     for path, leaf in a:
-        if path in theirs:
-            kept.append([path, theirs[path]])
-        elif path.rpartition(".")[0] in modules or not modules:
-            kept.append([path, ["missing", "nothing"]])
-        else:
-            kept.append([path, leaf])  # a submodule the rewrite has wrapped
-    return kept
+        found = theirs.get(path)
+        if path.startswith(IF_BOTH) and not _alike(leaf, found):
+            continue
+        if found is None and modules and path.rpartition(".")[0] not in modules:
+            continue  # a submodule the rewrite has wrapped
+        mine.append([path, leaf])
+        kept.append([path, found or ["missing", "nothing"]])
+    return mine, kept
+
+
+def _alike(mine: list[Any], theirs: list[Any] | None) -> bool:
+    """Whether both sides have something of one kind, tensors of one shape and dtype."""
+    if theirs is None or mine[:2] != theirs[:2]:
+        return False
+    return mine[0] != "tensor" or mine[3:5] == theirs[3:5]
 
 
 def _both(a: list[Any], b: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -296,9 +305,11 @@ def _describe_difference(x: list[Any], y: list[Any], strides: bool) -> str | Non
         return f"a {x[1]} in the original, a {y[1]} in the rewrite"
     if x[0] == "tensor":
         names = ("dtype", "shape", "device", "requires_grad", "strides", "layout")
-        for name, mine, theirs in zip(names, x[3:], y[3:], strict=True):
+        for name, mine, theirs in zip(names, x[3:9], y[3:9], strict=True):
             if mine != theirs and (name != "strides" or strides):
                 return f"{name} {mine} in the original, {theirs} in the rewrite"
+        if y[9] and not x[9]:
+            return "an inference tensor in the rewrite, which no backward pass may save"
         return None
     if x[0] != "number" and x[2:] != y[2:]:
         return f"{_short(x)} in the original, {_short(y)} in the rewrite"

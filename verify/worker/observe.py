@@ -6,8 +6,15 @@ No object of a user's class is ever pickled: the judge reads descriptions and te
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
+import enum
+import functools
+import gc
 import hashlib
+import inspect
+import logging
+import os
 import random
 import sys
 import types
@@ -23,14 +30,16 @@ Leaf = list[Any]  # [kind, ...], JSON
 Leaves = list[list[Any]]  # [[path, leaf], ...], in the order of the structure
 
 DEPTH = 8
+LIBRARIES = frozenset((*sys.stdlib_module_names, "torch", "numpy"))  # whose properties are nobody's results
 STATE_LIMIT = 4_000_000  # elements of state looked at after every call; larger state only at the end
 
 
 class Recorder:
     """Collects tensors of one sequence; equal snapshots of the same name are stored once."""
 
-    def __init__(self) -> None:
+    def __init__(self, inference: bool = False) -> None:
         self.tensors: list[Tensor] = []
+        self.inference = inference  # whether calls are made in inference mode, where all results are its own
         self._latest: dict[str, int] = {}
 
     def add(self, tensor: Tensor, name: str | None = None) -> int:
@@ -67,9 +76,10 @@ class Recorder:
                 value.requires_grad,
                 strides,
                 str(value.layout),
+                value.is_inference() and not self.inference,
             ]
             out.append([path, ["tensor", label, *facts]])
-        elif value is None or isinstance(value, (bool, int, str, bytes)):
+        elif value is None or isinstance(value, (bool, int, str, bytes, enum.Enum)):
             out.append([path, ["value", label, repr(value)]])
         elif isinstance(value, (float, complex)):
             out.append([path, ["number", label, repr(value)]])
@@ -83,7 +93,7 @@ class Recorder:
         array = as_tensor(value)
         if array is not None:
             facts = [self.add(array), str(array.dtype), list(array.shape), "numpy", False]
-            out.append([path, ["tensor", label, *facts, [], "torch.strided"]])
+            out.append([path, ["tensor", label, *facts, [], "torch.strided", False]])
             return
         if isinstance(value, Mapping):
             out.append([path, ["dict", label, [repr(k) for k in value]]])
@@ -132,23 +142,47 @@ def as_tensor(value: Any) -> Tensor | None:
 
 
 def public_items(value: Any) -> list[tuple[str, Any]]:
-    """Public instance attributes in order of their names; code objects and modules are left out."""
-    attributes = getattr(value, "__dict__", None)
-    if not isinstance(attributes, dict) or isinstance(
-        value, (nn.Module, types.FunctionType, types.ModuleType)
-    ):
+    """Public data of an object in order of its names: attributes, slots, properties of the user's classes.
+
+    Code objects and modules have none.
+    """
+    if isinstance(value, (nn.Module, type, types.FunctionType, types.MethodType, types.ModuleType)):
         return []
-    return [
-        (k, v)
-        for k, v in sorted(attributes.items())
-        if isinstance(k, str) and not k.startswith("_") and is_data(v)
-    ]
+    attributes = getattr(value, "__dict__", None)
+    found = dict(attributes) if isinstance(attributes, dict) else {}
+    kind = type(value)
+    for name in shown_names(kind):  # type: ignore[arg-type]  # classes are hashable
+        with contextlib.suppress(Exception), torch.no_grad():
+            found[name] = getattr(value, name)
+    public = ((k, v) for k, v in found.items() if isinstance(k, str) and not k.startswith("_"))
+    return sorted(((k, v) for k, v in public if is_data(v) or _is_plain(v)), key=lambda pair: pair[0])
+
+
+@functools.lru_cache(maxsize=1024)
+def shown_names(kind: type) -> tuple[str, ...]:
+    """Public slots and properties of a class; of the classes of torch and of the standard library none."""
+    if kind.__module__.partition(".")[0] in LIBRARIES:
+        return ()
+    looked = (property, functools.cached_property, types.MemberDescriptorType)
+    return tuple(
+        name
+        for name in sorted({n for base in kind.__mro__ for n in vars(base)})
+        if not name.startswith("_") and isinstance(inspect.getattr_static(kind, name), looked)
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is an object of a user's class, which is looked into."""
+    kind = type(value)
+    if isinstance(value, (nn.Module, type, torch.optim.Optimizer)) or callable(value):
+        return False
+    return kind.__module__.partition(".")[0] not in LIBRARIES
 
 
 def is_data(value: Any, depth: int = 3) -> bool:
     """Whether a value is plain data: numbers, text, tensors, and containers of them."""
     if value is None or isinstance(
-        value, (bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device)
+        value, (bool, int, float, complex, str, bytes, enum.Enum, Tensor, torch.dtype, torch.device)
     ):
         return True
     if depth and isinstance(value, Mapping):
@@ -173,7 +207,7 @@ def tensors_of(value: Any, path: str = "result", depth: int = DEPTH) -> Iterator
     elif depth and dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from tensors_of(getattr(value, field.name, None), f"{path}.{field.name}", depth - 1)
-    elif depth and not isinstance(value, (str, bytes, int, float, type(None))):
+    elif depth and not isinstance(value, (str, bytes, int, float, enum.Enum, type(None))):
         for key, inner in public_items(value):
             yield from tensors_of(inner, f"{path}.{key}", depth - 1)
 
@@ -237,15 +271,60 @@ def containers(arguments: Mapping[str, Any], given: list[tuple[str, Tensor]]) ->
     return [[f"argument {name}", ["value", type(v).__qualname__, outline(v)]] for name, v in held]
 
 
-def flags() -> Leaves:
-    """Settings of torch that a call may leave changed for everything that comes after it."""
+def flags(subject: Subject, before: Mapping[str, str]) -> Leaves:
+    """Settings of the process after a call, which hold for everything that comes after it.
+
+    ``before`` is what `settings` gave before the call: of the others only those a call leaves changed count.
+    """
     found = {
         "gradients are on": torch.is_grad_enabled(),
         "default dtype": torch.get_default_dtype(),
         "float32 matmul precision": torch.get_float32_matmul_precision(),
         "autocast is on": torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"),
     }
-    return [[f"setting of torch: {name}", ["value", "setting", str(v)]] for name, v in found.items()]
+    leaves: Leaves = [
+        [f"setting of torch: {name}", ["value", "setting", str(v)]] for name, v in found.items()
+    ]
+    now = settings() if before else {}
+    for name, value in now.items():
+        same = before.get(name) == value
+        text = "as before the call" if same else f"left at {value}"
+        leaves.append([f"setting of the process: {name}", ["value", "setting", text]])
+    for name, t in state_tensors(subject).items():
+        if isinstance(t, nn.Parameter):
+            leaves.append([f"requires_grad of {name}", ["value", "bool", str(t.requires_grad)]])
+    return leaves
+
+
+def settings() -> dict[str, str]:
+    """Settings of the process that a call may change and forget to put back."""
+    cuda: Any = torch.cuda
+    kernels: Any = torch.backends.cuda
+    matmul, cudnn = kernels.matmul, torch.backends.cudnn
+    found: dict[str, Any] = {
+        "collection of garbage": gc.isenabled(),
+        "working directory": os.getcwd(),
+        "level below which nothing is logged": logging.root.manager.disable,
+        "threads": torch.get_num_threads(),
+        "default device": torch.get_default_device(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "detection of anomalies": torch.is_anomaly_enabled(),
+        "cache of autocast": torch.is_autocast_cache_enabled(),
+        "cudnn.benchmark": cudnn.benchmark,
+        "cudnn.deterministic": cudnn.deterministic,
+        "cudnn.enabled": cudnn.enabled,
+        "sums of float16 products": matmul.allow_fp16_reduced_precision_reduction,
+        "sums of bfloat16 products": matmul.allow_bf16_reduced_precision_reduction,
+        "attention kernels": (
+            kernels.flash_sdp_enabled(),
+            kernels.mem_efficient_sdp_enabled(),
+            kernels.math_sdp_enabled(),
+        ),
+    }
+    if cuda.is_available() and cuda.is_initialized():
+        found["current device"] = cuda.current_device()
+        found["current stream is the default one"] = cuda.current_stream() == cuda.default_stream()
+    return {name: str(value) for name, value in found.items()}
 
 
 def random_state(device: str) -> str:
