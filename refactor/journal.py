@@ -197,6 +197,7 @@ def _push(folder: Path, root: Path, ready: Sequence[Replacement]) -> Path:
                 "original": None if item.before is None else str(index),
                 "before": _hash(item.before),
                 "after": _hash(item.after),
+                "added": sorted(_lines(item.after) - _lines(item.before)) if item.before is not None else [],
             }
         )
     manifest = {"schema": 1, "passed": False, "files": rows}
@@ -297,21 +298,32 @@ def originals(root: Path) -> dict[str, bytes | None]:
 
     Returns:
         Path relative to the root (forward slashes) to the bytes of the oldest apply that has not passed on a
-        GPU yet; None for a file that did not exist. Empty if there is no such apply.
+        GPU yet; None for a file that did not exist. Empty if there is no such apply. An apply that was taken
+        back by other means (``git checkout``) counts no more: a later one found none of its lines.
 
     Raises:
         JournalError: an entry is damaged.
     """
     found: dict[str, bytes | None] = {}
+    added: dict[str, set[str]] = {}
     for entry in _entries(root):
         manifest = _manifest(entry)
         if manifest.get("passed"):
             continue
         for row in manifest["files"]:
-            if row["path"] not in found:
-                original = row["original"]
-                found[row["path"]] = None if original is None else (entry / original).read_bytes()
+            path = row["path"]
+            original = None if row["original"] is None else (entry / row["original"]).read_bytes()
+            ours = added.setdefault(path, set())
+            if path not in found or (original is not None and ours and ours.isdisjoint(_lines(original))):
+                found[path] = original
+                ours.clear()
+            ours.update(row.get("added", ()))
     return found
+
+
+def _lines(data: bytes | None) -> set[str]:
+    """The lines of a file without what surrounds them."""
+    return {line.strip() for line in (data or b"").decode("latin-1").splitlines()}
 
 
 def mark_passed(root: Path) -> None:

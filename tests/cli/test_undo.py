@@ -230,6 +230,20 @@ class TestOriginals:
         self.apply(tmp_path, a=b"3", new=b"m")
         assert journal.originals(tmp_path) == {"a.py": b"1", "new.py": None}
 
+    def test_edits_on_top_of_a_rewrite_do_not_hide_what_was_there_before_it(self, tmp_path):
+        (tmp_path / "a.py").write_bytes(b"x = 1\n")
+        self.apply(tmp_path, a=b"x = ours\n")
+        (tmp_path / "a.py").write_bytes(b"x = ours\ny = 2\n")
+        self.apply(tmp_path, a=b"x = ours\ny = ours\n")
+        assert journal.originals(tmp_path) == {"a.py": b"x = 1\n"}
+
+    def test_an_apply_that_git_took_back_counts_no_more(self, tmp_path):
+        (tmp_path / "a.py").write_bytes(b"x = 1\n")
+        self.apply(tmp_path, a=b"x = ours\n")
+        (tmp_path / "a.py").write_bytes(b"x = 1\ny = 2\n")
+        self.apply(tmp_path, a=b"x = ours\ny = 2\n")
+        assert journal.originals(tmp_path) == {"a.py": b"x = 1\ny = 2\n"}
+
     def test_after_a_pass_only_later_applies_count(self, tmp_path):
         (tmp_path / "a.py").write_bytes(b"1")
         self.apply(tmp_path, a=b"2")
