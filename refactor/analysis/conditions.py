@@ -33,7 +33,7 @@ from refactor.analysis.domain import (
     value,
 )
 from refactor.analysis.model import Device, EventKind
-from refactor.analysis.torchops import OTHER_DEVICES
+from refactor.analysis.torchops import OTHER_DEVICES, names
 from refactor.analysis.trees import walk
 
 if TYPE_CHECKING:
@@ -47,6 +47,22 @@ _FOLD: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+
+
+_NUMBER = names("Tensor Parameter list tuple dict ndarray dtype device Size Module str set")
+_CLASSES = {
+    "int": (names("int Number"), _NUMBER),
+    "float": (names("float Number"), _NUMBER),
+    "bool": (names("bool"), _NUMBER),
+    "str": (names("str"), names("Tensor Parameter list tuple dict ndarray dtype Size Module int float")),
+    "dtype": (names("dtype"), names("Tensor Parameter list tuple dict ndarray int float device")),
+    "device": (names("device"), names("Tensor Parameter list tuple dict ndarray float dtype")),
+    "shape": (names("Size tuple"), names("Tensor Parameter list dict ndarray int float str device dtype")),
+    "array": (names("-"), names("Tensor Parameter device dtype")),
+}
+"""By type of a host value: classes it is an instance of, and classes it is no instance of."""
+_NO_TENSORS = names("int float str bool list tuple dict Number SparseTensor ndarray dtype device Size")
+_CONTAINERS = names("list tuple dict sequence mapping iterable")
 
 
 @value
@@ -283,25 +299,39 @@ def isinstance_known(it: Interpreter, frame: Frame, node: ast.Call) -> bool | No
     if len(node.args) != 2:
         return None
     value = it.evaluate(frame, node.args[0])
-    names = _class_names(node.args[1])
+    asked = _class_names(node.args[1])
     if isinstance(value, Tensor) and not value.maybe and not value.optional:
-        if "Tensor" in names or "Parameter" in names:
-            return True if "Tensor" in names else None
-        known = {"int", "float", "str", "bool", "list", "tuple", "dict", "Number", "SparseTensor", "ndarray"}
-        return False if names <= known else None
+        if "Tensor" in asked or "Parameter" in asked:
+            return True if "Tensor" in asked else None
+        if asked & _CONTAINERS and _promised_more(frame, node.args[0]):
+            return None
+        return False if asked <= _NO_TENSORS else None
     if isinstance(value, Seq) and value.type in ("list", "tuple"):
-        if value.type in names:
+        if value.type in asked:
             return True
-        return False if names <= {"Tensor", "int", "float", "str", "dict", "ndarray", "set"} else None
-    if isinstance(value, Host) and value.type in ("int", "float", "str", "bool") and not value.optional:
-        if value.type in names:
+        return False if asked <= {"Tensor", "int", "float", "str", "dict", "ndarray", "set"} else None
+    if isinstance(value, Host) and value.type in _CLASSES and not value.optional:
+        own, others = _CLASSES[value.type]
+        if own & asked:
             return True
-        return False if names <= {"Tensor", "list", "tuple", "dict", "ndarray"} else None
+        return False if asked <= others else None
     if isinstance(value, Dict):
-        return True if "dict" in names else False if names <= {"Tensor", "list", "tuple", "str"} else None
+        return True if "dict" in asked else False if asked <= {"Tensor", "list", "tuple", "str"} else None
     if isinstance(value, Obj) or value == NONE:
-        return False if names <= {"Tensor", "int", "float", "str", "list", "tuple", "dict"} else None
+        return False if asked <= {"Tensor", "int", "float", "str", "list", "tuple", "dict"} else None
     return None
+
+
+def _promised_more(frame: Frame, node: ast.expr) -> bool:
+    """Whether a name is an argument of the region that its annotation allows to be something else as well."""
+    info = frame.function
+    if info is None or frame.depth or not isinstance(node, ast.Name):
+        return False
+    for arg, _, _ in info.parameters:
+        if arg.arg == node.id and arg.annotation is not None:
+            words = {getattr(n, "id", getattr(n, "attr", "")) for n in walk(arg.annotation)}
+            return bool({word.lower() for word in words} & _CONTAINERS)
+    return False
 
 
 def _class_names(node: ast.expr) -> set[str]:
@@ -324,8 +354,8 @@ def _refine_isinstance(it: Interpreter, frame: Frame, test: ast.Call, outcome: b
     if key is None or (key not in frame.env and "." not in key):
         return
     value = frame.env.get(key, OPAQUE)
-    names = {"Tensor"} if checks_tensor else _class_names(test.args[1])
-    if "Tensor" in names and len(names) == 1:
+    asked = {"Tensor"} if checks_tensor else _class_names(test.args[1])
+    if asked == {"Tensor"}:
         if outcome:
             if isinstance(value, Tensor):
                 frame.env[key] = replace(value, maybe=False, optional=False)
@@ -333,7 +363,10 @@ def _refine_isinstance(it: Interpreter, frame: Frame, test: ast.Call, outcome: b
                 frame.env[key] = Tensor(Device.DEVICE if is_tainted(value) else Device.UNKNOWN)
         elif isinstance(value, Tensor):
             frame.env[key] = HOST if value.maybe else OPAQUE
-    elif outcome and isinstance(value, Tensor | Opaque) and names <= {"int", "float", "str", "bool"}:
-        frame.env[key] = Host(next(iter(sorted(names))))
-    elif outcome and isinstance(value, Opaque) and names <= {"list", "tuple"}:
-        frame.env[key] = Seq(next(iter(sorted(names))), None, value)
+    elif outcome and isinstance(value, Tensor | Opaque) and asked <= {"int", "float", "str", "bool"}:
+        frame.env[key] = Host(next(iter(sorted(asked))))
+    elif outcome and isinstance(value, Tensor | Opaque) and asked <= {"list", "tuple"}:
+        inner = replace(value, optional=False, maybe=False, rank=None) if isinstance(value, Tensor) else value
+        frame.env[key] = Seq(next(iter(sorted(asked))), None, inner)
+    elif outcome and isinstance(value, Tensor) and asked == {"ndarray"}:
+        frame.env[key] = Host("array")

@@ -1,4 +1,4 @@
-"""Decorators of classes that put other methods in place of their own."""
+"""Decorators of the code base: of classes, that replace methods, and of functions, that wrap them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from refactor.analysis.domain import Cls, Fn
+from refactor.analysis.domain import Cls, Dict, Fn, Obj, Seq, Val
+from refactor.analysis.environment import Env
 from refactor.analysis.instances import invoke
 from refactor.analysis.project import ClassInfo, FunctionInfo
+from refactor.analysis.torchops import CONSTANTS, DYNAMIC, READBACKS, SYNC_OPS, TO_HOST, names
 
 if TYPE_CHECKING:
-    from refactor.analysis.interpreter import Interpreter
+    from refactor.analysis.interpreter import Frame, Interpreter
+
+_HAZARDS = (
+    READBACKS | TO_HOST | CONSTANTS | DYNAMIC.keys() | SYNC_OPS.keys()
+    | names("any all max min amax amin sum mean argmax cuda synchronize")
+)  # fmt: skip
+"""Attributes without one of which a wrapper does nothing to a capture."""
+_HELPERS = 2
+"""Calls of helpers by name that are followed to find out."""
 
 
 def decorated(it: Interpreter, cls: ClassInfo) -> Mapping[str, FunctionInfo]:
@@ -43,3 +53,81 @@ def replace_method(it: Interpreter, cls: ClassInfo, name: str, function: Fn) -> 
     """``cls.name = function`` in a decorator of the class; elsewhere it may never run."""
     if ("decorators", cls) in it.answers:
         it.replaced[cls][name] = function.targets[0]
+
+
+# -- functions -----------------------------------------------------------------------------------------------
+
+
+def wrappers(info: FunctionInfo) -> tuple[ast.expr, ...]:
+    """Decorators of a function, innermost first, that the code base defines and that may hold hazards."""
+    known: tuple[ast.expr, ...] | None = info.wrapping.get("by")
+    if known is None:
+        nodes = reversed(getattr(info.node, "decorator_list", ()))
+        known = info.wrapping["by"] = tuple(node for node in nodes if _matters(info, node))
+    return known
+
+
+def _matters(info: FunctionInfo, node: ast.expr) -> bool:
+    found = info.module.resolve(node.func if isinstance(node, ast.Call) else node)
+    if not isinstance(found, FunctionInfo) or "contextmanager" in found.decorators:
+        return False
+    known: bool | None = found.wrapping.get("waits")
+    if known is None:
+        known = found.wrapping["waits"] = _may_wait(found, _HELPERS)
+    return known
+
+
+def _may_wait(info: FunctionInfo, depth: int) -> bool:
+    """Whether a function, or one of its file that it calls by name, holds a word that stands for a hazard."""
+    for node in info.uses:
+        if isinstance(node, ast.Attribute) and node.attr in _HAZARDS:
+            return True
+        if depth and isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            helper = info.module.table.get(node.func.id)
+            if isinstance(helper, FunctionInfo) and helper is not info and _may_wait(helper, depth - 1):
+                return True
+    return False
+
+
+def run_wrappers(
+    it: Interpreter,
+    frame: Frame,
+    target: FunctionInfo,
+    args: list[Val],
+    keywords: dict[str, Val],
+    open_keywords: bool,
+) -> None:
+    """Record what the decorators of a function do around its first call on instances of a class.
+
+    What the call gives stays what the function itself returns.
+    """
+    owner = args[0].classes[0] if args and isinstance(args[0], Obj) else None
+    if (target, owner) in it.wrapped or not it.may_enter(frame) or it.drives(target):
+        return
+    it.wrapped.add((target, owner))
+    inner: Val = Fn((target,))
+    for node in wrappers(target):
+        decorator = it.evaluate(it.module_frame(target.module), node)
+        if not isinstance(decorator, Fn):
+            return
+        inner = invoke(it, frame, decorator, [inner], {})
+        if not isinstance(inner, Fn) or target in inner.targets:
+            return
+        invoke(it, frame, inner, list(args), keywords, open_keywords)
+
+
+def wrap_region(it: Interpreter, frame: Frame, target: FunctionInfo, env: Mapping[str, Val]) -> None:
+    """Record what the decorators of a region's function do, with the values its parameters have."""
+    args = [env[arg.arg] for arg, _, by_position in target.parameters if by_position]
+    keywords = {arg.arg: env[arg.arg] for arg, _, by_position in target.parameters if not by_position}
+    rest, options = target.node.args.vararg, target.node.args.kwarg
+    extra = env.get(rest.arg) if rest is not None else None
+    if isinstance(extra, Seq):
+        args.extend(extra.items if extra.items is not None else (Seq("*", None, extra.element),))
+    given = env.get(options.arg) if options is not None else None
+    if isinstance(given, Dict):
+        keywords.update({name: value for name, value in given.entries if isinstance(name, str)})
+    outside = frame.__class__(
+        target.module, None, Env({}), frame.region, frame.chain[:-1], 0, True, statement=frame.statement
+    )
+    run_wrappers(it, outside, target, args, keywords, isinstance(given, Dict) and given.open)

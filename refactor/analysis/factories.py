@@ -128,7 +128,8 @@ def constant_hazard(
             it.emit(frame, EventKind.HOST_TO_DEVICE, args.node, subject, f"torch.{name}")
         elif data.device is Device.DEVICE and device is Device.HOST and given is not None:
             it.readback(frame, EventKind.TO_HOST, args.node, subject, f"torch.{name}")
-        return
+        if not (data.maybe and name == "tensor" and given is not None):
+            return  # else a number on some path: nobody calls torch.tensor to copy a tensor
     if isinstance(data, Seq) and data.items == ():
         return
     if isinstance(data, Opaque) and (data.tainted or name != "tensor"):

@@ -87,8 +87,31 @@ class FunctionInfo:
         )
 
     @cached_property
+    def sets_any(self) -> bool:
+        """Whether it sets attributes of its first argument by names that only its caller knows."""
+        args = [*self.node.args.posonlyargs, *self.node.args.args]
+        own = args[0].arg if args else ""
+        for node in self.uses:
+            if not isinstance(node, ast.Call):
+                continue
+            func = node.func
+            if isinstance(func, ast.Name) and func.id == "setattr" and len(node.args) == 3:
+                if getattr(node.args[0], "id", "") == own and not isinstance(node.args[1], ast.Constant):
+                    return True
+            elif isinstance(func, ast.Attribute) and func.attr == "update":
+                table = func.value
+                if isinstance(table, ast.Attribute) and table.attr == "__dict__":
+                    return getattr(table.value, "id", "") == own
+        return False
+
+    @cached_property
     def tensor_uses(self) -> dict[Any, bool]:
         """Whether it uses a parameter as a tensor, by parameter; filled by the binding of arguments."""
+        return {}
+
+    @cached_property
+    def wrapping(self) -> dict[str, Any]:
+        """Its decorators that matter, and whether it matters as one; filled by `decorators`."""
         return {}
 
     @cached_property

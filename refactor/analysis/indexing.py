@@ -193,7 +193,8 @@ def index_tensor(
     if rank == 0 and advanced == 0 and owner.device is Device.DEVICE and _from_host(stored):
         # A selection of more than one element is filled by a kernel; one element is copied from the host.
         it.emit(frame, EventKind.INDEX_FILL, node, node.slice, "assignment of a Python number")
-    return Tensor(owner.device, owner.dtype, rank if rank is None or rank >= 0 else None)
+    hosted = owner.hosted
+    return Tensor(owner.device, owner.dtype, rank if rank is None or rank >= 0 else None, hosted=hosted)
 
 
 def _bounds(it: Interpreter, frame: Frame, node: ast.Subscript, part: ast.Slice, owner: Tensor) -> None:

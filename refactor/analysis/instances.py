@@ -50,6 +50,12 @@ TORCH_PARAMETERS = {
     "weight": None, "bias": 1, "running_mean": 1, "running_var": 1, "in_proj_weight": 2, "in_proj_bias": 1,
 }  # fmt: skip
 """Tensors of torch's modules and their ranks; None: it depends on the class."""
+_RESULT_FIELDS = names(
+    """
+    solution residuals eigenvalues eigenvectors Q R U S Vh L LU pivots sign logabsdet mantissa exponent
+    """
+)
+"""Fields of what several operations of ``torch.linalg`` return."""
 INIT_DEPTH = 16
 """Depth at which constructors start, wherever they are needed first: what they give must not depend on it."""
 
@@ -128,6 +134,8 @@ def attribute(it: Interpreter, frame: Frame, owner: Val, name: str) -> Val:
 
 def _named_result(owner: Seq, name: str) -> Val | None:
     """``x.topk(2).indices``, ``x.max(-1).values``."""
+    if name in _RESULT_FIELDS and isinstance(owner.element, Tensor):
+        return owner.element
     pair = owner.items if owner.items is not None and len(owner.items) == 2 else ()
     if name not in ("values", "indices") or not pair or not all(isinstance(v, Tensor) for v in pair):
         return None
@@ -215,7 +223,8 @@ def _instance_attribute(it: Interpreter, frame: Frame, owner: Obj, cls: ClassInf
     if name in known_values or (cls, name) in it.overlay:
         later = it.overlay.get((cls, name))
         first: Val | None = known_values.get(name)
-        if isinstance(first, Host) and first.value is not NO_VALUE and name in cls.reassigned:
+        kept = isinstance(first, Host) and first.value is not NO_VALUE
+        if kept and isinstance(first, Host) and (name in cls.reassigned or cls.rewrites_itself):
             # Another call may have left another value.
             first = Host(first.type) if first.type != "none" else OPAQUE
         return join(first, later) if later is not None else first or OPAQUE
@@ -307,6 +316,9 @@ def _constructor_environment(it: Interpreter, info: FunctionInfo, bound: Val) ->
         ):
             # A constructor's arguments are configuration, modules or classes, unless it says otherwise.
             env[arg.arg] = HOST
+        elif isinstance(value, Tensor) and isinstance(bound, Obj) and bound.classes[0].is_module:
+            # A module is made on the host and moved later: what it does not register stays there.
+            env[arg.arg] = replace(value, device=Device.HOST)
     return env
 
 

@@ -141,6 +141,7 @@ class Interpreter:
         self.windows: dict[ast.stmt, Region] = {}
         self.needed: dict[Region, frozenset[str]] = {}  # by step: names that it computes with
         self.building: set[ClassInfo] = set()
+        self.wrapped: set[tuple[FunctionInfo, ClassInfo | None]] = set()
         self.tensorless: set[Region] = set()  # no argument of theirs is known to be a tensor: images, records
 
     def start(self, root: ModuleInfo) -> None:
@@ -152,6 +153,7 @@ class Interpreter:
         """What ``find`` returns, run in a state of its own that starts in a module."""
         state = (self.home, self.records, self.memo, self.contexts, self.stack)
         more = (self.nested, self.overlay, self.windows, self.below, self.building, self.merged)
+        wrapped = self.wrapped
         self.below = below
         self._begin(home)
         try:
@@ -159,6 +161,7 @@ class Interpreter:
         finally:
             self.home, self.records, self.memo, self.contexts, self.stack = state
             self.nested, self.overlay, self.windows, self.below, self.building, self.merged = more
+            self.wrapped = wrapped
 
     def ask(self, question: tuple[Any, ...], home: ModuleInfo, find: Callable[[], Any]) -> Any:
         """The answer to a question, found in a state of its own; None while it is open (see `isolation`)."""
@@ -280,6 +283,23 @@ class Interpreter:
         open_keywords: bool = False,
     ) -> Val:
         """The result of calling a function of the code base, its body interpreted at most once a context."""
+        result = self._called(frame, target, args, keywords, open_keywords)
+        if frame.emit and decorators.wrappers(target):
+            decorators.run_wrappers(self, frame, target, args, keywords, open_keywords)
+        return result
+
+    def may_enter(self, frame: Frame) -> bool:
+        """Whether calls may be followed somewhat deeper."""
+        return frame.depth < MAX_DEPTH - 4
+
+    def _called(
+        self,
+        frame: Frame,
+        target: FunctionInfo,
+        args: list[Val],
+        keywords: dict[str, Val],
+        open_keywords: bool,
+    ) -> Val:
         tainted = any(is_tainted(v) for v in (*args, *keywords.values()))
         unknown: Val = TAINTED if tainted else OPAQUE
         if frame.depth >= MAX_DEPTH or self.stack.count(target) >= 2:
@@ -422,7 +442,11 @@ class Interpreter:
             target.module, target, Env(env), region, (display(target, env),), 0, True, target.closure,
             statement=target.statement,
         )  # fmt: skip
-        return self.run(frame)
+        result = self.run(frame)
+        if decorators.wrappers(target):
+            self.memo.setdefault((target.node, target.closure, True, tuple(env.items())), result)
+            decorators.wrap_region(self, frame, target, env)
+        return result
 
     def run_driver(self, module: ModuleInfo, driver: Driver) -> None:
         """Interpret a function that has regions inside: only what happens in those is recorded."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from refactor.analysis import hoststate, indexing, instances, tensors
+from refactor.analysis.annotations import from_annotation
 from refactor.analysis.domain import (
     BOOL,
     HOST,
@@ -30,11 +31,12 @@ from refactor.analysis.domain import (
     element,
     is_tainted,
     join,
+    not_none,
     on_device,
     read_back,
     replace,
 )
-from refactor.analysis.model import EventKind
+from refactor.analysis.model import Device, EventKind
 from refactor.analysis.torchops import ALWAYS, names
 
 if TYPE_CHECKING:
@@ -80,7 +82,9 @@ def call_external(it: Interpreter, frame: Frame, name: str, args: Arguments) -> 
         if isinstance(first, Fn):
             return replace(first, keywords=(*first.keywords, *args.keywords.items()))
         return first
-    if name in ("copy.copy", "copy.deepcopy", "typing.cast") and args.values:
+    if name in ("typing.cast", "typing_extensions.cast") and len(args.values) == 2:
+        return _cast(it, frame, args)
+    if name in ("copy.copy", "copy.deepcopy") and args.values:
         return args.values[-1]
     if scope == "einops" or scope.startswith("einops."):
         return (
@@ -105,6 +109,17 @@ def call_external(it: Interpreter, frame: Frame, name: str, args: Arguments) -> 
     if leaf[:1].isupper() and not any(map(is_tainted, args.every)):
         return ExtObj(name)
     return args.unknown
+
+
+def _cast(it: Interpreter, frame: Frame, args: Arguments) -> Val:
+    """``cast(T, x)``: what is known of ``x``, and where that is nothing, what ``T`` promises."""
+    value = not_none(args.values[1])
+    if not isinstance(value, Opaque) and value != NONE:
+        return value
+    known = from_annotation(it, frame.module, args.node.args[0]) if len(args.node.args) == 2 else None
+    if isinstance(known, Tensor):
+        return replace(known, device=Device.DEVICE if is_tainted(value) else Device.UNKNOWN)
+    return known if known is not None and not isinstance(known, Opaque) else value
 
 
 def _plain_builtin(leaf: str, args: Arguments) -> Val:

@@ -118,6 +118,12 @@ class ClassInfo:
                         found |= item.assigned
         return frozenset(found)
 
+    @cached_property
+    def rewrites_itself(self) -> bool:
+        """Whether a method assigns attributes by any name it is given: ``self.__dict__.update(cfg)``."""
+        methods = [m for b in self.mro if isinstance(b, ClassInfo) for m in b.own.values()]
+        return any(isinstance(m, FunctionInfo) and m.sets_any for m in methods)
+
     def find(self, name: str, after: ClassInfo | None = None) -> tuple[ClassInfo, Any] | None:
         """The first definition of a name along the bases, with its class; ``after``: as for ``super()``."""
         if after is not None and after in self.mro:

@@ -73,7 +73,8 @@ def result_of(
         return Seq("tuple", None, replace(result, dtype=None)) if several else result
     if name in TUPLES:
         return Seq("tuple", None, base)
-    return replace(base, rank=_rank(name, values, args, first, flat))
+    hosted = first is not None and first.hosted and first is values[0] and device is first.device
+    return replace(base, rank=_rank(name, values, args, first, flat), hosted=hosted)
 
 
 def _reduced(name: str, values: list[Val], args: Arguments, first: Tensor | None, base: Tensor) -> Val:

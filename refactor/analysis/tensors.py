@@ -111,7 +111,9 @@ def _torch_other(it: Interpreter, frame: Frame, name: str, scope: str, leaf: str
         return args.values[0]
     if name in ("torch.nn.Parameter", "torch.nn.parameter.Parameter", "torch.nn.Buffer"):
         value = args.get(0, "data")
-        return replace(value, device=Device.DEVICE) if isinstance(value, Tensor) else DEVICE_TENSOR
+        return (
+            replace(value, device=Device.DEVICE, hosted=False) if isinstance(value, Tensor) else DEVICE_TENSOR
+        )
     if scope == "torch.nn" or scope.startswith("torch.nn.modules"):
         return make_module(leaf, args)
     if leaf in ("pad_sequence", "pack_sequence", "parameters_to_vector", "stack_batch"):
@@ -232,7 +234,7 @@ def method(
     if name in NEW or name == "new":
         return factories.new(it, frame, owner, name, args)
     if name == "pin_memory":
-        return replace(owner, device=Device.UNKNOWN)
+        return replace(owner, device=Device.UNKNOWN, hosted=False)
     if name == "size" and not args.values and not args.keywords:
         return Host("shape", device=owner.device)
     if name in HOST_METHODS:
@@ -248,7 +250,7 @@ def _to_host(
     if owner.device is not Device.HOST:
         it.readback(frame, EventKind.TO_HOST, args.node, subject, name)
     if name == "cpu":
-        return replace(owner, device=Device.HOST)
+        return replace(owner, device=Device.HOST, hosted=False)
     return Readback("array") if owner.device is not Device.HOST else Host("array")
 
 
@@ -293,6 +295,8 @@ def _operate(
     device = combined_device([v for v in flat if isinstance(v, Tensor | Opaque)])
     if not any(isinstance(v, Tensor) for v in flat):
         device = Device.DEVICE if any(map(is_tainted, flat)) else Device.UNKNOWN
+        if values and all(isinstance(v, Readback) for v in values[:1]):
+            device = Device.HOST  # torch.div(n, 2) of a number makes a tensor on the host
         if device is Device.UNKNOWN:
             return OPAQUE
     if device is not Device.HOST:
