@@ -26,7 +26,8 @@ SHIFTED_FILLS: tuple[Json, ...] = (
     {"k": "normal", "m": 30.0}, {"k": "normal", "m": -30.0}, {"k": "normal", "s": 0.01},
     {"k": "normal", "m": 100.0, "s": 0.1},
     {"k": "const", "s": 1.5}, {"k": "const", "s": -1.5},
-    {"k": "negative"}, {"k": "ties"}, {"k": "sorted"}, {"k": "zeros"}, {"k": "ones"}, {"k": "spike"},
+    {"k": "negative"}, {"k": "ties"}, {"k": "grid"}, {"k": "sorted"}, {"k": "zeros"}, {"k": "ones"},
+    {"k": "spike"},
 )  # fmt: skip
 PLACED_FILLS: tuple[Json, ...] = (
     {"k": "nan", "at": "first"}, {"k": "inf", "at": "last"}, {"k": "nan", "at": "row"},

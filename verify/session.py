@@ -14,6 +14,7 @@ from .recipes import Hints
 from .targets import Target
 from .trees import Trees, sizes_in
 
+FINER_CHECKS = 8  # sequences that are run in float64 on both sides
 START_TIMEOUT_S = 60.0  # at least, and five times what a step may take: importing on a cold, busy machine
 JUDGE_TIMEOUT_S = 300.0
 
@@ -39,6 +40,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     unmeasured: str = ""
     largest: float = 0.0
+    coarse: bool = False  # equal but for roundings to half precision
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Pair:
         self.clues = Hints()
         self.tally = Tally()
         self._number = 0
+        self._finer_left = FINER_CHECKS
 
     def control(self) -> Worker:
         """A second process of the original, for the noise between processes. Raises SetupError."""
@@ -258,6 +261,8 @@ class Pair:
         if "blocked" in after:
             return Outcome("equal"), after
         judged = self._judge(request, written)
+        if judged.coarse and not captured:
+            judged = self._finer(request) or judged
         if any(answer.get("poisoned") for answer in answers.values()):
             self.is_down = True
         return judged, after
@@ -297,10 +302,31 @@ class Pair:
         self.tally.notes += [n for n in judged["notes"] if n not in self.tally.notes]
         self.tally.unmeasured = self.tally.unmeasured or judged.get("unmeasured", "")
         if judged["equal"]:
-            return Outcome("equal")
+            return Outcome("equal", coarse=bool(judged.get("coarse")))
         difference = judged["difference"]
         text = f"{difference['path']}: {difference['text']}"
         return Outcome("differs", text, difference["step"], difference["group"])
+
+    def _finer(self, request: Json) -> Outcome | None:
+        """Run both sides in float64 too, and say what is off by less than half precision shows."""
+        if self._finer_left <= 0 or self.is_down:
+            return None
+        self._finer_left -= 1
+        written = str(self.folder / "wide.pt")
+        judged: Json = {}
+        try:
+            wide = self.workers["after"].ask({**request, "write": written, "wide": True}, self.timeout)
+            if not any(key in wide for key in ("broken", "error")):
+                judge = {**request, "op": "judge_wide", "other": written}
+                judged = self.workers["before"].ask(judge, JUDGE_TIMEOUT_S)
+        except WorkerDied:  # in a precision it was not written for
+            self.is_down = True
+        found = judged.get("difference")
+        if found is None:
+            self._finer_left = self._finer_left if "difference" in judged else 0
+            return None
+        self._finer_left = 0
+        return Outcome("differs", f"{found['path']}: {found['text']}", found["step"], found["group"])
 
     def _after_death(self, dead: dict[str, WorkerDied]) -> Outcome:
         """Only the rewrite dying is a difference; both workers are started again when they are needed."""

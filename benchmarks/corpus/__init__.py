@@ -20,6 +20,7 @@ from . import (
     padding,
     programs,
     rng,
+    roundings,
     scripts,
     sequences,
     state,
@@ -36,7 +37,7 @@ FAMILIES = (
     aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
     idioms, programs, sequences, steps, ungraphed, decoding,
     outputs, optimizing, values, isolation, streams,
-    manners, margins, scripts, contracts,
+    manners, margins, scripts, contracts, roundings,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

@@ -61,3 +61,34 @@ def test_after_an_overflow_that_was_excused_nothing_is_evidence() -> None:
     found = decided(before, after, {"double": double})
     assert found["equal"]
     assert any("overflows" in note for note in found["notes"])
+
+
+GRID = torch.tensor([[0.0625, 0.1875, 0.3, 1.0, -0.0625, 2.0, 3.0, 4.0]])
+
+
+def on_grid(x: torch.Tensor) -> torch.Tensor:
+    return torch.round(x * 8) / 8
+
+
+def stepped(after: torch.Tensor, exact: torch.Tensor) -> bool:
+    """Whether values on a grid of eighths pass, where runs that disturb the inputs fall elsewhere."""
+    before = trace({"result": on_grid(GRID)})
+    moved = trace({"result": on_grid(GRID * 1.0001)})
+    double = trace({"result": on_grid(GRID.double())})
+    runs: dict[str, Trace | str] = {f"perturbed{n}": moved for n in range(1, 9)}
+    runs |= {"double": double, **{f"exact{n}": trace({"result": exact}) for n in range(1, 5)}}
+    return bool(decided(before, trace({"result": after}), runs)["equal"])
+
+
+def test_halves_that_the_original_comes_to_exactly_must_go_where_they_went() -> None:
+    up = torch.floor(GRID * 8 + 0.5) / 8
+    assert not stepped(up, on_grid(GRID))
+
+
+def test_halves_that_the_original_comes_to_by_roundings_may_go_either_way() -> None:
+    up = torch.floor(GRID * 8 + 0.5) / 8
+    assert stepped(up, up)
+
+
+def test_what_differs_everywhere_is_no_step_of_a_grid() -> None:
+    assert stepped(on_grid(GRID * 1.0001) * (1 + 3e-7), on_grid(GRID))

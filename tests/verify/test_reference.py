@@ -58,3 +58,25 @@ def test_optimizers_step_in_capturable_form_inside_and_are_let_go_after() -> Non
         optimizer.step()
     assert not optimizer.param_groups[0]["capturable"], "parameters in host memory cannot"
     optimizer.step()
+
+
+def test_only_what_is_rounded_is_disturbed() -> None:
+    x = torch.tensor([0.5, 1.5, 0.1])
+    with reference.Inexact(1):
+        product, sums, into = x * 8, x + 0.25, x.clone().mul_(2)
+        tenth, row = x / 10, torch.tensor([[1.0, 2.0], [0.1, 0.7]]) @ torch.tensor([[2.0], [0.3]])
+        kept = torch.where(x > 0.3, x, 0.0)
+    assert torch.equal(product, x * 8)
+    assert torch.equal(into, x * 2)
+    assert torch.equal(kept, torch.tensor([0.5, 1.5, 0.0]))
+    assert torch.equal(sums[:2], x[:2] + 0.25)
+    assert bool((tenth != x / 10).any())
+    assert bool((row != torch.tensor([[1.0, 2.0], [0.1, 0.7]]) @ torch.tensor([[2.0], [0.3]])).any())
+
+
+def test_what_is_written_in_place_is_disturbed_in_place() -> None:
+    x = torch.full((64,), 0.1)
+    with reference.Inexact(1):
+        same = x.mul_(0.3)
+    assert same is x
+    assert bool((x != torch.full((64,), 0.1) * 0.3).any())

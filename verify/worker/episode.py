@@ -55,6 +55,7 @@ class Plan:
     strides: bool = False
     perturb: int = 0  # seed of a relative disturbance of the inputs by a few units in the last place
     double: bool = False
+    wide: bool = False  # instances are built in float64 as well, not converted afterwards
     wrap: Callable[[Subject], Callable[..., Any]] | None = None
     listener: Listener = field(default_factory=lambda: Listener(Path("/")))
     hardware: Hardware = field(default_factory=Hardware)
@@ -86,13 +87,13 @@ class Episode:
 
     def run(self, steps: list[Step], seed: int) -> None:
         """Run every step; observations are in ``observed``, their tensors in ``recorder.tensors``."""
-        seed_everything(seed)
-        for index in sorted({int(s.get("i", 0)) for s in steps} | {0}):
-            self.subject(index)
-        seed_everything(seed)
         with contextlib.ExitStack() as stack:
+            if not self.plan.wide:
+                self._build(steps, seed)
             for context in self.plan.contexts:
                 stack.enter_context(context())
+            if self.plan.wide:
+                self._build(steps, seed)
             number = 0
             try:
                 for number, step in enumerate(steps):
@@ -103,6 +104,12 @@ class Episode:
                 if not is_sticky(str(error)):
                     raise
                 self._lost(number, steps[min(number, len(steps) - 1)], error)
+
+    def _build(self, steps: list[Step], seed: int) -> None:
+        seed_everything(seed)
+        for index in sorted({int(s.get("i", 0)) for s in steps} | {0}):
+            self.subject(index)
+        seed_everything(seed)
 
     def _lost(self, number: int, step: Step, error: Exception) -> None:
         """The device works no more: what it said is the last observation."""

@@ -36,6 +36,8 @@ def _floats(shape: list[int], fill: Mapping[str, Any], generator: torch.Generato
         data = -data.abs() - 1e-3
     elif kind == "ties":
         data = (data * 2).round() / 2
+    elif kind == "grid":  # fine enough for the halves of coarser grids
+        data = (data * 64).round() / 64
     elif kind == "sorted":
         data = data.flatten().sort().values.reshape(shape)
     elif kind == "tiny":  # subnormal: of float32 where ``s`` says nothing else

@@ -20,6 +20,7 @@ from .branches import Branches
 from .clues import buffers_of, class_files, clues, held_by
 from .deciding import Kind, decide
 from .episode import Episode, Plan
+from .finer import Finer, is_coarse
 from .graphs import CaptureBlocked, Capturing, Counter
 from .hardware import Hardware
 from .holdings import watch_optimizers
@@ -48,9 +49,12 @@ class Worker:
         self.target: Target | None = None
         self.tree: Tree | None = None
         self.adopted: dict[int, dict[str, torch.Tensor]] = {}
+        self.first: dict[int, dict[str, torch.Tensor]] = {}  # the state the original's instances start from
         self.device = "cpu"
         self.listener = Listener(Path("/"))
         self.traces: dict[int, Trace] = {}
+        self.other = Trace([], [])  # what was last compared with
+        self.finer = Finer()
         self.instances = 2
         self.sensitivity = Sensitivity()
         self.stopwatch: Stopwatch | None = None
@@ -122,6 +126,7 @@ class Worker:
                 i: {k: v.detach().cpu() for k, v in state_tensors(s).items()} for i, s in enumerate(subjects)
             }
             torch.save(state, request["state"])
+            self.first = state
         return answer
 
     def _clues(self, modules: list[str], subjects: list[Subject]) -> dict[str, Any]:
@@ -139,6 +144,7 @@ class Worker:
         """Compare the state this tree starts from with the other's; take the other's where values differ."""
         assert self.target is not None
         saved: dict[int, dict[str, torch.Tensor]] = torch.load(request["state"], weights_only=True)
+        self.first = saved
         self.target.fresh()
         for index, theirs in saved.items():
             mine = state_tensors(self.target.build(index))
@@ -169,6 +175,14 @@ class Worker:
             subject.network.load_state_dict(self.adopted[index])
         return subject
 
+    def _make_wide(self, index: int) -> Subject:
+        """As `_make`, for a run in which everything is float64 and parameters would be drawn otherwise."""
+        assert self.target is not None
+        subject = self.target.build(index)
+        if index in self.first and subject.network is not None:
+            subject.network.load_state_dict(self.first[index])
+        return subject
+
     def _plan(self, request: dict[str, Any]) -> Plan:
         assert self.target is not None
 
@@ -195,7 +209,7 @@ class Worker:
         assert self.tree is not None
         go_home(self.tree.root)
         self.target.fresh()
-        episode = Episode(self._make, plan)
+        episode = Episode(self._make_wide if plan.wide else self._make, plan)
         try:
             episode.run(request["steps"], int(request["seed"]))
             return Trace(episode.observed, episode.recorder.tensors)
@@ -226,6 +240,9 @@ class Worker:
 
         plan.on_step = progress
         answer: dict[str, Any] = {}
+        if request.get("wide"):
+            Kind("free1").prepare(plan)
+            plan.wide = True
         if request.get("captured"):
             assert self.tree is not None
             root = self.tree.root
@@ -313,17 +330,30 @@ class Worker:
         """Compare the trace kept here with the other worker's."""
         mine = self.traces[int(request["id"])]
         saved = torch.load(request["other"], weights_only=True)
-        other = Trace(json.loads(saved["observed"]), saved["tensors"])
+        self.other = other = Trace(json.loads(saved["observed"]), saved["tensors"])
         compared = compare(mine, other, bool(request.get("strides")))
         if not compared.certain and not compared.suspects:
             return {"equal": True, "notes": compared.notes, "largest": 0.0}
         with self.sites.unwatched() if self.sites is not None else contextlib.nullcontext():
-            return decide(lambda kind: self._again(request, kind), mine, compared)
+            answer = decide(lambda kind: self._again(request, kind), mine, compared)
+        return {**answer, "coarse": is_coarse(compared)}
 
-    def _again(self, request: dict[str, Any], kind: Kind) -> Trace | str:
+    def do_judge_wide(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Compare a float64 run of the original with one of the rewrite, after the runs as they are."""
+        saved = torch.load(request["other"], weights_only=True)
+        theirs = Trace(json.loads(saved["observed"]), saved["tensors"])
+        with self.sites.unwatched() if self.sites is not None else contextlib.nullcontext():
+            mine = self._again(request, Kind("free1"), wide=True)
+        if isinstance(mine, str):
+            return {"impossible": mine}
+        found = self.finer.add((self.traces[int(request["id"])], self.other), (mine, theirs))
+        return {"difference": found.json() if found else None}
+
+    def _again(self, request: dict[str, Any], kind: Kind, wide: bool = False) -> Trace | str:
         """A further run of the original; what it raised where the sequence cannot be run in that way."""
         plan = self._plan(request)
         kind.prepare(plan)
+        plan.wide = wide
         try:
             return self._episode(request, plan)
         except Exception as error:  # the original itself, in a precision it was not written for

@@ -158,6 +158,61 @@ class Disturb(_Mode):
         return disturbed(value, self.generator) if moves else value
 
 
+class Inexact(Disturb):  # type: ignore[no-untyped-call]
+    """Moves, of every operation, only what it has rounded: what float64 gives as well stays as it is.
+
+    Inputs are left alone. A value that no such run moves was computed without a rounding that matters,
+    however near it lies to where a step or a comparison turns.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return self.inside(func, args, kwargs)
+        kwargs = kwargs or {}
+        if func in (aten.topk.default, aten.sort.default):
+            return self._reordered(func, args, kwargs)
+        if _draws(func) or _views(func) or not any(map(_is_low, tree_leaves((args, kwargs)))):
+            return func(*args, **kwargs)
+        wide = _in_float64(func, args, kwargs)  # first: the operation may write into what it is given
+        result = func(*args, **kwargs)
+        leaves = tree_leaves(result)
+        for place, t in enumerate(leaves):
+            if _is_low(t) and t.layout is torch.strided:
+                exact = wide[place] if place < len(wide) and len(wide) == len(leaves) else None
+                self._move(t, exact)
+        return result
+
+    def _move(self, t: Tensor, exact: Any) -> None:
+        moved = disturbed(t, self.generator)
+        if isinstance(exact, Tensor) and exact.shape == t.shape:
+            known = t.double()
+            moved = torch.where((exact == known) | (exact.isnan() & known.isnan()), t, moved)
+        t.copy_(moved)
+
+
+def _is_low(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in LOW
+
+
+def _views(func: Any) -> bool:
+    """Whether an operation returns memory of its arguments without writing into it."""
+    infos = [r.alias_info for r in func._schema.returns]
+    return any(i is not None and not i.is_write for i in infos)
+
+
+def _in_float64(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """What an operation gives for copies of its arguments in float64; nothing where it cannot."""
+    try:
+        wide = tree_map(
+            lambda v: torch.float64 if isinstance(v, torch.dtype) and v in LOW else _up(v), (args, kwargs)
+        )
+        return tree_leaves(func(*wide[0], **wide[1]))
+    except (RuntimeError, TypeError, NotImplementedError):
+        return []
+
+
 @contextlib.contextmanager
 def capturable() -> Iterator[None]:
     """Optimizers step in torch's capturable form, as they must inside a graph.
