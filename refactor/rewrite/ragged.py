@@ -1,7 +1,7 @@
 """Which variables of a method hold tensors whose sizes the data decides.
 
 A segment that takes one in would be captured anew for nearly every call: ``x[mask]``, ``nonzero``, rows
-chosen for one expert. Such work stays eager.
+chosen for one expert, a map resized to a height that was read back. Such work stays eager.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection
 
-from refactor.analysis.model import EventKind, Facts
+from refactor.analysis.model import EventKind, Facts, Kind
+from refactor.analysis.project import last_name
 from refactor.rewrite.ops import METADATA
+from refactor.rewrite.shapes import BROADCASTS, KEEPS_SHAPE
 from refactor.rewrite.syntax import FunctionNode, same_scope
 
 _DECIDE = frozenset({EventKind.DYNAMIC_OP, EventKind.MASK_INDEX, EventKind.DEVICE_SIZE})
@@ -22,6 +24,7 @@ _FIXED = frozenset(
 def ragged(facts: Facts, function: FunctionNode, settled: Collection[ast.AST]) -> frozenset[str]:
     """Names assigned from an operation whose result has a size that depends on values, and what they make."""
     chosen = {e.node for e in facts.events if e.kind in _DECIDE and e.function is function} - set(settled)
+    chosen |= {node for node in same_scope(function) if _sized_by_number(facts, node)}
     if not chosen:
         return frozenset()
     found: set[str] = set()
@@ -36,6 +39,24 @@ def ragged(facts: Facts, function: FunctionNode, settled: Collection[ast.AST]) -
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 found.update(name for target in targets for name in _names(target))
     return frozenset(found)
+
+
+def _sized_by_number(facts: Facts, node: ast.AST) -> bool:
+    """A call or a slice that may make a tensor as large as a number read back from the device says."""
+    if isinstance(node, ast.Call):
+        name = last_name(node.func)
+        if name in BROADCASTS or name in KEEPS_SHAPE or facts.value(node).kind is not Kind.TENSOR:
+            return False
+        given: list[ast.AST] = [*node.args, *(k.value for k in node.keywords)]
+    elif isinstance(node, ast.Subscript):
+        given = [part for part in ast.walk(node.slice) if isinstance(part, ast.Slice)]
+    else:
+        return False
+    return any(
+        isinstance(inner, ast.expr) and facts.value(inner).kind is Kind.READBACK
+        for one in given
+        for inner in ast.walk(one)
+    )
 
 
 def _takes(node: ast.AST, chosen: set[ast.AST], names: set[str]) -> bool:

@@ -44,3 +44,40 @@ def test_rows_chosen_for_an_expert_stay_eager_and_the_rest_becomes_segments(tmp_
     assert segments
     assert not any(word in segment for segment in segments for word in ("picked", "hidden", "made", "rows"))
     assert any("self.router" in segment for segment in segments)
+
+
+RESIZED = """\
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class Resized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU(),
+            nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU(),
+            nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU(),
+            nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU(),
+        )
+
+    def forward(self, x: torch.Tensor, sizes: torch.Tensor):
+        h = self.body(x)
+        height = int(sizes.max().item())
+        large = F.interpolate(h, size=(height, height))
+        y = torch.sigmoid(large) * torch.relu(large) - torch.tanh(large)
+        y = torch.exp(y) + torch.sin(y) * torch.cos(y) - torch.sqrt(y.abs())
+        scaled = torch.clamp(h, max=height)
+        z = torch.sigmoid(scaled) * torch.relu(scaled) - torch.tanh(scaled)
+        z = torch.exp(z) + torch.sin(z) * torch.cos(z) - torch.sqrt(z.abs())
+        return y.sum(), z
+"""
+
+
+def test_a_map_resized_to_a_number_that_was_read_back_stays_eager(tmp_path: Path) -> None:
+    new = rewrite(RESIZED, tmp_path, ["CG101"])
+    segments = [part.partition("def forward")[0] for part in new.split("@segment")[1:]]
+    assert any("self.body" in segment for segment in segments)
+    assert not any("large" in segment for segment in segments)
+    assert any("torch.sigmoid(scaled)" in segment for segment in segments)
