@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import os
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from refactor.place import place_of
 from refactor.rule import Hit, Rule
 from refactor.selection import Selection
 from refactor.source import Source, SourceError, load, parse
+from refactor.stack import RECURSION, deeply, roomily
 from refactor.suppress import UNUSED, Suppression, suppressions
 from refactor.tracing import Trace
 from refactor.vendor import NAME, Copy, Refused, Site, copy_in, site_for
@@ -34,13 +34,6 @@ if TYPE_CHECKING:
     from refactor.analysis.model import Facts
     from refactor.draft import Draft
     from refactor.rewrite.model import Patch, Proposal, Refusal
-
-RECURSION = 5000
-"""Python frames an analysis may stack up before it gets a stack of its own."""
-DEEP = 200_000
-"""Python frames on such a stack: a chain of a thousand calls needs a dozen for each."""
-STACK = 512 * 2**20
-"""Bytes of such a stack; what is not used is not taken."""
 
 T = TypeVar("T")
 
@@ -215,9 +208,9 @@ class Examiner:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # SyntaxWarning about the user's file: not for our stderr
                 try:
-                    return work()
+                    return roomily(work)
                 except RecursionError:
-                    return _deeply(work)
+                    return deeply(work)
         except SourceError as error:
             file = job.file if error.path == job.path else display(error.path, self.task.cwd)
             return Failure(FileError(file, error.line, error.message))
@@ -333,38 +326,6 @@ class Examiner:
         if isinstance(site, Site):
             return rule
         return replace(rule, propose=lambda facts, hit: _without_runtime(propose(facts, hit), site.reason))
-
-
-def _deeply(work: Callable[[], T]) -> T:
-    """What ``work`` gives on a stack of its own that is large enough for deeply nested code.
-
-    Raises:
-        RecursionError: it is too deep even for that, or there is no memory for such a stack.
-    """
-    done: list[T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(work())
-        except BaseException as error:  # raised again below, in the thread that asked
-            failed.append(error)
-
-    limit, size = sys.getrecursionlimit(), threading.stack_size()
-    try:
-        threading.stack_size(STACK)
-        thread = threading.Thread(target=run, daemon=True)
-        sys.setrecursionlimit(DEEP)
-        thread.start()
-        thread.join()
-    except (RuntimeError, ValueError):
-        raise RecursionError from None
-    finally:
-        sys.setrecursionlimit(limit)
-        threading.stack_size(size)
-    if failed:
-        raise failed[0]
-    return done[0]
 
 
 def _without_runtime(answer: Proposal | Refusal, reason: str) -> Proposal | Refusal:
