@@ -145,6 +145,8 @@ def _named(it: Interpreter, module: ModuleInfo, node: ast.expr, depth: int) -> V
             return Tensor(Device.DEVICE, TENSOR_CLASSES[leaf])
         if found in ("torch.nn.Parameter", "torch.nn.parameter.Parameter"):
             return Tensor(Device.DEVICE, "float")
+        if found in ("numpy.ndarray", "numpy.typing.NDArray"):
+            return Host("array")
         if found in ("torch.device", "torch.types.Device"):
             return Host("device")
         if found in ("torch.dtype", "torch.Size", "numbers.Number"):

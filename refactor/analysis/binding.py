@@ -233,8 +233,12 @@ def _uses(it: Interpreter, target: FunctionInfo, name: str, bound: Val | None) -
         elif not found and isinstance(node, ast.BinOp):
             operands = (getattr(node.left, "id", None), getattr(node.right, "id", None))
             found = name in operands and (isinstance(node.op, ast.MatMult) or _is_input(target, name))
-        elif not found and isinstance(node, ast.Subscript) and getattr(node.value, "id", None) == name:
-            found = _indexed_as_tensor(node.slice)
+        elif not found and isinstance(node, ast.Subscript):
+            if getattr(node.value, "id", None) == name:
+                found = _indexed_as_tensor(node.slice)
+            elif "mask" in name.lower().split("_"):
+                parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+                found = any(getattr(part, "id", None) == name for part in parts)
     return found
 
 

@@ -48,6 +48,10 @@ _COMMON = names(
 )
 
 
+_TENSOR_FACTS = frozenset({"item", "cpu", "numpy", "tolist", "size", "dim", "numel", "ndimension"})
+"""Methods of something computed from tensors that make it a tensor, or an array like one."""
+
+
 @dataclass
 class Arguments:
     """Evaluated arguments of one call."""
@@ -221,7 +225,7 @@ def _call_method(it: Interpreter, frame: Frame, func: Method, args: Arguments) -
     promoted = instances.promote(owner, name)
     if isinstance(promoted, Tensor):
         return tensors.method(it, frame, promoted, name, args)
-    if isinstance(owner, Opaque) and owner.tainted and name in ("item", "cpu", "numpy", "tolist"):
+    if isinstance(owner, Opaque) and owner.tainted and name in _TENSOR_FACTS:
         return tensors.method(it, frame, DEVICE_TENSOR, name, args)
     if name in libraries.LOGGING and isinstance(owner, Opaque | Ext | ExtObj | Host):
         return libraries.show(it, frame, args, "logging")

@@ -20,6 +20,8 @@ _HAZARDS = (
     | names("any all max min amax amin sum mean argmax cuda synchronize")
 )  # fmt: skip
 """Attributes without one of which a wrapper does nothing to a capture."""
+_DEPTH = 24
+"""Depth below which wrappers are not followed any more."""
 _HELPERS = 2
 """Calls of helpers by name that are followed to find out."""
 
@@ -89,6 +91,40 @@ def _may_wait(info: FunctionInfo, depth: int) -> bool:
     return False
 
 
+def fits(target: FunctionInfo, args: list[Val], keywords: Mapping[str, Val]) -> bool:
+    """Whether a function takes such arguments; if not, a decorator gives it another signature."""
+    spec = target.node.args
+    places = [*spec.posonlyargs, *spec.args]
+    if args and isinstance(args[-1], Seq) and args[-1].type == "*":
+        return True
+    if len(args) > len(places) and spec.vararg is None:
+        return False
+    taken = {arg.arg for arg in places[: len(args)]}
+    known = {arg.arg for arg in (*places, *spec.kwonlyargs)}
+    return not taken & keywords.keys() and (spec.kwarg is not None or keywords.keys() <= known)
+
+
+def through_wrappers(
+    it: Interpreter,
+    frame: Frame,
+    target: FunctionInfo,
+    args: list[Val],
+    keywords: dict[str, Val],
+    open_keywords: bool,
+) -> Val | None:
+    """What a call gives whose arguments only the decorators take; None: they cannot be followed."""
+    if frame.depth > _DEPTH:
+        return None
+    inner: Val = Fn((target,))
+    for node in reversed(getattr(target.node, "decorator_list", ())):
+        decorator = it.evaluate(it.module_frame(target.module), node)
+        made = invoke(it, frame, decorator, [inner], {}) if isinstance(decorator, Fn) else None
+        inner = made if isinstance(made, Fn) else inner
+    if not isinstance(inner, Fn) or target in inner.targets:
+        return None
+    return invoke(it, frame, inner, list(args), keywords, open_keywords)
+
+
 def run_wrappers(
     it: Interpreter,
     frame: Frame,
@@ -102,7 +138,7 @@ def run_wrappers(
     What the call gives stays what the function itself returns.
     """
     owner = args[0].classes[0] if args and isinstance(args[0], Obj) else None
-    if (target, owner) in it.wrapped or not it.may_enter(frame) or it.drives(target):
+    if (target, owner) in it.wrapped or frame.depth > _DEPTH or it.drives(target):
         return
     it.wrapped.add((target, owner))
     inner: Val = Fn((target,))

@@ -66,16 +66,21 @@ def factory(it: Interpreter, frame: Frame, name: str, args: Arguments) -> Val:
         device = Device.UNKNOWN
     if name in ("tensor", "as_tensor", "asarray"):
         constant_hazard(it, frame, name, args, data, device, given)
-        return Tensor(device, _data_dtype(args, data), _data_rank(data))
+        empty = isinstance(data, Seq) and data.items == () and _literal(args)
+        return Tensor(device, _data_dtype(args, data), _data_rank(data), shape=(0,) if empty else None)
     if name == "sparse_coo_tensor":
         return _sparse(it, frame, args, device if given is not None else None)
     if on_device_sizes(args, name):
         it.readback(frame, EventKind.DEVICE_SIZE, args.node, args.node, f"torch.{name}")
-    if name in SIZED and any(
+    empty = name in SIZED and any(
         isinstance(v, Host) and v.value == 0 and v.type == "int" for v in _sizes(name, args)
-    ):
-        device = Device.UNKNOWN  # nothing in it: moving it copies nothing
-    return Tensor(device, _dtype(name, args), _rank(name, args))
+    )
+    return Tensor(device, _dtype(name, args), _rank(name, args), shape=(0,) if empty else None)
+
+
+def _literal(args: Arguments) -> bool:
+    """Whether the data is written out there: into a list with a name, elements may come unseen."""
+    return bool(args.node.args) and isinstance(args.node.args[0], ast.List | ast.Tuple)
 
 
 def _normal(it: Interpreter, frame: Frame, args: Arguments) -> Val:
@@ -256,7 +261,8 @@ def convert(
 ) -> Val:
     """``.to(...)``, ``.type_as(...)``, ``.cuda()``: the tensor there, and the copy between the devices."""
     device, dtype = _target(owner, name, args)
-    if is_hosted(owner) and device is not None and device is not Device.HOST:
+    nothing = owner.shape is not None and 0 in owner.shape
+    if is_hosted(owner) and device is not None and device is not Device.HOST and not nothing:
         it.readback(frame, EventKind.HOST_TO_DEVICE, args.node, subject, name)
     elif device is Device.HOST and owner.device is Device.DEVICE:
         it.readback(frame, EventKind.TO_HOST, args.node, subject, name)

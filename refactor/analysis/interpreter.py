@@ -283,14 +283,14 @@ class Interpreter:
         open_keywords: bool = False,
     ) -> Val:
         """The result of calling a function of the code base, its body interpreted at most once a context."""
+        if target.decorators and not decorators.fits(target, args, keywords):
+            wrapped = decorators.through_wrappers(self, frame, target, args, keywords, open_keywords)
+            if wrapped is not None:
+                return wrapped
         result = self._called(frame, target, args, keywords, open_keywords)
         if frame.emit and decorators.wrappers(target):
             decorators.run_wrappers(self, frame, target, args, keywords, open_keywords)
         return result
-
-    def may_enter(self, frame: Frame) -> bool:
-        """Whether calls may be followed somewhat deeper."""
-        return frame.depth < MAX_DEPTH - 4
 
     def _called(
         self,

@@ -68,7 +68,8 @@ def call_external(it: Interpreter, frame: Frame, name: str, args: Arguments) -> 
         return Host("bool", ALWAYS[name])
     hoststate.random_number(it, frame, name, args.node)
     scope, _, leaf = name.rpartition(".")
-    if scope == "builtins":
+    if scope in ("builtins", "six.moves"):
+        leaf = "range" if leaf == "xrange" else leaf
         handler = _BUILTINS.get(leaf)
         return handler(it, frame, args) if handler is not None else _plain_builtin(leaf, args)
     if scope.split(".")[0] in ("torch", "torchvision"):

@@ -66,10 +66,14 @@ def torch_function(it: Interpreter, frame: Frame, name: str, args: Arguments) ->
         return factories.as_device(args.get(0, "type"))
     if name in EXTERNAL_SYNC:
         return _external_sync(it, frame, name, args)
+    if leaf == "_shape_as_tensor":
+        return Tensor(Device.HOST, "int", 1)
     if leaf in GROUPED:
         it.emit(frame, EventKind.LAUNCH, args.node, args.expr(0, "input"), name)
         return Tensor(combined_device(args.every), "float")
     if scope == "torch" and leaf in TENSOR_CLASSES:
+        if not args.node.args and not args.keywords:
+            return Tensor(Device.HOST, TENSOR_CLASSES[leaf] or "float", 1, shape=(0,))
         return Tensor(Device.HOST, TENSOR_CLASSES[leaf] or "float", factories.rank_of(args.get(0, "data")))
     if scope == "torch.cuda" and leaf in TENSOR_CLASSES:
         if isinstance(args.get(0, "data"), Seq):

@@ -217,6 +217,94 @@ CASES = {
                     x = self.head(x)[mask]  # !
                 return x
     """,
+    "a decorator that gives a function other arguments": """
+        import functools
+        import torch
+        from torch import nn
+        from six.moves import map, zip
+        def weighted(fn):
+            @functools.wraps(fn)
+            def wrapper(pred, target, weight=None, reduction="mean", **kwargs):
+                loss = fn(pred, target, **kwargs)
+                return (loss if weight is None else loss * weight).mean()
+            return wrapper
+        @weighted
+        def smooth(pred, target, beta: float = 1.0):
+            assert beta > 0
+            return (pred - target).abs()[target > beta]  # !
+        def each(func, *args):
+            return tuple(map(list, zip(*map(func, *args))))
+        class Loss(nn.Module):
+            def __init__(self, beta=1.0):
+                super().__init__()
+                self.beta = beta
+            def forward(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, **kwargs):
+                return smooth(pred, target, weight, beta=self.beta, reduction="none", **kwargs)
+        class Head(nn.Module):
+            def forward(self, feats: tuple[torch.Tensor]):
+                return each(self.one, feats)
+            def one(self, x):
+                return x * x.new_tensor([1.0, 2.0]), x  # !
+    """,
+    "sizes of something computed from tensors": """
+        import torch
+        from torch import nn
+        class Pool(nn.Module):
+            def __init__(self, layers):
+                super().__init__()
+                self.layers = layers
+            def forward(self, x: torch.Tensor):
+                outs = self.layers.run(x)
+                n = torch.tensor(outs.size()[1:]).prod()
+                if outs.dim() > 2 and outs.numel() > 4:
+                    outs = outs.view(x.size(0), n)
+                return outs.view(torch._shape_as_tensor(x)[0], -1)
+    """,
+    "a shape made a tensor is moved like any other": """
+        import torch
+        from torch import nn
+        class Grid(nn.Module):
+            def forward(self, x: torch.Tensor):
+                return x * torch._shape_as_tensor(x)[2:].to(x.device)  # !
+    """,
+    "arrays stay on the host": """
+        import numpy as np
+        import torch
+        from torch import nn
+        class Link(nn.Module):
+            def forward(self, tracks: np.ndarray) -> np.ndarray:
+                return tracks[np.argsort(tracks[:, 0])]
+    """,
+    "moving what is empty copies nothing": """
+        import torch
+        from torch import nn
+        class Model(nn.Module):
+            def __init__(self, parts):
+                super().__init__()
+                self.parts = parts
+            def forward(self, x: torch.Tensor):
+                found = torch.Tensor().to(x.device)
+                other = torch.zeros(0, 4).to(x.device)
+                third = torch.tensor([], dtype=torch.long).to(x.device)
+                fourth = torch.zeros(1, 4).to(x.device)  # !
+                names = []
+                self.parts.fill(names)
+                fifth = torch.tensor(names).to(x.device)  # !
+                here = torch.ones(2).to(torch.empty(0).device)
+                return torch.cat([found, other, third, fourth, fifth, here])
+    """,
+    "an optional mask that is used as an index": """
+        import torch
+        from torch import nn
+        class Loss(nn.Module):
+            def forward(self, x: torch.Tensor, mask=None, order=None):
+                loss = x.square()
+                if mask is not None:
+                    loss = loss[mask]  # !
+                if order is not None:
+                    loss = loss[order]
+                return loss.mean()
+    """,
 }
 
 
