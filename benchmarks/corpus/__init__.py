@@ -10,6 +10,7 @@ from . import (
     concurrency,
     contracts,
     decoding,
+    edges,
     idioms,
     isolation,
     manners,
@@ -37,7 +38,7 @@ FAMILIES = (
     aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
     idioms, programs, sequences, steps, ungraphed, decoding,
     outputs, optimizing, values, isolation, streams,
-    manners, margins, scripts, contracts, roundings,
+    manners, margins, scripts, contracts, roundings, edges,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

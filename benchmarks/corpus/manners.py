@@ -469,7 +469,7 @@ PAIRS: tuple[Pair, ...] = (
     ),
     FLAGS.mutant(
         "precision_left_lowered",
-        "flags",
+        "flags|result",
         "Matrix products of the whole process are of lower precision from now on.",
         (
             "        before = torch",
