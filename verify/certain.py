@@ -7,7 +7,7 @@ largest size comes right before one that is a row smaller. What is listed here h
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from .recipes import (
     EXTREME_FILLS,
@@ -107,6 +107,23 @@ class Certain:
                 steps.append(base)
             yield from cut(steps)
             yield from self._undeclared(base)
+        yield from self._by_habit(self.call(self.high, 24))
+
+    def _by_habit(self, base: Json) -> Iterator[Steps]:
+        """Arguments are given by position, and left out where their default is a declared value."""
+        specs, steps = dict(self.target.inputs), [base]
+        named = [p[0] for p in self.hints.parameters]
+        first = list(takewhile(specs.__contains__, named))
+        if len(first) > 1 and not self.target.grad:
+            given = {f"_{k}": base["a"][name] for k, name in enumerate(first)}
+            steps.append({**base, "a": {**given, **{n: r for n, r in base["a"].items() if n not in first}}})
+        known = [p for p in self.hints.parameters if len(p) == 2 and p[0] in specs]
+        able = {n: {"omit": v} for n, v in known if declared(specs[n], v, self.high)}
+        steps += [{**base, "a": {**base["a"], name: recipe}} for name, recipe in able.items()]
+        if len(able) > 1:
+            steps.append({**base, "a": {**base["a"], **able}})
+        if len(steps) > 1:
+            yield [*steps, base]
 
     def _undeclared(self, base: Json) -> Iterator[Steps]:
         """Plain integers without bounds beyond what is drawn, one by one and back."""
@@ -372,6 +389,19 @@ def changed(step: Json, path: Path, recipe: Json) -> Json:
 
     name = path[0]
     return {**step, "a": {**step["a"], name: inside(step["a"][name], path[1:])}}
+
+
+def declared(spec: Spec, value: object, dims: Dims) -> bool:
+    """Whether a default is among the values that the target declares for a plain argument."""
+    if not isinstance(spec, ScalarSpec):
+        return False
+    if spec.kind in ("none", "str", "bool"):
+        kinds: dict[str, type] = {"none": type(None), "str": str, "bool": bool}
+        return isinstance(value, kinds[spec.kind]) and (spec.kind != "str" or value in spec.choices)
+    if isinstance(value, bool) or not isinstance(value, int if spec.kind == "int" else (int, float)):
+        return False
+    low, high = resolve(spec.low, dims), resolve(spec.high, dims)
+    return low is not None and high is not None and low <= value <= high
 
 
 def ends(spec: ScalarSpec, dims: Dims, thresholds: Sequence[float | int]) -> list[object]:

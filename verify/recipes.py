@@ -55,6 +55,7 @@ class Hints:
     turned: tuple[list[Json], ...] = ()  # sequences after which a branch goes to its other side
     operations: int = 0  # of one call; 0 if it is not known
     ranges: tuple[tuple[int, int], ...] = ()  # of integers without bounds that the original takes
+    parameters: tuple[tuple[Any, ...], ...] = ()  # of the call, in order: a name, with its default if plain
     wholes: tuple[int, ...] = ()  # values of plain integers without bounds beyond 0..8 that it takes
 
     @property

@@ -144,6 +144,7 @@ class Pair:
             settings=tuple(told["settings"]),
             state=tuple(told["state"]),
             sizes=sizes_in(self.trees),
+            parameters=tuple(tuple(p) for p in told["parameters"]),
         )
         if self.is_module and answers["after"]["is_module"]:
             adopted = self._one("after", {"op": "adopt", "state": str(self.folder / "state.pt")})

@@ -11,6 +11,7 @@ from . import (
     contracts,
     decoding,
     edges,
+    habits,
     idioms,
     isolation,
     manners,
@@ -38,7 +39,7 @@ FAMILIES = (
     aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
     idioms, programs, sequences, steps, ungraphed, decoding,
     outputs, optimizing, values, isolation, streams,
-    manners, margins, scripts, contracts, roundings, edges,
+    manners, margins, scripts, contracts, roundings, edges, habits,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

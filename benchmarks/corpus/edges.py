@@ -9,7 +9,9 @@ from .parts import ADDRESSES, CAPTURE, CAPTURE_STEP, FUNCTIONAL
 
 def rows(dim: int, low: int = 1, high: int = 12) -> str:
     """A target with rows that vary."""
-    return f'entry = "program:Net"\ninputs = {{ x = "float32[B, {dim}]" }}\ndims = {{ B = [{low}, {high}] }}\n'
+    return (
+        f'entry = "program:Net"\ninputs = {{ x = "float32[B, {dim}]" }}\ndims = {{ B = [{low}, {high}] }}\n'
+    )
 
 
 def padded(init: str, eager: str, run: str, output: str = "out.clone()", dim: int = 6) -> tuple[str, str]:

@@ -182,3 +182,14 @@ def test_subnormal_and_huge_are_so_in_the_format_of_the_tensor(
     assert 4 * fitted({"k": "huge"}, spec)["s"] < largest
     assert 0 < 4 * fitted({"k": "tiny"}, spec)["s"] < smallest
     assert fitted({"k": "tiny", "s": 2}, spec) == {"k": "tiny", "s": 2}
+
+
+def test_arguments_are_given_by_position_and_left_out_where_their_default_is_declared() -> None:
+    given = {"x": "float32[2]", "scale": "float in 0.5..4.0", "mask": "bool[2]", "far": "int in 3..5"}
+    target = Target("t", "m:f", tuple((n, parse(s, n)) for n, s in given.items()))
+    parameters = (("x",), ("scale", 2.0), ("mask", None), ("far", 1), ("other", 7))
+    sure = Certain(target, Hints(parameters=parameters))
+    found = [step["a"] for steps in sure.arguments() for step in steps]
+    assert any(sorted(a) == ["_0", "_1", "_2", "_3"] for a in found)
+    left_out = {name for a in found for name, recipe in a.items() if "omit" in recipe}
+    assert left_out == {"scale"}, "a default outside the declared values is nobody's evidence"

@@ -104,13 +104,13 @@ def test_a_setting_that_is_left_changed_is_seen_and_one_that_is_put_back_is_not(
     network = nn.Linear(2, 2)
     subject = Subject(network, network, gc)
     before = observe.settings()
-    plain = observe.flags(subject, before)
+    plain = observe.flags(subject, before, {})
     gc.disable()
     try:
-        changed = observe.flags(subject, before)
+        changed = observe.flags(subject, before, {})
     finally:
         gc.enable()
-    assert observe.flags(subject, before) == plain
+    assert observe.flags(subject, before, {}) == plain
     assert [path for (path, a), (_, b) in zip(plain, changed, strict=True) if a != b] == [
         "setting of the process: collection of garbage"
     ]
@@ -119,7 +119,23 @@ def test_a_setting_that_is_left_changed_is_seen_and_one_that_is_put_back_is_not(
 def test_a_parameter_that_stays_frozen_is_seen() -> None:
     network = nn.Linear(2, 2)
     subject = Subject(network, network, gc)
-    before = observe.flags(subject, {})
+    before = observe.flags(subject, {}, {})
     network.bias.requires_grad_(False)
-    changed = [a[0] for a, b in zip(before, observe.flags(subject, {}), strict=True) if a != b]
+    changed = [a[0] for a, b in zip(before, observe.flags(subject, {}, {}), strict=True) if a != b]
     assert changed == ["requires_grad of bias"]
+
+
+def test_a_parameter_that_became_another_object_is_seen() -> None:
+    network = nn.Linear(2, 2)
+    subject = Subject(network, network, gc)
+    held = observe.state_tensors(subject)
+    before = observe.flags(subject, {}, held)
+    network.weight = nn.Parameter(network.weight.detach().clone())
+    changed = [a[0] for a, b in zip(before, observe.flags(subject, {}, held), strict=True) if a != b]
+    assert changed == ["parameter weight"]
+
+
+def test_a_result_that_leads_nowhere_is_told_from_one_that_leads_back() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    assert differs(weight * 2, (weight * 2).detach().requires_grad_())
+    assert not differs(weight * 2, weight * 2)

@@ -43,6 +43,7 @@ class Call:
     error: BaseException | None = None
     spoken: Spoken = field(default_factory=Spoken)
     settings: dict[str, str] = field(default_factory=dict)  # of the process, before the call
+    parameters: dict[str, Tensor] = field(default_factory=dict)  # of the module, before the call
 
 
 @dataclass
@@ -157,7 +158,7 @@ class Episode:
             call = Call(number, self.arguments(index, step))
             before = {name: list(observe.tensors_of(v, name)) for name, v in call.arguments.items()}
             held = self._parameters(index)
-            call.settings = observe.settings()
+            call.settings, call.parameters = observe.settings(), observe.state_tensors(self.subjects[index])
             self.plan.hardware.arrive_late([t for pairs in before.values() for _, t in pairs])
             self.invoke(index, call)
             if any(not torch.equal(p, old) for p, old in held):
@@ -398,7 +399,8 @@ class Episode:
             )
         groups["inputs"] = [leaf for path, t in given for leaf in recorder.leaves(t, path)]
         groups["containers"] = observe.containers(call.arguments, given)
-        groups["flags"] = observe.flags(subject, call.settings)
+        groups["flags"] = observe.flags(subject, call.settings, call.parameters)
+        call.parameters = {}
         groups["input gradients"] = [
             leaf for path, t in given if t.requires_grad for leaf in recorder.leaves(t.grad, f"{path}.grad")
         ]

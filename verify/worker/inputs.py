@@ -3,7 +3,8 @@
 A recipe is JSON. ``{"t": "float32", "shape": [2, 3], "fill": {"k": "normal"}, "seed": 7}`` is a tensor,
 ``{"v": 0.5}`` a plain value, ``{"dict": {...}}`` and ``{"list": [...]}`` containers; ``{"same": NAME}`` is
 the object given for another argument, ``{"view": NAME}`` a view of it, ``{"again": NAME}`` the object the
-last call got, ``{"out": K, "else": RECIPE}`` the K-th tensor of the last result where shape and dtype fit.
+last call got, ``{"out": K, "else": RECIPE}`` the K-th tensor of the last result where shape and dtype fit,
+``{"omit": VALUE}`` an argument that is left out, whose default is VALUE.
 """
 
 from __future__ import annotations
@@ -173,6 +174,7 @@ class Builder:
         """Values for all arguments, in the order of the recipes."""
         made: dict[str, Any] = {}
         later = {}
+        recipes = {name: recipe for name, recipe in recipes.items() if "omit" not in recipe}
         for name, recipe in recipes.items():
             if "same" in recipe or "view" in recipe:
                 later[name] = recipe

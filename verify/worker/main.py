@@ -31,7 +31,7 @@ from .sensitivity import Sensitivity
 from .sites import Sites
 from .spoken import Listener
 from .timing import Stopwatch, user_settings
-from .trees import LoadError, Subject, Target, Tree, place
+from .trees import LoadError, Subject, Target, Tree, parameters_of, place
 
 FEW_MODULES = 20
 
@@ -116,6 +116,7 @@ class Worker:
         answer: dict[str, Any] = {"modules": self.tree.loaded(), "strangers": self.tree.strangers()}
         answer["is_module"] = subjects[0].network is not None
         answer["state"] = list(state_tensors(subjects[0]))
+        answer["parameters"] = parameters_of(subjects[0])
         if self.sites is not None:
             answer |= self._clues(answer["modules"], subjects[:1])
         gc.collect()

@@ -73,7 +73,7 @@ class Recorder:
                 str(value.dtype),
                 list(value.shape),
                 str(value.device),
-                value.requires_grad,
+                "on a leaf" if value.requires_grad and value.is_leaf else value.requires_grad,
                 strides,
                 str(value.layout),
                 value.is_inference() and not self.inference,
@@ -271,10 +271,11 @@ def containers(arguments: Mapping[str, Any], given: list[tuple[str, Tensor]]) ->
     return [[f"argument {name}", ["value", type(v).__qualname__, outline(v)]] for name, v in held]
 
 
-def flags(subject: Subject, before: Mapping[str, str]) -> Leaves:
+def flags(subject: Subject, before: Mapping[str, str], held: Mapping[str, Tensor]) -> Leaves:
     """Settings of the process after a call, which hold for everything that comes after it.
 
     ``before`` is what `settings` gave before the call: of the others only those a call leaves changed count.
+    ``held`` are the parameters before the call: an optimizer goes on with these objects.
     """
     found = {
         "gradients are on": torch.is_grad_enabled(),
@@ -293,6 +294,10 @@ def flags(subject: Subject, before: Mapping[str, str]) -> Leaves:
     for name, t in state_tensors(subject).items():
         if isinstance(t, nn.Parameter):
             leaves.append([f"requires_grad of {name}", ["value", "bool", str(t.requires_grad)]])
+            other = name in held and held[name] is not t
+            leaves.append(
+                [f"parameter {name}", ["value", "parameter", "another object" if other else "kept"]]
+            )
     return leaves
 
 

@@ -211,6 +211,18 @@ class Target:
         return built
 
 
+def parameters_of(subject: Subject) -> list[list[Any]]:
+    """Arguments a call takes by position, in order: ``[name]``, or ``[name, default]`` if that is plain."""
+    call = subject.network.forward if subject.network is subject.call else subject.call
+    try:
+        found = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    taken = [p for p in found if p.kind is p.POSITIONAL_OR_KEYWORD]
+    plain = (bool, int, float, str, type(None))
+    return [[p.name, p.default] if isinstance(p.default, plain) else [p.name] for p in taken]
+
+
 def seed_everything(seed: int) -> None:
     """Seed torch on every device, ``random``, and NumPy where the program has imported it."""
     torch.manual_seed(seed)
