@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 8e0a6813c6ff6e8171efb79aad0bac9e9e6126eecc192b272cd8fd36bb304dc8). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 a979dbfe4b07489603a69a47da01df896fda5011762a52f3609bece52af55b9e). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -11,8 +11,8 @@ How to read this file, in its order:
 2. wrappers: what ``graphed`` returns, and where graphs are kept (with their module or instance);
 3. trees: a call taken apart into tensors and a hashable rest;
 4. padding: the dimensions that grow to a bucket;
-5. state: what the code reads besides its arguments is watched (``_Watch``). A number that changes selects
-   another graph, anything else that changes drops the graphs;
+5. state: what the code that ran (``_Ran``) reads besides its arguments is watched (``_Watch``). A number
+   that changes selects another graph, anything else that changes drops the graphs;
 6. trial runs that leave no trace (``_Observer``, ``_Random``, ``_quiet``);
 7. one graph (``_Graph``): copy in, replay, hand out; and the memory all graphs share (``_Pool``);
 8. one callable (``_Runner``): a call becomes a key, and the key finds a graph. If there is none, the original
@@ -116,6 +116,10 @@ class _Eager(Exception):
 
 class _Changing(_Eager):
     """The same, for code that changes host state: true whatever that state is."""
+
+
+class _Unseen(Exception):
+    """What a call reads cannot be told from the code that ran."""
 
 
 class _Rebound(Exception):
@@ -847,6 +851,10 @@ _TO_SUBMODULES = frozenset(  # the same, for submodules
     | {"parameters", "named_parameters", "_parameters", "get_parameter", "state_dict"}
     | {"buffers", "named_buffers", "_buffers", "get_buffer"}
 )
+_CACHED: Any = type(functools.lru_cache(int))
+_LOCK = type(threading.Lock())
+_ELSEWHERE = frozenset({"threading", "queue", "concurrent", "asyncio", "multiprocessing"})
+_STARTS_OTHERS = frozenset({"run_backward", "start_new_thread", "start_joinable_thread"})
 _get_cell: Callable[[Any], Any] = operator.attrgetter("cell_contents", "cell_contents")
 _MEMBERS = (staticmethod, classmethod, property, functools.cached_property, functools.partialmethod)
 _get_code: Callable[[Any], Any] = operator.attrgetter("__code__", "__defaults__")
@@ -952,16 +960,56 @@ def _number_of(tensor: Tensor) -> Any:
     return repr(tensor.tolist()) if tensor.numel() == 1 else tensor._version
 
 
+class _Ran:
+    """The code that runs on this thread, as a context: what a call does follows from what that code reads."""
+
+    def __init__(self) -> None:
+        self.codes: dict[int, tuple[types.CodeType, dict[str, Any]]] = {}  # with its globals
+        self.partly = False  # whether code may have run that was not seen
+
+    def __enter__(self) -> None:
+        if sys.getprofile() is None:
+            sys.setprofile(self._note)
+
+    def __exit__(self, *error: Any) -> None:
+        if sys.getprofile() == self._note:
+            sys.setprofile(None)
+        else:  # a profiler is at work, or the code has started one
+            self.partly = True
+
+    def _note(self, frame: types.FrameType, event: str, arg: Any) -> None:
+        if event == "call":
+            if id(code := frame.f_code) not in self.codes:
+                self.codes[id(code)] = code, frame.f_globals
+                module = str(frame.f_globals.get("__name__"))
+                elsewhere = module.startswith("torch._dynamo") or module.partition(".")[0] in _ELSEWHERE
+                self.partly = self.partly or elsewhere
+        elif event == "c_call":
+            kind = type(getattr(arg, "__self__", None))
+            if arg.__name__ in _STARTS_OTHERS or kind.__module__ == "_queue" or kind is _LOCK:
+                self.partly = True
+
+    def __or__(self, other: _Ran) -> _Ran:
+        both = _Ran()
+        both.codes, both.partly = self.codes | other.codes, self.partly or other.partly
+        return both
+
+
 class _Watch:
     """The Python state within reach of a callable: what it holds now, and whether that has changed.
 
     Within reach is what the code names: globals, closures, defaults, members of classes, and of the instance
-    of a method the attributes; of all other objects everything. Code within reach is followed to its end.
-    The hot check compares objects by identity and tensors by address and look, in C loops. Scalars that
-    change select another set of graphs; anything else that changes raises _Rebound.
+    of a method the attributes; of all other objects everything. Code within reach is followed to its end; if
+    it is known which code ran, only that is: other code cannot run before something that is watched has
+    changed. The hot check compares objects by identity and tensors by address and look, in C loops. Scalars
+    that change select another set of graphs; anything else that changes raises _Rebound.
     """
 
-    def __init__(self, root: Any, name: str) -> None:
+    def __init__(
+        self, root: Any, name: str, ran: _Ran | None = None, wide: _Watch | None = None, only: bool = False
+    ) -> None:
+        self.name, self.ran, self.only = name, ran, only  # whether to follow only what ran
+        self.followed: set[int] = set()
         self.root, self.kind = _Same(root), type(root)
         self.owner: Any = root.__self__ if isinstance(root, types.MethodType) else None
         self.seen: dict[int, Any] = {}
@@ -980,6 +1028,12 @@ class _Watch:
         self.on_host: list[Any] = []  # generators of random numbers there
         self.todo: deque[tuple[Any, str]] = deque([(root, name)])
         self._visit_hooks(vars(nn.modules.module).get, _HOOKS_OF_ALL, "all modules")
+        for ran_code, scope in ran.codes.values() if ran is not None else ():
+            if scope is not globals():
+                used = _names_in(ran_code) - _BY_OTHER_MEANS - _TO_SUBMODULES
+                self._learn(used)
+                if wide is not None and id(scope) in wide.taken:  # no library's, nor what runs around us
+                    self._visit_globals(scope, used)
         while self.todo or self._by_other_means():
             if len(self.seen) > _MOST_OBJECTS:
                 raise _Eager(f"it can reach more than {_MOST_OBJECTS} objects, too many to watch")
@@ -1001,11 +1055,40 @@ class _Watch:
         self.hooked = [*map(id, self._hooks(self.hookable))]
         self.held = [holder.keys() - _ADDED_BESIDE for holder, _ in self.sized]
         self.current, self.differing = 0, ""  # the number of the state, and what changed last
+        self.count = itertools.count(1)  # of states
         self._expect(self.values())
         flat = _flat(self.values())
         self.scalars = [i for i, v in enumerate(flat) if type(v) in _SCALARS]
         self.known: dict[Hashable, int] = {self._signature(flat): 0}
         self.history: dict[int, set[Hashable]] = {}
+
+    def again(self, ran: _Ran | None, only: bool = False) -> _Watch:
+        """A watch over the same at this moment, which goes on with the numbers of this one."""
+        other = _Watch(self.root.refer(), self.name, ran, self, only)
+        other.known, other.current = dict.fromkeys(other.known, self.current), self.current
+        other.count = self.count
+        return other
+
+    def settled(self, ran: _Ran, addresses: set[int], before: _Watch) -> _Watch:
+        """A watch over what that code reads, and, unless that is known to be all of it, over all else.
+
+        This watch is of all that is within reach, ``before`` the one so far, which stays if that will do.
+        """
+        if before.ran is not None:
+            fresh = {i: code for i, code in ran.codes.items() if i not in before.ran.codes}
+            ours = any(i in self.followed or id(scope) in self.taken for i, (_, scope) in fresh.items())
+            names = set().union(*(_names_in(code) for code, _ in fresh.values()))
+            same, ran = before.ran.partly >= ran.partly, before.ran | ran
+            if same and not ours and names.isdisjoint(before.offers):
+                before.ran = ran
+                return before
+        with contextlib.suppress(_Unseen):
+            other = self if ran.partly else self.again(ran, only=True)
+            found = {id(t) for t, _ in other.found}
+            missed = any(id(t) not in found and _storage(t) in addresses for t, _ in self.found)
+            if not ran.partly and not missed and self.followed & ran.codes.keys() <= other.followed:
+                return other
+        return self.again(ran)
 
     # -- finding things
 
@@ -1086,6 +1169,10 @@ class _Watch:
             self._visit_function(value, label)
         elif kind is Graphed:
             self.todo.append((value._cg_runner.fn, label))
+        elif self.only and kind is _CACHED and not _is_library(value.__wrapped__):
+            if value.cache_info().currsize:  # hides code from us that runs again when it is cleared
+                raise _Unseen
+            self._visit_object(value, label)
         elif isinstance(value, ContextVar):
             self._read(_value_in_context, value, label)
         elif isinstance(value, threading.local):
@@ -1178,6 +1265,9 @@ class _Watch:
                 special = [n for n, v in table.items() if n[:2] == "__" and isinstance(v, types.FunctionType)]
                 self._take_all(table, [n for n in special if n not in _MAKING], klass.__name__)
                 self._offer(table, [n for n in table if n[:2] != "__"], klass.__name__)
+                if not issubclass(kind, nn.Module):  # what a library calls by itself, such as a `backward`
+                    theirs = {n for k in kind.__mro__ if _is_library(k) for n in vars(k) if n[:2] != "__"}
+                    self._take_all(table, sorted(theirs & table.keys()), klass.__name__)
             if made:
                 self._take_all(table, [n for n in ("__init__", "__new__") if n in table], klass.__name__)
 
@@ -1188,7 +1278,8 @@ class _Watch:
         compiled = own.get("_torchdynamo_orig_callable")
         if compiled is not None or _is_library(fn) or fn.__globals__ is globals():
             self.todo.append((compiled or own.get("__wrapped__"), label))
-        else:
+        elif self.ran is None or not self.only or id(fn.__code__) in self.ran.codes:
+            self.followed.add(id(fn.__code__))
             if "-packages" not in fn.__code__.co_filename:  # a notebook loads changed functions in place
                 self._read(_get_code, fn, label, self.settings)
             if own:
@@ -1201,6 +1292,8 @@ class _Watch:
             names = _names_in(fn.__code__)
             self._learn(names)
             self._visit_globals(fn.__globals__, names)
+        elif own:
+            self._read_all(own, label)
 
     def _visit_globals(self, space: dict[str, Any], names: set[str]) -> None:
         spaces = [space]
@@ -1323,7 +1416,9 @@ class _Watch:
             past.add(_token(now))
             if len(past) > _MOST_VALUES:
                 raise _Eager(f"{labels[i]} has taken more than {_MOST_VALUES} values")
-        self.current = self.known.setdefault(signature, len(self.known))
+        if signature not in self.known:
+            self.known[signature] = next(self.count)
+        self.current = self.known[signature]
         self.differing = labels[differing[0]] if differing else self.differing
         self._expect(found)
         return self.current
@@ -1913,8 +2008,7 @@ class _Runner:
                         raise _Eager("an argument shares memory with something that the code writes")
                     return self._ranged(graph, call) if _nsight or _profiling() else graph(call)
                 self._worth_it(call)
-                device = self._device(call)
-            return self._first(call, key, device)
+            return self._first(call, key)
         except _Eager as reason:
             why = str(reason)
         self.eager[why if len(self.eager) < 64 else "other"] += 1
@@ -2066,9 +2160,17 @@ class _Runner:
         self.placed.clear()
         self._look()
 
-    def changed(self, call: _Call, key: Any) -> str:
+    def settle(self, call: _Call, wide: list[_Watch], ran: _Ran, addresses: set[int], host: Any) -> None:
+        """From now on watch what a graph that was recorded depends on, too."""
+        for i, (hot, watch) in enumerate(zip(self.watching(call), wide, strict=True)):
+            new = watch.settled(ran, addresses, hot)
+            new.use(addresses.union(_storage(t) for t, _ in hot.pointed), (*hot.host, *(() if i else host)))
+            if new is not hot:
+                self.watches[new.root.number] = new
+                self._drop([key for key in self.graphs if key[1][i : i + 1] != (new.current,) and not i])
+
+    def changed(self, watches: list[_Watch], key: Any) -> str:
         """What the code itself has changed since the key was made, if anything."""
-        watches = self.watching(call)
         try:
             same = tuple([watch.state(thorough=True) for watch in watches]) == key[1]
             return "" if same else next((w.differing for w in watches if w.differing), "a number")
@@ -2100,7 +2202,7 @@ class _Runner:
         if self.recorded >= _MOST_VALUES + self._replays() and call.has_objects:
             raise _Eager("an argument is a new object at every call: no graph could be used again")
         calls, limit = sum(self.eager.values()) + self._replays(), self.options.max_bytes
-        full = limit is not None and _pool(self._device(call)).bytes > limit
+        full = limit is not None and _pool(self._device(call, self.watching(call))).bytes > limit
         if self.recorded >= (0 if full else self.options.max_graphs) + calls // _CALLS_A_GRAPH:
             raise _Eager(f"{self.recorded} graphs were recorded in {calls} calls: more would not pay")
 
@@ -2112,8 +2214,8 @@ class _Runner:
         left = sorted(self.graphs.keys() - gone, key=lambda k: self.graphs[k].used)
         self._drop([*gone, *left[: max(0, len(left) - self.options.max_graphs + 1)]])
 
-    def _device(self, call: _Call) -> torch.device:
-        tensors = call.leaves or [t for w in self.watching(call) for t, _ in w.found if t.is_cuda]
+    def _device(self, call: _Call, watches: list[_Watch]) -> torch.device:
+        tensors = call.leaves or [t for watch in watches for t, _ in watch.found if t.is_cuda]
         if not tensors:
             raise _Eager("it has no tensor on a GPU to work on")
         device = tensors[0].device
@@ -2127,9 +2229,13 @@ class _Runner:
 
     # -- the first call of its kind
 
-    def _first(self, call: _Call, key: Any, device: torch.device) -> Any:
+    def _first(self, call: _Call, key: Any) -> Any:
         """Run the code for real; then, its effects undone, record it."""
-        reachable = {id(t): t for watch in self.watching(call) for t, _ in watch.found}
+        with self.lock:
+            hot = self.watching(call)
+            watches = [watch.again(watch.ran) if watch.only else watch for watch in hot]
+        device = self._device(call, watches)
+        reachable = {id(t): t for watch in watches for t, _ in watch.found}
         parameters = [t for t in reachable.values() if t.requires_grad and t.is_leaf and t.is_cuda]
         before = [_versions(p) for p in parameters]
         inline, _local.inline = _local.inline, True
@@ -2151,14 +2257,14 @@ class _Runner:
             del leaves
             had = [(p, grad is not None) for p, (grad, *_) in zip(parameters, before, strict=True)]
             with self.lock, _pool(device).lock:
-                if changed := self.changed(call, key):
+                if changed := self.changed(watches, key):
                     why = "setting up"
                     self._rebind()
                     self.unsettled[key[0]] += 1
                     if self.unsettled[key[0]] >= 3:
                         raise _Changing(f"{changed} changes at every call, which a replay would not do")
-                else:
-                    self._record(call, key, _pool(device), had, trains, result)
+                elif hot == self.watching(call):  # else another thread was faster
+                    self._record(call, key, watches, _pool(device), had, trains, result)
         except _Leak as leak:
             self.exact = True
             self._drop(list(self.graphs))
@@ -2174,9 +2280,11 @@ class _Runner:
         self.eager[why] += 1
         return result
 
-    def _record(self, call: _Call, key: Any, pool: _Pool, had: Any, trains: bool, result: Any) -> None:
+    def _record(
+        self, call: _Call, key: Any, watches: Any, pool: _Pool, had: Any, trains: bool, result: Any
+    ) -> None:
         self._make_room(pool)
-        graph = _Recording(self, call, key, pool, had).run(trains, result)
+        graph = _Recording(self, call, key, watches, pool, had).run(trains, result)
         self.recorded += 1
         key = (*key[:2], tuple([not was for _, was in had]) if self.parameters else ())
         if graph.placed:
@@ -2321,10 +2429,10 @@ class _Recording:
     """The runs of the code on private inputs that end in a capture; afterwards everything is as before."""
 
     def __init__(
-        self, runner: _Runner, call: _Call, key: Any, pool: _Pool, had: list[tuple[Tensor, bool]]
+        self, runner: _Runner, call: _Call, key: Any, watches: list[_Watch], pool: _Pool, had: list[Any]
     ) -> None:
         self.runner, self.call, self.key, self.pool, self.had = runner, call, key, pool, had
-        self.watches = runner.watching(call)
+        self.watches, self.ran = watches, _Ran()
         self.saved = [watch.snapshot() for watch in self.watches]
         self.observer = _Observer(pool.device, [g for watch in self.watches for g in watch.on_host])
         for generator in itertools.chain.from_iterable(watch.generators for watch in self.watches):
@@ -2378,9 +2486,8 @@ class _Recording:
             self._body(graph.inputs)
             observer.restore()
         self._capture(graph, first)
-        for watch in self.watches:
-            host = observer.host.values() if watch is self.watches[0] else ()
-            watch.use({*observer.read, *map(_storage, graph.inputs)}, host)
+        addresses = {*observer.read, *map(_storage, graph.inputs)}
+        runner.settle(call, self.watches, self.ran, addresses, observer.host.values())
         for i in graph.placed:  # nor does a graph keep the caller's memory
             graph.inputs[i] = graph.inputs[i].new_empty(0)
         self.pool.graphs.add(graph)
@@ -2440,7 +2547,7 @@ class _Recording:
         observer.made.clear()
         for t in inputs:
             observer.written.pop(_storage(t), None)  # to be put back to what they hold now
-        with _uncompiled(), observer:
+        with _uncompiled(), observer, self.ran:
             out = self._body(inputs)
         self._check_state()
         drawn = observer.drawn()
@@ -2465,7 +2572,7 @@ class _Recording:
 
     def _check_state(self) -> None:
         """Refuse code that has changed Python state in a run, and take the change back."""
-        if changed := self.runner.changed(self.call, self.key):
+        if changed := self.runner.changed(self.watches, self.key):
             for watch, saved in zip(self.watches, self.saved, strict=True):
                 watch.put_back(saved)
             raise _Changing(f"{changed} changes at every call, which a replay would not do")
@@ -2562,7 +2669,7 @@ class _Recording:
         torch.cuda.synchronize(device)
         reserved = torch.cuda.memory_reserved(device)
         self.capturing = made
-        with pool.capture(made, handle):
+        with pool.capture(made, handle), self.ran:
             out = self._body(graph.inputs)
         self.capturing = None
         graph.bytes = max(torch.cuda.memory_reserved(device) - reserved, 0)
