@@ -8,7 +8,7 @@ one call of the code around it.
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from refactor.analysis.trees import walk
 from refactor.rewrite.constants import is_plain
 from refactor.rewrite.layout import displayed, wrapped
 from refactor.rewrite.lazily import libcst as cst
-from refactor.rewrite.model import Change, Proposal, Refusal
+from refactor.rewrite.model import Change, Joint, Proposal, Refusal
 from refactor.rewrite.names import attribute_names, bound_names, fresh, placeholder, used_names
 from refactor.rewrite.plan import units_of
 from refactor.rewrite.syntax import ancestors, appended, argument, code, expression, same_scope
@@ -63,9 +63,42 @@ def propose_step(facts: Facts, hit: Hit) -> Proposal | Refusal:
     window = reader.window()
     if isinstance(window, str):
         return Refusal(window)
-    plan = _Plan(facts, function, owner, block, reader, window)
-    reason = plan.settle()
-    return Refusal(reason) if reason else plan.proposal()
+    return Proposal((), "", joint=Joint(("step", id(facts.tree)), lambda hits, _: _together(facts, hits)))
+
+
+def _together(facts: Facts, hits: Sequence[Hit]) -> Mapping[Hit, Proposal | Refusal]:
+    """All steps of a file at once: each function has a name of its own, those at one place one proposal."""
+    answers: dict[Hit, Proposal | Refusal] = {}
+    groups: list[list[tuple[Hit, _Plan]]] = []
+    names: set[str] = set()
+    plans = {hit: _planned(facts, hit) for hit in hits}
+    for hit, plan in plans.items():
+        plan.elsewhere = [other.window for other in plans.values() if other is not plan]
+        reason = plan.settle(names)
+        if reason:
+            answers[hit] = Refusal(reason)
+            continue
+        names.add(plan.name)
+        shared = [group for group in groups if any(plan.places() & other.places() for _, other in group)]
+        for group in shared:
+            groups.remove(group)
+        groups.append([*(member for group in shared for member in group), (hit, plan)])
+    for group in groups:
+        proposal = _proposal([plan for _, plan in group])
+        answers.update((hit, proposal) for hit, _ in group)
+    return answers
+
+
+def _planned(facts: Facts, hit: Hit) -> _Plan:
+    """The plan of a step whose window was found before, to be settled."""
+    owner, block, function = hit.event.extra["owner"], hit.event.extra["block"], hit.event.function
+    assert isinstance(owner, Owner)
+    assert isinstance(block, tuple)
+    assert isinstance(function, ast.FunctionDef)
+    reader = Reader(facts, function, block, int(hit.event.extra["index"]))  # type: ignore[call-overload]
+    window = reader.window()
+    assert isinstance(window, Window)
+    return _Plan(facts, function, owner, block, reader, window)
 
 
 @dataclass(eq=False)
@@ -87,16 +120,17 @@ class _Plan:
     swaps: dict[ast.expr, str] = field(default_factory=dict)  # expression inside -> parameter
     scaled: ast.Call | None = None  # `scaler.scale(loss)` in front of `.backward()`
     scale: str = ""  # the parameter that stands for the scale
+    elsewhere: list[Window] = field(default_factory=list)  # of the file's other steps
 
     # -- planning
 
-    def settle(self) -> str:
-        """Fill in the plan; why there is none, or empty."""
+    def settle(self, others: Collection[str]) -> str:
+        """Fill in the plan, ``others`` being names of other steps; why there is none, or empty."""
         inside = self.window.inside
         unit_lines = {id(s) for unit in units_of(self.block) if len(unit) > 1 for s in unit}
         if any(id(s) in unit_lines for s in (*self.window.before, *inside, *self.window.after)):
             return _UNCLEAR.reason
-        outer = set(used_names(self.function)) | set(bound_names(self.facts.tree))
+        outer = set(used_names(self.function)) | set(bound_names(self.facts.tree)) | set(others)
         taken = {n.id for s in inside for n in walk(s) if isinstance(n, ast.Name)}
         reason = self.unscaled(taken)
         if reason:
@@ -259,6 +293,10 @@ class _Plan:
         self.outputs = [n for n in liveness.writes(inside) if n in wanted]
         loss = set(liveness.reads([self.block[self.reader.backward]]))
         ids = {id(n) for s in inside for n in walk(s)}
+        for other in self.elsewhere:  # where another step computes the name anew
+            taken = set(liveness.reads(other.inside))
+            named = (n for s in other.inside for n in walk(s) if isinstance(n, ast.Name))
+            ids |= {id(n) for n in named if n.id not in taken}
         for node in same_scope(self.function):
             if id(node) in ids or not isinstance(node, ast.Name) or node.id not in self.outputs:
                 continue
@@ -284,30 +322,22 @@ class _Plan:
 
     # -- building
 
-    def proposal(self) -> Proposal:
-        """The changes of the plan."""
+    @property
+    def anchor(self) -> ast.AST:
+        """What the function is placed beside."""
+        return self.function if self.method else self.top()
+
+    def places(self) -> set[ast.AST]:
+        """Nodes of which a file can have one change only: steps that share one are written together."""
+        made = self.window.optimizer
+        return {self.anchor, self.owner, *([made.made] if made is not None else [])}
+
+    def inner(self) -> list[Change]:
+        """The changes of what moves into the function."""
         changes = [Change(node, _named(name)) for node, name in self.swaps.items()]
         if self.scaled is not None:
             changes.append(Change(self.reader.block[self.reader.backward].value, self.backward))  # type: ignore[attr-defined]
-        made: list[cst.FunctionDef] = []
-        if self.method and self.owner is self.function:
-            changes.append(Change(self.function, lambda node: self.placed(made, self.shortened(node, made))))
-        else:
-            anchor: ast.AST = self.function if self.method else self.top()
-            if anchor is self.owner:
-                changes.append(Change(anchor, lambda node: self.placed(made, self.shortened(node, made))))
-            else:
-                changes.append(Change(self.owner, lambda node: self.shortened(node, made)))
-                changes.append(Change(anchor, lambda node: self.placed(made, node)))
-        optimizer = self.window.optimizer
-        note = "the step replays one graph for each shape of batch; its loss comes back detached"
-        if optimizer is None:
-            note += "; the optimizer's own step stays eager"
-        elif optimizer.model is not None:
-            changes.append(Change(optimizer.made, _capturable(optimizer.model)))
-            note += "; `capturable` keeps the optimizer's step count on the device"
-        imports = frozenset({"torch"} if self.scale else ())
-        return Proposal(tuple(changes), note, frozenset({"graphed"}), imports)
+        return changes
 
     def top(self) -> ast.AST:
         """The top-level statement around the function."""
@@ -380,13 +410,46 @@ class _Plan:
             return node if isinstance(node, Refusal) else _UNCLEAR
         gap = cst.EmptyLine(indent=False)
         if not self.method:
-            return cst.FlattenSentinel([node, made[0].with_changes(leading_lines=[gap, gap])])
+            return cst.FlattenSentinel([node, *(f.with_changes(leading_lines=[gap, gap]) for f in made)])
         blanks = [line for line in node.leading_lines if line.comment is None]
         head = blanks if node.leading_lines and node.leading_lines[0].comment is None else []
         rest = node.leading_lines[len(head) :]
-        return cst.FlattenSentinel(
-            [made[0].with_changes(leading_lines=head), node.with_changes(leading_lines=[gap, *rest])]
-        )
+        first = made[0].with_changes(leading_lines=head)
+        others = [f.with_changes(leading_lines=[gap]) for f in made[1:]]
+        return cst.FlattenSentinel([first, *others, node.with_changes(leading_lines=[gap, *rest])])
+
+
+def _proposal(plans: Sequence[_Plan]) -> Proposal:
+    """The changes of steps that share a place."""
+    changes = [change for plan in plans for change in plan.inner()]
+    made: dict[_Plan, list[cst.FunctionDef]] = {plan: [] for plan in plans}
+    blocks = {plan.owner: plan for plan in plans}
+    anchors: dict[ast.AST, list[_Plan]] = {}
+    for plan in plans:
+        anchors.setdefault(plan.anchor, []).append(plan)
+
+    def build(node: ast.AST) -> Any:
+        def change(new: Any) -> Any:
+            if node in blocks:
+                new = blocks[node].shortened(new, made[blocks[node]])
+            for plan in reversed(anchors.get(node, [])):
+                if not isinstance(new, Refusal) and not isinstance(new, cst.FlattenSentinel):
+                    new = plan.placed([f for p in anchors[node] for f in made[p]], new)
+            return new
+
+        return change
+
+    changes += [Change(node, build(node)) for node in dict.fromkeys([*blocks, *anchors])]
+    note = "the step replays one graph for each shape of batch; its loss comes back detached"
+    optimizers = {o.made: o for plan in plans if (o := plan.window.optimizer) is not None}
+    if any(plan.window.optimizer is None for plan in plans):
+        note += "; the optimizer's own step stays eager"
+    capturable = [o for o in optimizers.values() if o.model is not None]
+    changes += [Change(o.made, _capturable(o.model)) for o in capturable if o.model is not None]
+    if capturable:
+        note += "; `capturable` keeps the optimizer's step count on the device"
+    imports = frozenset({"torch"} if any(plan.scale for plan in plans) else ())
+    return Proposal(tuple(changes), note, frozenset({"graphed"}), imports)
 
 
 def _named(name: str) -> Any:

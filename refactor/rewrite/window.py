@@ -86,7 +86,8 @@ class Reader:
             around = enclosing_class(self.facts, self.function)
             found = self.module.lookup(around.name) if around is not None else None
             self.cls = found if isinstance(found, ClassInfo) else None
-            self.owner = self_name(self.function) if around is not None else None
+            free = any(last_name(d) == "staticmethod" for d in self.function.decorator_list)
+            self.owner = self_name(self.function) if around is not None and not free else None
 
     # -- the window
 

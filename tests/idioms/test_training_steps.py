@@ -326,6 +326,142 @@ def test_adam_becomes_capturable_where_its_model_is_on_the_device(tmp_path: Path
     )
 
 
+SEVERAL = {
+    "methods of one name in two classes": """\
+class Classify:
+    def __init__(self, model, optimizer):
+        self.model, self.optimizer, self.seen = model, optimizer, 0
+
+    def update(self, x, y):
+        self.seen += 1
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+
+class Regress:
+    def __init__(self, model, optimizer):
+        self.model, self.optimizer, self.seen = model, optimizer, 0
+
+    def update(self, x, y):
+        self.seen += 1
+        self.optimizer.zero_grad()
+        loss = F.mse_loss(self.model(x)[:, 0], y.float())
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+
+def train(model, loader, optimizer, device):
+    both = Classify(model, optimizer), Regress(model, optimizer)
+    return [trainer.update(x, y.to(device)) for x, y in loader for trainer in both]
+""",
+    "two loops in one function": """\
+def train(model, loader, optimizer, device):
+    batches, losses = [(x, y.to(device)) for x, y in loader], []
+    for x, y in batches:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    for x, y in batches:
+        optimizer.zero_grad()
+        loss = F.mse_loss(model(x)[:, 0], y.float())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+""",
+    "both sides of a branch": """\
+def train(model, loader, optimizer, device):
+    losses = []
+    for i, (x, y) in enumerate(loader):
+        y = y.to(device)
+        optimizer.zero_grad()
+        if i % 2:
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            losses.append(loss.item())
+        elif i > 2:
+            loss = F.mse_loss(model(x)[:, 0], y.float())
+            loss.backward()
+            losses.append(loss.item())
+        optimizer.step()
+    return losses
+""",
+    "static methods": """\
+class Steps:
+    @staticmethod
+    def first(model, optimizer, x, y):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    @classmethod
+    def second(cls, model, optimizer, x, y):
+        optimizer.zero_grad()
+        loss = F.mse_loss(model(x)[:, 0], y.float())
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+
+def train(model, loader, optimizer, device):
+    pairs = [(x, y.to(device)) for x, y in loader]
+    return [step(model, optimizer, x, y) for x, y in pairs for step in (Steps.first, Steps.second)]
+""",
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_steps_of_one_file_keep_apart(name: str, tmp_path: Path, device: str) -> None:
+    after = same_before_and_after(NET + SEVERAL[name] + MAIN, tmp_path, device, ["CG207"], least=1)
+    names = [line for line in after.splitlines() if line.startswith("def _")]
+    assert len(set(names)) == len(names) == 2, names
+
+
+METHODS = """\
+class Trainer:
+    def __init__(self, model):
+        self.model = model
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.01)
+
+    def one(self, x, y):
+        # by class
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def two(self, x, y):
+        # by value
+        self.optimizer.zero_grad()
+        loss = F.mse_loss(self.model(x)[:, 0], y.float())
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def main(device):
+    torch.manual_seed(0)
+    trainer = Trainer(Net().to(device))
+    losses = [step(x, y.to(device)) for x, y in data(device) for step in (trainer.one, trainer.two)]
+    return losses, [p.detach().clone() for p in trainer.model.parameters()]
+"""
+
+
+def test_two_steps_share_an_optimizer_that_becomes_capturable_once(tmp_path: Path, device: str) -> None:
+    after = same_before_and_after(NET + METHODS, tmp_path, device, ["CG207"], least=4)
+    assert after.count("capturable") == 1
+    assert after.count("graphed(self._") == 2
+
+
 AUTOCAST = """\
 def train(model, loader, optimizer, device):
     scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
