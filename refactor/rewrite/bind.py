@@ -14,6 +14,7 @@ from refactor.rewrite.constants import is_plain
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rewrite.names import bound_names, fresh, placeholder, used_names
+from refactor.rewrite.presence import presence
 from refactor.rewrite.receiver import class_of, hazard_of
 from refactor.rewrite.syntax import (
     COMPREHENSIONS,
@@ -123,7 +124,16 @@ def unfit(facts: Facts, place: Place) -> str:
                 "make_graphed_callables",
             ):
                 return f"`{place.callee}` runs from graphs already"
+    if _presence(facts, place) is None:
+        return (
+            f"`{place.callee}` is called under a condition only, so it may be missing or None before the "
+            "loop; bind it with `graphed(...)` where it is known to be there"
+        )
     return _told_between(facts, place) or _unknown_callee(facts, place)
+
+
+def _presence(facts: Facts, place: Place) -> str | None:
+    return presence(facts, calls_of(place), place.loop, place.function)
 
 
 @lru_cache(maxsize=4)
@@ -251,7 +261,9 @@ def bind(facts: Facts, bindings: Sequence[Binding], note: str) -> Proposal:
         last = callee.rpartition(".")[2].strip("_") or "model"
         name = fresh(f"graphed_{last}", taken)
         taken.add(name)
-        statements.append(_wrapped(name, f"{callee}{binding.arguments}"))
+        question = _presence(facts, binding.places[0])
+        otherwise = f" if {question} else None" if question else ""
+        statements.append(_wrapped(name, f"{callee}{binding.arguments}") + otherwise)
         calls = dict.fromkeys(call for place in binding.places for call in calls_of(place))
         changes += [Change(node, _renamed(name)) for node in calls]
 

@@ -48,6 +48,7 @@ def of(planner: Planner, piece: Piece) -> Cost:
         planner.kinds.get(name, {Kind.TENSOR}) & {Kind.TENSOR, Kind.CONTAINER} for name in piece.inputs
     )
     results = len(piece.outputs) + len(piece.parts)
+    results += len(_written(piece.nodes) & set(piece.inputs) - set(piece.outputs))
     if piece.returns:
         last = piece.statements[-1]
         assert isinstance(last, ast.Return)
@@ -82,6 +83,20 @@ def worth_moving(planner: Planner, stmt: ast.stmt, parts: Sequence[ast.expr]) ->
         if any(n in planner.written and inside.count(n) == loads.get(n) for n in inside):
             return True
     return False
+
+
+def _written(nodes: Iterable[ast.AST]) -> set[str]:
+    """The names of what nodes write in place: a replay copies it back to where it came from."""
+    found: set[str] = set()
+    for node in (n for root in nodes for n in (root, *same_scope(root))):
+        target: ast.AST | None = None
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+            target = node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            target = node.func.value if node.func.attr.endswith("_") else None
+        if isinstance(target, ast.Name):
+            found.add(target.id)
+    return found
 
 
 def _leaves(node: ast.expr | None) -> int:

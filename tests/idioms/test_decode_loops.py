@@ -10,6 +10,29 @@ from tests.idioms.programs import HEAD, same_before_and_after
 from tests.rewrite.whole import reasons, rewrite
 
 LEFT = {
+    "a model that may not be there, called where a number allows it": (
+        """\
+@torch.no_grad()
+def refine(x, steps, model=None):
+    for _ in range(steps):
+        if steps > 3:
+            x = (x + model(x)).tanh()
+    return x
+""",
+        "`model` is called under a condition only",
+    ),
+    "a model that only some calls make": (
+        """\
+@torch.no_grad()
+def refine(x, steps, guided):
+    if guided:
+        model = nn.Linear(4, 4)
+    for _ in range(steps):
+        x = (x + model(x)).tanh() if guided else x
+    return x
+""",
+        "`model` is called under a condition only",
+    ),
     "a sequence that grows": (
         """\
 @torch.no_grad()
@@ -374,3 +397,35 @@ def main(device):
 
 def test_an_ode_sampler_replays_its_field(tmp_path: Path, device: str) -> None:
     same_before_and_after(SOLVER, tmp_path, device, ["CG206"], least=7)
+
+
+CRITIC = """\
+def exists(module):
+    return module is not None
+
+
+class Refiner(nn.Module):
+    def __init__(self, critic=None):
+        super().__init__()
+        self.net, self.critic = nn.Linear(4, 4), critic
+
+    @torch.no_grad()
+    def sample(self, x, steps):
+        for _ in range(steps):
+            x = x - self.net(x) * 0.1
+            if exists(self.critic):
+                x = x + self.critic(x).tanh()
+        return x
+
+
+def main(device):
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, device=device)
+    made = [Refiner(), Refiner(nn.Linear(4, 4))]
+    return [refiner.to(device).eval().sample(x, 4) for refiner in made]
+"""
+
+
+def test_a_model_that_may_be_none_is_bound_only_where_it_is_there(tmp_path: Path, device: str) -> None:
+    text = same_before_and_after(CRITIC, tmp_path, device, ["CG206"], least=1)
+    assert "graphed_critic = graphed(self.critic) if exists(self.critic) else None" in text
