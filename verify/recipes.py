@@ -24,6 +24,7 @@ PLAIN_FILLS: tuple[Json, ...] = (
 SHIFTED_FILLS: tuple[Json, ...] = (
     {"k": "normal", "m": 2.0}, {"k": "normal", "m": -2.0}, {"k": "normal", "s": 10.0},
     {"k": "normal", "m": 30.0}, {"k": "normal", "m": -30.0}, {"k": "normal", "s": 0.01},
+    {"k": "normal", "s": 1e-4}, {"k": "normal", "s": 1e-6},
     {"k": "normal", "m": 100.0, "s": 0.1},
     {"k": "const", "s": 1.5}, {"k": "const", "s": -1.5},
     {"k": "negative"}, {"k": "ties"}, {"k": "grid"}, {"k": "sorted"}, {"k": "zeros"}, {"k": "ones"},

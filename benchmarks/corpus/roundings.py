@@ -262,12 +262,12 @@ CONSTANT = control(
     "Weights in bfloat16 are cast from a float32 master at each call; the product is padded.",
     HALF,
     net(
-        "self.table = torch.linspace(-1, 1, 24 * 24).view(24, 24)",
-        "return x @ torch.tensor(self.table.tolist(), dtype=x.dtype, device=x.device)",
+        "self._table = torch.linspace(-1, 1, 24 * 24).view(24, 24)",
+        "return x @ torch.tensor(self._table.tolist(), dtype=x.dtype, device=x.device)",
     ),
     net(
-        "self.table = torch.linspace(-1, 1, 24 * 24).view(24, 24)",
-        "rows = torch.cat([x, x.new_zeros(9, 24)])\nreturn (rows @ self.table.to(x.device).to(x.dtype))[: len(x)]",
+        "self.register_buffer('_table', torch.linspace(-1, 1, 24 * 24).view(24, 24), persistent=False)",
+        "rows = torch.cat([x, x.new_zeros(9, 24)])\nreturn (rows @ self._table.to(x.dtype))[: len(x)]",
     ),
 )
 

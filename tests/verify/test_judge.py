@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from refactor.verify.worker.judge import Suspect, Trace, compare
+from refactor.verify.worker.judge import Suspect, Trace, compare, read, write
 from refactor.verify.worker.measure import Reference, measure
 from refactor.verify.worker.observe import Recorder
 from refactor.verify.worker.spoken import told
@@ -197,3 +198,17 @@ def test_the_gradient_of_an_untaken_side_is_no_evidence_once_the_state_has_overf
     healthy = [trained(torch.tensor([2.0, 1.0]), torch.tensor(g)) for g in (0.5, nan)]
     (suspect,) = compare(*healthy, False).suspects
     assert not suspect.undefined
+
+
+def test_a_trace_that_was_written_is_read_as_it_was(tmp_path: Path) -> None:
+    held = [
+        torch.tensor(1.5), torch.empty(0, 3), torch.arange(7, dtype=torch.int8), torch.tensor([True, False]),
+        torch.randn(2, 3, dtype=torch.complex64), torch.randn(3).bfloat16(), torch.randn(2, 2).double().t(),
+        torch.tensor(float("nan")),
+    ]  # fmt: skip
+    write(Trace([{"step": 0, "groups": {}}], held), str(tmp_path / "trace"))
+    found = read(str(tmp_path / "trace"))
+    assert found.observed == [{"step": 0, "groups": {}}]
+    assert [t.dtype for t in found.tensors] == [t.dtype for t in held]
+    for mine, theirs in zip(found.tensors, held, strict=True):
+        torch.testing.assert_close(mine, theirs.contiguous(), rtol=0, atol=0, equal_nan=True)

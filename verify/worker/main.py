@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import platform
 import sys
@@ -25,7 +24,7 @@ from .graphs import CaptureBlocked, Capturing, Counter
 from .hardware import Hardware
 from .holdings import watch_optimizers
 from .isolation import go_home, is_sticky, part_at_fork
-from .judge import Trace, compare
+from .judge import Trace, compare, read, write
 from .observe import same_bits, state_tensors
 from .sensitivity import Sensitivity
 from .sites import Sites
@@ -257,7 +256,7 @@ class Worker:
             if blocked:
                 return {"blocked": blocked}
         if request.get("write"):
-            torch.save({"observed": json.dumps(trace.observed), "tensors": trace.tensors}, request["write"])
+            write(trace, request["write"])
         else:
             self.traces = {int(request["id"]): trace}
         answer["captures"] = self.counter.captures - captures
@@ -319,9 +318,7 @@ class Worker:
         if request.get("last"):
             trace = self.stopwatch.trace()
             if request.get("write"):
-                torch.save(
-                    {"observed": json.dumps(trace.observed), "tensors": trace.tensors}, request["write"]
-                )
+                write(trace, request["write"])
             else:
                 self.traces = {int(request["id"]): trace}
             self.stopwatch = None
@@ -330,8 +327,7 @@ class Worker:
     def do_judge(self, request: dict[str, Any]) -> dict[str, Any]:
         """Compare the trace kept here with the other worker's."""
         mine = self.traces[int(request["id"])]
-        saved = torch.load(request["other"], weights_only=True)
-        self.other = other = Trace(json.loads(saved["observed"]), saved["tensors"])
+        self.other = other = read(request["other"])
         compared = compare(mine, other, bool(request.get("strides")))
         if not compared.certain and not compared.suspects:
             return {"equal": True, "notes": compared.notes, "largest": 0.0}
@@ -341,8 +337,7 @@ class Worker:
 
     def do_judge_wide(self, request: dict[str, Any]) -> dict[str, Any]:
         """Compare a float64 run of the original with one of the rewrite, after the runs as they are."""
-        saved = torch.load(request["other"], weights_only=True)
-        theirs = Trace(json.loads(saved["observed"]), saved["tensors"])
+        theirs = read(request["other"])
         with self.sites.unwatched() if self.sites is not None else contextlib.nullcontext():
             mine = self._again(request, Kind("free1"), wide=True)
         if isinstance(mine, str):
