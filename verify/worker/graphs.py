@@ -133,7 +133,7 @@ class Capturing:
 
     def _key(self, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
         network = self.subject.network
-        state = tuple(t.data_ptr() for t in network.state_dict().values()) if network is not None else ()
+        state = tuple(t.data_ptr() for t in _held_by(network))
         modes = tuple(m.training for m in network.modules()) if network is not None else ()
         shapes = tuple((tuple(t.shape), t.dtype, t.stride(), t.requires_grad) for t in given)
         same = tuple(i for i, t in enumerate(given) for u in given[:i] if t is u)
@@ -146,7 +146,7 @@ class Capturing:
         s_args = mapped(list(args), lambda t: statics[id(t)])
         s_kwargs = mapped(dict(kwargs), lambda t: statics[id(t)])
         network = self.subject.network
-        saved = {k: v.clone() for k, v in network.state_dict().items()} if network is not None else {}
+        saved = [(t, t.detach().clone()) for t in _held_by(network)]
         plain = self._plain()
         cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -155,10 +155,9 @@ class Capturing:
             for _ in range(WARMUPS):
                 self._rehearse(s_args, s_kwargs)
         torch.cuda.current_stream().wait_stream(side)
-        if network is not None:
-            with torch.no_grad():
-                for name, value in network.state_dict().items():
-                    value.copy_(saved[name])
+        with torch.no_grad():
+            for held, value in saved:
+                held.copy_(value)
         torch.set_rng_state(cpu)
         torch.cuda.set_rng_state(cuda)
         if self._plain() != plain:
@@ -224,6 +223,11 @@ class Capturing:
                 said = str(first).strip().splitlines()
                 return f"{where}: {said[0] if said else type(first).__name__}"
         return f"{type(first).__name__}: {first}"[:300]
+
+
+def _held_by(network: nn.Module | None) -> list[Tensor]:
+    """Parameters and buffers, those that are not saved as well."""
+    return [] if network is None else [*network.parameters(), *network.buffers()]
 
 
 def _differentiable_in(result: Any) -> list[Tensor]:
