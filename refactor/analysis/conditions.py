@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from refactor.analysis import shapes
 from refactor.analysis.arithmetic import tensor_binary
 from refactor.analysis.domain import (
     BOOL,
@@ -265,6 +266,8 @@ def refine(it: Interpreter, frame: Frame, test: ast.expr, outcome: bool) -> None
         op, right = test.ops[0], test.comparators[0]
         if isinstance(right, ast.Constant) and right.value is None and isinstance(op, ast.Is | ast.IsNot):
             _refine_none(frame, test.left, isinstance(op, ast.Is) == outcome)
+        else:
+            shapes.counted(frame, test, outcome)
     elif isinstance(test, ast.Call):
         _refine_isinstance(it, frame, test, outcome)
     elif outcome and isinstance(test, ast.Name | ast.Attribute):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from refactor.analysis import arithmetic, conditions, expressions, hoststate, indexing, instances
+from refactor.analysis import arithmetic, conditions, expressions, hoststate, indexing, instances, shapes
 from refactor.analysis.domain import OPAQUE, ExtObj, Fn, Host, Obj, Opaque, Tensor, Val, is_tainted, join
 from refactor.analysis.environment import Changes
 from refactor.analysis.feeding import fetches
@@ -61,6 +61,7 @@ def _assign(it: Interpreter, frame: Frame, stmt: ast.Assign) -> bool:
     value = it.evaluate(frame, stmt.value)
     for target in stmt.targets:
         indexing.bind(it, frame, target, value)
+        shapes.unpacked(frame, target, stmt.value)
         hoststate.stored(it, frame, stmt, target, value)
     return True
 

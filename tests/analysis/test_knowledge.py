@@ -305,6 +305,26 @@ CASES = {
                     loss = loss[order]
                 return loss.mean()
     """,
+    "dimensions that are unpacked, tested or asserted": """
+        import torch
+        from torch import nn
+        class Model(nn.Module):
+            def forward(self, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, w: torch.Tensor):
+                b, n = x.shape
+                out = torch.zeros_like(x)
+                out[0, 1] = 5.0  # !
+                out[0] = 5.0
+                if y.dim() == 3:
+                    y[0, 0, 0] = 1.0  # !
+                    y[0, 0] = 1.0
+                y[0, 0, 0] = 1.0
+                assert len(z.size()) == 1
+                z[b - 1] = 0  # !
+                if w.ndim != 2:
+                    return out
+                w[0, 0] = 0  # !
+                return out, y, z, w
+    """,
 }
 
 
