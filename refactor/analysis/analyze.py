@@ -16,7 +16,7 @@ from refactor.analysis.interpreter import Interpreter, Records
 from refactor.analysis.loops import batch_loops
 from refactor.analysis.model import Event, EventKind, Facts, Region
 from refactor.analysis.project import FunctionInfo, ModuleInfo, Project
-from refactor.analysis.regions import entrances, forwards, hooks
+from refactor.analysis.regions import entrances, forwards, hooks, left_out
 from refactor.analysis.remarks import is_test, remark
 from refactor.analysis.repeats import RepeatedCall, repeated_calls
 from refactor.analysis.steps import training_steps
@@ -135,6 +135,12 @@ def interpret(
                 interpreter.run_region(region, called[1], Obj((cls,)))
             if inherited or info not in interpreter.recorded(module).reached:
                 interpreter.run_region(region, info, Obj((cls,)))
+    for cls, info in found:
+        records = interpreter.recorded(module)
+        own = info.cls is cls and info.remark != "host" and info in records.reached
+        if own and left_out(module, info, records.values):
+            region = Region("forward", f"{cls.qualname}.forward", module.name, info.node)
+            interpreter.run_region(region, info, Obj((cls,)))
     for cls, info in entrances(module):
         if info.remark != "host" and info not in interpreter.recorded(module).reached:
             region = Region("method", info.qualname, module.name, info.node)

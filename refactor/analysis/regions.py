@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
 from refactor.analysis.torchops import TENSOR_CLASSES
@@ -36,6 +36,29 @@ def forwards(module: ModuleInfo) -> list[tuple[ClassInfo, FunctionInfo]]:
             place[id(pair[0])] if pair[0].name in used else 0,
         ),
     )
+
+
+def left_out(module: ModuleInfo, info: FunctionInfo, seen: Container[ast.expr]) -> bool:
+    """Whether a ``forward`` that others call was never seen without an optional argument that it tests.
+
+    Only of a class that ``__all__`` names: it is called from outside as well. ``seen``: expressions that were
+    interpreted.
+    """
+    exported = module.table.get("__all__")
+    names = exported.elts if isinstance(exported, ast.List | ast.Tuple) else []
+    if info.cls is None or not any(getattr(name, "value", "") == info.cls.name for name in names):
+        return False
+    optional = {arg.arg for arg, default, _ in info.parameters if getattr(default, "value", "") is None}
+    for node in info.nodes:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Compare):
+            test = node.test
+            missing = isinstance(test.ops[0], ast.Is) and getattr(test.comparators[0], "value", "") is None
+            first = [part for part in ast.iter_child_nodes(node.body[0]) if isinstance(part, ast.expr)]
+            if missing and getattr(test.left, "id", "") in optional and first:
+                reached = any(part in seen for part in ast.walk(node.body[0]) if isinstance(part, ast.expr))
+                if not reached and test.left in seen:
+                    return True
+    return False
 
 
 def entrances(module: ModuleInfo) -> Iterator[tuple[ClassInfo, FunctionInfo]]:

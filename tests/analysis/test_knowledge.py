@@ -325,6 +325,27 @@ CASES = {
                 w[0, 0] = 0  # !
                 return out, y, z, w
     """,
+    "a forward that is exported and called by another with every argument": """
+        import torch
+        from torch import nn
+        __all__ = ["Encoder", "Model"]
+        class Encoder(nn.Module):
+            def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None):
+                if mask is None:
+                    mask = torch.ones(x.shape[:2]).to(x.device)  # !
+                return x * mask
+        class Inner(nn.Module):
+            def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None):
+                if mask is None:
+                    mask = torch.ones(x.shape[:2]).to(x.device)
+                return x * mask
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.encoder, self.inner = Encoder(), Inner()
+            def forward(self, x: torch.Tensor, mask: torch.Tensor):
+                return self.inner(self.encoder(x, mask), mask)
+    """,
 }
 
 
