@@ -42,6 +42,10 @@ _FUNCTIONS = _TENSOR | names_in(
 _TORCH = ("torch", "torch.nn.functional", "torch.nn.utils", "torch.amp", "torch.cuda.amp", "torch.linalg")
 _BUILTINS = frozenset({"len", "isinstance", "range", "zip", "tuple", "list", "dict", "sum"})
 _READERS = _TENSOR | names_in("item tolist cpu numpy append size sum float int len max min round update add")
+_LOGS = names_in(
+    """add_scalar add_scalars set_postfix set_postfix_str set_description set_description_str info debug
+    log write log_metric log_metrics log_scalar"""
+)
 _SIMPLE = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr)
 _UNFIT = (
     ast.Await, ast.Yield, ast.YieldFrom, ast.Lambda, ast.NamedExpr, ast.ListComp, ast.SetComp, ast.DictComp,
@@ -116,6 +120,13 @@ class Reader:
                 stop = index + 1
             elif not self.may_wait(stmt):
                 break
+        found = self.between(start, stop, stopper)
+        # what is looked at between the gradients and the update keeps the update outside
+        return found if isinstance(found, Window) else self.between(start, self.backward + 1, stopper)
+
+    def between(self, start: int, stop: int, stopper: ast.stmt) -> Window | str:
+        """The window of these statements, or why one graph cannot hold them."""
+        back = self.block[self.backward]
         inside = [s for s in self.block[start:stop] if self.takes(s)]
         after = [s for s in self.block[start:stop] if not self.takes(s)]
         steps = any(self.is_step(n) for s in inside for n in walk(s))
@@ -145,6 +156,7 @@ class Reader:
     def unsound(self, inside: Sequence[ast.stmt], after: Sequence[ast.stmt]) -> str:
         """Why moving the statements of ``after`` behind those of ``inside`` would change something."""
         written = set(liveness.writes(list(inside)))
+        loss = liveness.reads([self.block[self.backward]])
         used = {root for s in inside for n in walk(s) if isinstance(n, ast.Call) and (root := self.root(n))}
         for stmt in after:
             place = stmt.lineno
@@ -153,10 +165,10 @@ class Reader:
             if used & set(liveness.reads([stmt])):
                 return f"line {place} looks at what the step changes; move it before or behind the step"
             if mine & (written | set(liveness.reads(list(inside)))):
-                return f"line {place} changes what the step uses; move it behind the step"
+                why = self.reasons.get(stmt, "") if mine & set(loss) else ""
+                return why or f"line {place} changes what the step uses; move it behind the step"
             if set(liveness.reads([stmt])) & set(liveness.writes(later)):
                 return f"line {place} reads what the step changes later; move it behind the step"
-        loss = liveness.reads([self.block[self.backward]])
         if not set(loss) & written:
             return "the loss is computed elsewhere; a graph must hold the forward pass with its backward"
         return ""
@@ -173,6 +185,9 @@ class Reader:
 
     def may_wait(self, stmt: ast.stmt) -> bool:
         """Whether a statement only looks at values, so that it can run after the step."""
+        if isinstance(stmt, ast.If):
+            header = all(not isinstance(n, _UNFIT) and self.may_read(n) for n in walk(stmt.test))
+            return header and all(self.may_wait(s) for s in (*stmt.body, *stmt.orelse))
         if not isinstance(stmt, ast.Assign | ast.AugAssign | ast.Expr):
             return False
         if isinstance(stmt, ast.Expr) and not isinstance(stmt.value, ast.Call):
@@ -181,16 +196,31 @@ class Reader:
         if any(t is not None and not isinstance(t, ast.Name) for t in targets):
             return False
         for node in walk(stmt):
-            if isinstance(node, _UNFIT):
+            if isinstance(node, _UNFIT) and not isinstance(node, ast.JoinedStr):
                 return False
-            if isinstance(node, ast.Call) and (
-                last_name(node.func) not in _READERS or (self.is_object(node) and last_name(node.func) not in
-                ("item", "append", "float", "int", "len", "round"))
-            ):  # fmt: skip
-                return False
-            if isinstance(node, ast.Name) and node.id == self.owner:
+            shown = isinstance(stmt, ast.Expr) and node is stmt.value and self.shows(node)
+            if not shown and not self.may_read(node):
                 return False
         return True
+
+    def may_read(self, node: ast.AST) -> bool:
+        """Whether a node of an expression only looks at values."""
+        if isinstance(node, ast.Call):
+            host = last_name(node.func) in ("item", "append", "float", "int", "len", "round")
+            return last_name(node.func) in _READERS and (host or not self.is_object(node))
+        return not (isinstance(node, ast.Name) and node.id == self.owner)
+
+    def shows(self, node: ast.AST) -> bool:
+        """``print(…)``, ``writer.add_scalar(…)``: what is logged can be logged later."""
+        if not isinstance(node, ast.Call):
+            return False
+        if isinstance(node.func, ast.Name):
+            return node.func.id == "print" and "print" not in self.locals
+        return (
+            isinstance(node.func, ast.Attribute)
+            and node.func.attr in _LOGS
+            and self.is_plain_owner(node.func)
+        )
 
     # -- statements
 
@@ -224,12 +254,20 @@ class Reader:
             made = [s for s in self.block if isinstance(s, ast.Assign) and s.lineno < line]
             if stmt.target.id not in liveness.writes(made):
                 return f"line {line} adds up over the steps on the host"
+        if isinstance(stmt, ast.Expr) and last_name(getattr(stmt.value, "func", stmt)) in _TENSOR:
+            # A tensor's `log` or `add` without a use of its result would do nothing: this is another object.
+            return f"line {line} is there for what it does on the host"
         targets = stmt.targets if isinstance(stmt, ast.Assign) else [getattr(stmt, "target", None)]
         if any(not isinstance(n, ast.Name | ast.Tuple) for t in targets if t is not None for n in walk(t)):
             return f"line {line} changes more than a variable, which a replay would not do"
         for node in walk(stmt):
             if isinstance(node, _UNFIT) and not isinstance(node, ast.Starred):
                 return f"line {line} is more than device work"
+            if isinstance(node, ast.Subscript) and _is_mask(node.slice):
+                return (
+                    f"`{ast.unparse(node)}` in line {line} picks rows by a mask: the host waits for their "
+                    "number; index with positions made once, before the loop (`mask.nonzero().squeeze(1)`)"
+                )
             if isinstance(node, ast.Call):
                 reason = self.call(node)
                 if reason:
@@ -386,3 +424,12 @@ class Reader:
             return found
         self.optimizer = found
         return ""
+
+
+def _is_mask(index: ast.expr) -> bool:
+    """``train_mask``, ``data.mask``: by their names no positions, so the size of the result is unknown."""
+    named = isinstance(index, ast.Name | ast.Attribute)
+    return named and "mask" in (
+        last_name(index).lower().split("_")[0],
+        last_name(index).lower().split("_")[-1],
+    )

@@ -101,6 +101,21 @@ LEFT = {
         "        log.append(size)\n",
         "line 9 looks at what the step changes",
     ),
+    "rows picked by a mask": (
+        "def train(model, data, optimizer):\n    for _ in range(9):\n        out = model(data.x)\n"
+        "        loss = F.mse_loss(out[data.train_mask], data.y[data.train_mask])\n        loss.backward()\n",
+        "picks rows by a mask",
+    ),
+    "a log of the weights between loss and gradients": (
+        "def train(model, batches, writer):\n    for x in batches:\n        loss = model(x).sum()\n"
+        "        writer.add_scalar('norm', model.weight.norm().item())\n        loss.backward()\n",
+        "line 9 looks at what the step changes",
+    ),
+    "a loss logged with its graph": (
+        "def train(model, batches, log):\n    for x in batches:\n        loss = model(x).sum()\n"
+        "        log.log({'loss': loss})\n        loss.backward()\n",
+        "use `loss.detach()` there",
+    ),
     "something between that changes the batch": (
         "def train(model, batches, log):\n    for x in batches:\n        y = model(x)\n        x = log(x)\n"
         "        loss = (y - x).sum()\n        loss.backward()\n",
@@ -283,6 +298,71 @@ class Trainer:
 
 def train(model, loader, optimizer, device):
     return Trainer(model, optimizer).fit(loader, device)
+""",
+}
+
+STEPS |= {
+    "objects with methods named like those of tensors": """\
+class Meter:
+    def __init__(self):
+        self.seen = []
+
+    def add(self, value):
+        self.seen.append(value)
+
+    def log(self, value):
+        self.seen.append(float(value["loss"]))
+
+
+def train(model, loader, optimizer, device):
+    meter = Meter()
+    for x, y in loader:
+        y = y.to(device)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        meter.log({"loss": loss.detach()})
+        loss.backward()
+        optimizer.step()
+        meter.add(loss.detach())
+    return meter.seen
+""",
+    "the loss logged before the gradients": """\
+class Log(list):
+    def add_scalar(self, name, value, step):
+        self.append((name, value, step))
+
+
+def train(model, loader, optimizer, device):
+    writer, running = Log(), 0.0
+    for i, (x, y) in enumerate(loader):
+        y = y.to(device)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        writer.add_scalar("loss", loss.item(), i)
+        if i % 2 == 0:
+            print(f"{i}: {loss.item():.3f}")
+            running += loss.item()
+        loss.backward()
+        optimizer.step()
+    return list(writer), running
+""",
+    "gradients logged before the update": """\
+class Log(list):
+    def add_scalar(self, name, value, step):
+        self.append((name, value, step))
+
+
+def train(model, loader, optimizer, device):
+    writer = Log()
+    for i, (x, y) in enumerate(loader):
+        y = y.to(device)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        writer.add_scalar("size", model.head.weight.grad.norm().item(), i)
+        optimizer.step()
+        writer.add_scalar("loss", loss.item(), i)
+    return list(writer)
 """,
 }
 
