@@ -2238,8 +2238,10 @@ class _Runner:
         parameters = [t for t in reachable.values() if t.requires_grad and t.is_leaf and t.is_cuda]
         before = [_versions(p) for p in parameters]
         inline, _local.inline = _local.inline, True
+        ran = _Ran()
         try:
-            result = self.fn(*call.args, **call.kwargs)
+            with ran:
+                result = self.fn(*call.args, **call.kwargs)
         finally:
             _local.inline = inline
         why = "recording"
@@ -2263,6 +2265,7 @@ class _Runner:
                     if self.unsettled[key[0]] >= 3:
                         raise _Changing(f"{changed} changes at every call, which a replay would not do")
                 elif hot == self.watching(call):  # else another thread was faster
+                    watches = [watch.again(ran) for watch in watches]  # what only a variable names, too
                     self._record(call, key, watches, _pool(device), had, trains, result)
         except _Leak as leak:
             self.exact = True

@@ -36,6 +36,7 @@ def same(a: Any, b: Any) -> None:
 
 LEVEL = 1.0
 OTHER = 1.0
+COUNT = 0
 EVENTS: list[str] = []
 
 
@@ -314,6 +315,11 @@ class Cases(nn.Module):
         EVENTS.append("counted")
         return x
 
+    def numbering(self, x: torch.Tensor) -> torch.Tensor:
+        global COUNT
+        COUNT += 1
+        return x + COUNT
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = getattr(self, self.kind)(self.lin(x))
         if x.shape[0] == 4:
@@ -343,6 +349,7 @@ COURSES: dict[str, list[Any]] = {
     "a method is chosen by name": [2, switch_to("other"), change("OTHER", 3.0), 2, switch_to("plain"), 2],
     "modes alternate": [2, "train", 2, "eval", 2, change("OTHER", 3.0), 2, "train", 2, 2],
     "a path that counts on the host": [2, 5, 5, 5, 2, 5],
+    "a method that counts is chosen by name": [2, switch_to("numbering"), 2, 2, switch_to("plain"), 2],
     "a cache is cleared": [switch_to("by_cache"), 2, 2, cleared, 2, 2],
 }
 
@@ -359,6 +366,7 @@ def test_other_code_is_followed_when(course: list[Any]) -> None:
         module.eval()
         with pytest.MonkeyPatch.context() as patch:
             module.cached.cache_clear()
+            change("COUNT", 0)(patch, module)
             results.append([])
             for i, step in enumerate(course):
                 if isinstance(step, str):
@@ -368,7 +376,7 @@ def test_other_code_is_followed_when(course: list[Any]) -> None:
                 else:
                     for k in range(3):
                         results[-1].append(run(rnd(step, 3, seed=10 * i + k)))
-        results[-1].append(torch.tensor(len(EVENTS)))
+        results[-1].append(torch.tensor([len(EVENTS), COUNT]))
     same(*results)
 
 

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 a979dbfe4b07489603a69a47da01df896fda5011762a52f3609bece52af55b9e). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 61e461bfbbe827316dbc7a4b30fa6854db1c0e67bd48e3146f3f6a40995ac7b3). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -2239,8 +2239,10 @@ class _Runner:
         parameters = [t for t in reachable.values() if t.requires_grad and t.is_leaf and t.is_cuda]
         before = [_versions(p) for p in parameters]
         inline, _local.inline = _local.inline, True
+        ran = _Ran()
         try:
-            result = self.fn(*call.args, **call.kwargs)
+            with ran:
+                result = self.fn(*call.args, **call.kwargs)
         finally:
             _local.inline = inline
         why = "recording"
@@ -2264,6 +2266,7 @@ class _Runner:
                     if self.unsettled[key[0]] >= 3:
                         raise _Changing(f"{changed} changes at every call, which a replay would not do")
                 elif hot == self.watching(call):  # else another thread was faster
+                    watches = [watch.again(ran) for watch in watches]  # what only a variable names, too
                     self._record(call, key, watches, _pool(device), had, trains, result)
         except _Leak as leak:
             self.exact = True
