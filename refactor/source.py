@@ -10,13 +10,14 @@ import ast
 import codecs
 import hashlib
 import io
+import operator
 import re
 import tokenize
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-_LINE_END = re.compile(r"\r\n|\r|\n")
+_LINE_END = re.compile(r"(\r\n|\r|\n)")
 
 
 class SourceError(Exception):
@@ -41,14 +42,14 @@ class Source:
     @cached_property
     def lines(self) -> tuple[tuple[int, str], ...]:
         """``(byte offset in data, text with its line end)`` of every line, the first line first."""
+        parts = _LINE_END.split(self.text)  # a line, its end, the next line, its end, …
+        texts = [*map(operator.add, parts[::2], parts[1::2]), parts[-1]]
+        utf8 = self.encoding == "utf-8"
         rows: list[tuple[int, str]] = []
-        offset, start = len(self.bom), 0
-        for match in _LINE_END.finditer(self.text):
-            line = self.text[start : match.end()]
-            rows.append((offset, line))
-            offset += len(line.encode(self.encoding))
-            start = match.end()
-        rows.append((offset, self.text[start:]))
+        offset = len(self.bom)
+        for text in texts:
+            rows.append((offset, text))
+            offset += len(text) if utf8 and text.isascii() else len(text.encode(self.encoding))
         return tuple(rows)
 
     @cached_property

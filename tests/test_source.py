@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refactor.source import Source, SourceError, load, parse
@@ -52,6 +52,26 @@ def test_bytes_outside_a_span_are_the_file_without_it(text: str, newline: str, b
     file = source(data)
     start, end = file.span(calls(parse(file))[0])
     assert data[start:end].decode() == f"f('{text}')"
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.text(alphabet="aé \x0c\u2028", max_size=4), st.sampled_from(["\n", "\r\n", "\r"]))),
+    st.text(alphabet="aé", max_size=3),
+    st.sampled_from(["utf-8", "utf-16-le"]),
+    st.booleans(),
+)
+def test_lines_are_the_file_and_say_where_they_start(
+    rows: list[tuple[str, str]], last: str, encoding: str, marked: bool
+) -> None:
+    bom = b"\xef\xbb\xbf" if marked else b""
+    text = "".join(line + end for line, end in rows) + last
+    data = bom + text.encode(encoding)
+    lines = Source(Path("model.py"), data, text, encoding, bom).lines
+    assert "".join(line for _, line in lines) == text
+    assert all(data[start:].startswith(line.encode(encoding)) for start, line in lines)
+    assert all(line.endswith(("\n", "\r")) for _, line in lines[:-1])
+    assert not lines[-1][1].endswith(("\n", "\r"))
 
 
 def test_the_newline_of_a_file_is_that_of_its_first_line() -> None:

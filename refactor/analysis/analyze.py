@@ -21,7 +21,7 @@ from refactor.analysis.remarks import is_test, remark
 from refactor.analysis.repeats import RepeatedCall, repeated_calls
 from refactor.analysis.steps import training_steps
 from refactor.analysis.temporaries import temporaries
-from refactor.analysis.trees import Lazy
+from refactor.analysis.trees import Viewed
 from refactor.source import Source, parse
 
 _WORDS = re.compile(
@@ -260,7 +260,7 @@ def _facts(records: Records, regions: tuple[Region, ...], more: Sequence[Event])
         module.root,
         tuple(every),
         tuple(sorted(events, key=_place)),
-        Lazy(lambda: {node: public(value) for node, value in records.values.items()}),
+        Viewed(records.values, public),
         module.parents,
     )
 

@@ -125,3 +125,19 @@ class Lazy(Mapping[_K, _V]):
 
     def __len__(self) -> int:
         return len(self._table)
+
+
+class Viewed(Mapping[_K, _V]):
+    """A mapping whose values are made from those of another when they are asked for: few of them are."""
+
+    def __init__(self, origin: Mapping[_K, Any], view: Callable[[Any], _V]) -> None:
+        self._origin, self._view = origin, view
+
+    def __getitem__(self, key: _K) -> _V:
+        return self._view(self._origin[key])
+
+    def __iter__(self) -> Iterator[_K]:
+        return iter(self._origin)
+
+    def __len__(self) -> int:
+        return len(self._origin)
