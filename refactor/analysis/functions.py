@@ -56,6 +56,12 @@ class FunctionInfo:
         return walk(self.node)
 
     @cached_property
+    def mentioned(self) -> frozenset[str]:
+        """Names that its code has, and its first parameter, which ``super()`` reads unnamed."""
+        first = [arg.arg for arg, _, _ in self.parameters[:1]]
+        return frozenset((*first, *(node.id for node in self.nodes if node.__class__ is ast.Name)))
+
+    @cached_property
     def uses(self) -> list[ast.expr]:
         """The expressions below it that tell how a name is used, breadth first."""
         return [node for node in self.nodes if isinstance(node, _USES)]

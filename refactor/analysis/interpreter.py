@@ -378,7 +378,9 @@ class Interpreter:
             )  # fmt: skip
             return Summary(result, self.records, self.overlay)
 
-        question = ("call", target.node, emit, tuple(env.items()))
+        # Arguments that its code does not mention make no difference: `**options` for other helpers, say.
+        given = tuple((name, value) for name, value in env.items() if name in target.mentioned)
+        question = ("call", target.node, emit, given)
         if self.answers.recurs(target.node):
             return unknown
         found: Summary | None = self.ask(question, target.module, find)
