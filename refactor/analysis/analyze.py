@@ -210,7 +210,9 @@ def _step_events(module: ModuleInfo) -> Iterator[Event]:
             continue
         name = qualified(parents, found.function) if found.function is not None else "<module>"
         region = Region("step", name, module.name, found.owner)
-        extra = {"owner": found.owner, "block": found.block, "index": found.index}
+        extra = {
+            "owner": found.owner, "block": found.block, "index": found.index, "passes": found.passes
+        }  # fmt: skip
         yield Event(
             EventKind.TRAINING_STEP, found.call, found.block[found.index], found.function, region, (name,),
             "backward", found.call, extra,

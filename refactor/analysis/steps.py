@@ -15,17 +15,18 @@ Owner = ast.For | ast.While | ast.FunctionDef | ast.AsyncFunctionDef | ast.If | 
 
 @dataclass(frozen=True, eq=False)
 class TrainingStep:
-    """A block with one ``backward`` among its own statements."""
+    """A block with ``backward`` among its own statements."""
 
     owner: Owner
     block: tuple[ast.stmt, ...]
     index: int  # of the statement that calls backward
     call: ast.Call
     function: FunctionNode | None
+    passes: int = 1  # backward passes in the block, those in blocks within it too
 
 
 def training_steps(module: ModuleInfo) -> Iterator[TrainingStep]:
-    """Every such block of a file, in order of its place; blocks with several backward passes apart."""
+    """Every such block of a file, in order of its place."""
     if b".backward(" not in module.source.data:
         return
     graphed = _graphed(module)
@@ -60,8 +61,8 @@ def _in_scope(function: FunctionNode | None, roots: list[ast.stmt]) -> Iterator[
             found = [(i, call) for i, stmt in enumerate(block) if (call := backward_of(stmt)) is not None]
             every = sum(is_backward(n) for stmt in block for n in walk(stmt))
             # an argument is a gradient, or a loss handed to a library that runs the step
-            if len(found) == every == 1 and isinstance(node, Owner) and not found[0][1].args:
-                yield TrainingStep(node, block, *found[0], function)
+            if found and isinstance(node, Owner) and not found[0][1].args:
+                yield TrainingStep(node, block, *found[0], function, every)
 
 
 def _own(root: ast.stmt) -> Iterator[ast.stmt]:

@@ -55,6 +55,11 @@ def propose_step(facts: Facts, hit: Hit) -> Proposal | Refusal:
             return Refusal(f"{why} (`{word}` in this file); wrap the step by hand")
     if isinstance(function, ast.AsyncFunctionDef):
         return Refusal("other coroutines can run between steps; wrap the step where they are started")
+    if event.extra["passes"] != 1:
+        return Refusal(
+            f"this step has {event.extra['passes']} backward passes; put all of it, from the first forward "
+            "pass to the last update, into one function under `graphed` and read losses back behind it"
+        )
     if call.args or call.keywords:
         return Refusal("`backward` takes arguments here, so the step is more than one pass; wrap it by hand")
     if not isinstance(function, ast.FunctionDef):
