@@ -24,6 +24,7 @@ from refactor.rewrite.naming import module_of
 from refactor.rewrite.outline import Outliner
 from refactor.rewrite.planner import Planner
 from refactor.rewrite.readback import propose_kept
+from refactor.rewrite.receiver import made_in_calls
 from refactor.rewrite.refusals import described, nothing_to_cut
 from refactor.rewrite.segmented import belongs_to_segments
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, is_owner, owner_name, same_scope
@@ -196,6 +197,11 @@ def _unfit(facts: Facts, function: FunctionNode) -> str:
         return f"it takes no instance of `{cls.name}` to keep graphs with; make it a function of the file"
     if cls is not None and not _holds_graphs(facts, cls):
         return f"`{cls.name}` has __slots__, so its instances cannot keep graphs; add `__dict__` to them"
+    if cls is not None and (made := made_in_calls(facts, cls)):
+        return (
+            f"a `{cls.name}` is made at every call (line {made}) and graphs are kept with the instance; "
+            "move the work into a method of the model or into a function"
+        )
     if only_trains(facts, function):
         return "it runs only in training, where autograd records and no graph is replayed"
     for decorator in function.decorator_list:

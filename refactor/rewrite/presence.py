@@ -81,7 +81,7 @@ def _question(facts: Facts, func: ast.expr, test: ast.expr | None, answer: bool)
 def _is_predicate(facts: Facts, test: ast.expr) -> bool:
     """``exists(x)`` of ``def exists(x): return x is not None``."""
     found = module_of(facts).resolve(test.func) if isinstance(test, ast.Call) else None
-    if not isinstance(found, FunctionInfo):
+    if not isinstance(found, FunctionInfo) or isinstance(found.node, ast.Lambda):
         return isinstance(test, ast.Call) and ast.unparse(test.func) == "callable"
     body = found.node.body
     value = body[0].value if len(body) == 1 and isinstance(body[0], ast.Return) else None
@@ -109,15 +109,16 @@ def _is_sure(
     if cls.find(func.attr) is not None:
         return True
     first = cls.find("__init__")
-    if first is None or not isinstance(first[1], FunctionInfo):
+    init = first[1].node if first is not None and isinstance(first[1], FunctionInfo) else None
+    if init is None or isinstance(init, ast.Lambda):
         return False
-    own = self_name(first[1].node)
+    own = self_name(init)
     return any(
         isinstance(stmt, ast.Assign)
         and isinstance(stmt.value, ast.Call)
         and any(ast.unparse(t) == f"{own}.{func.attr}" for t in stmt.targets)
-        for stmt in first[1].node.body
-    ) or _is_given(first[1].node, f"{own}.{func.attr}")
+        for stmt in init.body
+    ) or _is_given(init, f"{own}.{func.attr}")
 
 
 def _is_given(init: FunctionNode, attribute: str) -> bool:

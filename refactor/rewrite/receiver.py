@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import lru_cache
 
 from refactor.analysis import receivers
 from refactor.analysis.analyze import analyze
 from refactor.analysis.model import Event, EventKind, Facts
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, Project
-from refactor.rewrite.syntax import enclosing_function
+from refactor.analysis.trees import walk
+from refactor.rewrite.syntax import enclosing_class, enclosing_function, self_name
 from refactor.source import SourceError
 
 
@@ -50,3 +52,47 @@ def hazard_of(facts: Facts, cls: ClassInfo, kinds: frozenset[EventKind]) -> tupl
             if event.kind in kinds and (name in event.chain or where in event.chain):
                 return event, part
     return None
+
+
+_BUILDS = ("__init__", "__new__", "__post_init__", "__setstate__")
+_BUILDERS = re.compile(r"_*(init|build|make|create|setup|set|reset|configure|config|load|from|prepare)(_|$)")
+
+
+def made_in_calls(facts: Facts, cls: ast.ClassDef) -> int:
+    """The line where running code makes an instance of a class that holds data, as boxes do; 0: none does.
+
+    Instances of a module live as long as the model. Of other classes only what this file shows is known:
+    methods that return another instance of their own class, and methods of modules that make one.
+    """
+    if _is_module(facts, cls):
+        return 0
+    for node in walk(facts.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        function = enclosing_function(facts, node)
+        owner = enclosing_class(facts, function) if function is not None else None
+        if function is None or owner is None or function.name in _BUILDS or function.decorator_list:
+            continue
+        named = isinstance(node.func, ast.Name) and node.func.id == cls.name
+        if owner is cls and (named or _is_own_type(node.func, self_name(function))):
+            return node.lineno
+        if named and _is_module(facts, owner) and not _BUILDERS.match(function.name):
+            return node.lineno
+    return 0
+
+
+def _is_module(facts: Facts, cls: ast.ClassDef) -> bool:
+    found = module_of(facts).lookup(cls.name)
+    return bool(cls.bases) and (not isinstance(found, ClassInfo) or found.is_module or _is_open(found))
+
+
+def _is_open(cls: ClassInfo) -> bool:
+    """Whether a base is not in the code base, so that it may be a module."""
+    return any(isinstance(base, str) and base not in ("object", "builtins.object") for base in cls.mro)
+
+
+def _is_own_type(func: ast.expr, owner: str | None) -> bool:
+    """``type(self)`` and ``self.__class__``."""
+    if isinstance(func, ast.Call):
+        return ast.unparse(func) == f"type({owner})"
+    return owner is not None and ast.unparse(func) == f"{owner}.__class__"

@@ -28,6 +28,8 @@ _SIZES = names_in("size dim numel ndimension element_size is_floating_point get_
 _READS = frozenset({"cpu", "numpy", "tolist", "item"})
 _KNOWN = ("torch", "builtins", "math", "numpy", "itertools", "functools", "operator")
 _DEPTH = 4
+_EMPTY = frozenset({"empty", "empty_like", "empty_strided", "new_empty"})
+_TAKES_IN = frozenset({"append", "extend", "insert", "add", "update", "appendleft"})
 
 
 def varies(facts: Facts, node: ast.expr) -> str:
@@ -125,6 +127,8 @@ class _Origin:
                 own = isinstance(node.func.value, ast.Name) and node.func.value.id == name
                 if own and node.func.attr.endswith("_"):
                     yield node
+                elif own and node.func.attr in _TAKES_IN:
+                    yield from node.args
 
     def top(self) -> Iterator[ast.AST]:
         """The statements of the file outside functions and classes, and all in them."""
@@ -139,6 +143,8 @@ class _Origin:
             return f"`{word}` draws another value at every call"
         if isinstance(func, ast.Attribute) and word in _SIZES:
             return ""
+        if word in _EMPTY or (word.endswith("Tensor") and _is_sized(self.facts, node)):
+            return f"`{ast.unparse(node)}` is memory that nothing was written to"
         if isinstance(func, ast.Attribute) and word in _READS:
             read = self.facts.value(func.value)
             if read.kind is Kind.TENSOR and read.device is not Device.HOST:
@@ -163,6 +169,14 @@ class _Origin:
             why = self.doubt(f"what `{ast.unparse(func)}` does is not known")
         arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
         return why or self.first(a.value if isinstance(a, ast.Starred) else a for a in arguments)
+
+
+def _is_sized(facts: Facts, call: ast.Call) -> bool:
+    """``torch.LongTensor(3, 4)``: sizes, not data."""
+    if not (dotted(facts, call.func) or "").startswith("torch.") or call.keywords:
+        return False
+    only = call.args[0] if len(call.args) == 1 else None
+    return only is None or facts.value(only).dtype == "int"
 
 
 def _stores(target: ast.expr, name: str) -> bool:

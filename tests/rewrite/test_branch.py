@@ -334,3 +334,39 @@ def test_tensors_in_with_blocks_keep_their_context(tmp_path: Path) -> None:
             h, is_positive = self._forward_a(x)
 """
     assert block in new
+
+
+BOXES = """\
+import torch
+from torch import nn
+
+
+class Boxes:
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor = tensor
+
+    def clip(self, size):
+        assert torch.isfinite(self.tensor).all(), "infinite"
+        h, w = size
+        x1 = self.tensor[:, 0].clamp(min=0, max=w)
+        y1 = self.tensor[:, 1].clamp(min=0, max=h)
+        x2 = self.tensor[:, 2].clamp(min=0, max=w)
+        y2 = self.tensor[:, 3].clamp(min=0, max=h)
+        self.tensor = torch.stack((x1, y1, x2, y2), dim=-1)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor):
+        boxes = Boxes(self.net(x))
+        boxes.clip((3, 4))
+        return boxes.tensor
+"""
+
+
+def test_an_object_that_is_made_at_every_call_gets_no_segments(tmp_path: Path) -> None:
+    assert rewrite(BOXES, tmp_path, ["CG104"]) == BOXES
+    assert "a `Boxes` is made at every call (line 25)" in " ".join(reasons(BOXES, tmp_path, ["CG104"]))

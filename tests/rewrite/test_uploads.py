@@ -47,6 +47,11 @@ LEFT_ALONE = {
     "a function that draws": "return x + (noise(4) / 2).to(x.device)",
     "a list drawn by numpy": """m = masked(4)
         return x * torch.tensor(m, device=x.device)""",
+    "memory of a size, written to later": "return x * torch.LongTensor(len(lengths), 7).to(x.device).zero_()",
+    "a list that takes in what is read back": """rows = []
+        for row in x.cpu().numpy():
+            rows.append(numpy.unique(row).tolist())
+        return x * torch.tensor(rows, device=x.device)""",
     "a number drawn by Python": """n = random.random()
         return x * torch.tensor([n, n], device=x.device)""",
 }
