@@ -28,8 +28,7 @@ from .trees import Subject, seed_everything, under
 Step = dict[str, Any]
 LOOKS = 3
 SWITCH_S = 1e-6  # threads take turns at almost every instruction
-PAUSES, PAUSE_S = 0.25, 5e-4  # and pause before one line in four, for up to half a millisecond
-PAUSING_S = 3.0  # and that for so long in all
+PAUSES, PAUSE_S, PAUSING_S = 0.25, 5e-4, 3.0  # and pause before one line in four, for three seconds in all
 KEPT = 12  # results kept alive, and looked at again at the end
 
 
