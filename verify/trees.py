@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,29 +91,36 @@ def sizes_in(trees: Trees) -> tuple[int, ...]:
 
 def edited(trees: Trees) -> list[str]:
     """Callables of both trees that differ: ``module:qualname`` of functions, classes and methods."""
-    found: list[str] = []
-    for name in sorted(trees.differing):
-        if name.rpartition("/")[2] == RUNTIME:
-            continue
-        with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError):
-            old, new = (ast.parse((root / name).read_bytes()) for root in (trees.before, trees.after))
-            module = module_of(trees.after / name, trees.after_roots)
-            found += [f"{module}:{qualname}" for qualname in _edited(old.body, new.body)]
-    return found
+
+    def callables(name: str, old: list[ast.stmt], new: list[ast.stmt]) -> list[str]:
+        module = module_of(trees.after / name, trees.after_roots)
+        return [f"{module}:{qualname}" for qualname in _edited(old, new)]
+
+    return _in_differing(trees, callables)
 
 
 def edited_outside(trees: Trees) -> list[str]:
     """Where top-level code of a script was edited, ``file:line``: nothing that can be called alone."""
+
+    def places(name: str, old: list[ast.stmt], new: list[ast.stmt]) -> list[str]:
+        known = {ast.dump(node) for node in old}
+        others = [n for n in new if not isinstance(n, (ast.Import, ast.ImportFrom, *_CALLABLES))]
+        return [f"{name}:{node.lineno}" for node in others if ast.dump(node) not in known]
+
+    return _in_differing(trees, places)
+
+
+def _in_differing(
+    trees: Trees, look: Callable[[str, list[ast.stmt], list[ast.stmt]], list[str]]
+) -> list[str]:
+    """What ``look`` finds in the name and both bodies of each file that differs and parses; not in ours."""
     found: list[str] = []
     for name in sorted(trees.differing):
         if name.rpartition("/")[2] == RUNTIME:
             continue
         with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError):
             old, new = (ast.parse((root / name).read_bytes()) for root in (trees.before, trees.after))
-            known = {ast.dump(node) for node in old.body}
-            no_code = (ast.Import, ast.ImportFrom, *_CALLABLES)
-            lines = [n.lineno for n in new.body if not isinstance(n, no_code) and ast.dump(n) not in known]
-            found += [f"{name}:{line}" for line in lines]
+            found += look(name, old.body, new.body)
     return found
 
 

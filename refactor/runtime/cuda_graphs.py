@@ -1141,6 +1141,7 @@ class _Watch:
             self.todo.append((item, f"{label}.{key}" if named else f"{label}[{key!r}]"))
 
     def _visit(self, value: Any, label: str) -> None:
+        """Read what a value holds and follow it. Long, because every kind of value has its own way."""
         kind = type(value)
         if isinstance(value, type):
             self._visit_class(value, made=True)

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 61e461bfbbe827316dbc7a4b30fa6854db1c0e67bd48e3146f3f6a40995ac7b3). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 715afad7dd2f16044a2e2e29637d84a857baea1b042b100866e7eec1ae9f043b). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -1142,6 +1142,7 @@ class _Watch:
             self.todo.append((item, f"{label}.{key}" if named else f"{label}[{key!r}]"))
 
     def _visit(self, value: Any, label: str) -> None:
+        """Read what a value holds and follow it. Long, because every kind of value has its own way."""
         kind = type(value)
         if isinstance(value, type):
             self._visit_class(value, made=True)
