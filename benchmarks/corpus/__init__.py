@@ -11,7 +11,10 @@ from . import (
     contracts,
     decoding,
     edges,
+    fields,
+    gradients,
     habits,
+    holders,
     idioms,
     isolation,
     manners,
@@ -39,7 +42,7 @@ FAMILIES = (
     aliasing, branches, buffers, capture, concurrency, numerics, padding, rng, state, training, undecided,
     idioms, programs, sequences, steps, ungraphed, decoding,
     outputs, optimizing, values, isolation, streams,
-    manners, margins, scripts, contracts, roundings, edges, habits,
+    manners, margins, scripts, contracts, roundings, edges, habits, holders, gradients, fields,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

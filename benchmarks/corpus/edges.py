@@ -256,6 +256,7 @@ class Net(nn.Module):
         self.head = nn.Linear(8, 8)
         self.seen = []
         self._graphs = {}
+        self._known = None
     def _run(self, x, known):
         logits = self.head(x)
         return torch.where(known, torch.where(logits > 0, logits / 1.3, logits * 1.3), logits)
@@ -263,15 +264,17 @@ class Net(nn.Module):
         if restart:
             self.seen.clear()
         self.seen.append(int(token))
+        if self._known is None:
+            self._known = torch.zeros(8, dtype=torch.bool, device=x.device)
         key = addresses(self)
         if key not in self._graphs:
-            static, known = x.clone(), torch.zeros(8, dtype=torch.bool, device=x.device)
-            self._graphs[key] = (static, known, *capture(lambda: self._run(static, known)))
-        static, known, graph, out = self._graphs[key]
+            static = x.clone()
+            self._graphs[key] = (static, *capture(lambda: self._run(static, self._known)))
+        static, graph, out = self._graphs[key]
         static.copy_(x)
         if len(self.seen) == 1:
-            known.zero_()
-        known.index_fill_(0, token, True)
+            self._known.zero_()
+        self._known.index_fill_(0, token, True)
         graph.replay()
         return out.clone()
 """,
@@ -300,7 +303,7 @@ PAIRS: tuple[Pair, ...] = (
     NONE,
     NONE.mutant("mean_of_no_rows_is_zero", "result|shapes", "No rows give zeros.", ("if torch.is_grad_enabled() or not size:", "if torch.is_grad_enabled():"), ("/ n, h.sum(0)", "/ n.clamp(min=1), h.sum(0)")),
     NOISY,
-    NOISY.mutant("noise_of_the_bucket", "random|result", "Noise is drawn for the whole bucket.", ("out[:size] + torch.randn_like(x)", "(out + torch.randn_like(out))[:size]")),
+    NOISY.mutant("noise_of_the_bucket", "random|result", "Noise is drawn for the whole bucket, column by column.", ("out[:size] + torch.randn_like(x)", "(out + torch.randn_like(out.t()).t())[:size]")),
     BEAMS,
     BEAMS.mutant("scores_keep_their_places", "result|state", "Scores do not follow their beam.", ("self.scores.index_select(0, parents)", "self.scores")),
     BEAMS.mutant("ends_keep_their_places", "result|state", "A beam's end stays where it was.", ("self.done.index_select(0, parents)", "self.done.clone()")),
@@ -317,6 +320,6 @@ PAIRS: tuple[Pair, ...] = (
     SAMPLER.mutant("bound_of_the_first_call", "result", "The bound is the one of capture.", ("        held[2].fill_(top)\n", "")),
     PENALTY,
     PENALTY.mutant("penalty_makes_negative_likelier", "result", "Negative logits are divided as well.", ("logits * 1.3)", "logits / 1.3)")),
-    PENALTY.mutant("penalty_for_the_last_alone", "result", "Only the last token is remembered.", ("        if len(self.seen) == 1:\n            known.zero_()", "        known.zero_()")),
-    PENALTY.mutant("penalty_never_forgotten", "result", "A new text starts with the old one's tokens.", ("        if len(self.seen) == 1:\n            known.zero_()\n", "")),
+    PENALTY.mutant("penalty_for_the_last_alone", "result", "Only the last token is remembered.", ("        if len(self.seen) == 1:\n            self._known.zero_()", "        self._known.zero_()")),
+    PENALTY.mutant("penalty_never_forgotten", "result", "A new text starts with the old one's tokens.", ("        if len(self.seen) == 1:\n            self._known.zero_()\n", "")),
 )  # fmt: skip

@@ -471,7 +471,7 @@ PAIRS: tuple[Pair, ...] = (
     ),
     ADAM.mutant(
         "optimizer_not_capturable",
-        "exception",
+        "exception|state",
         "The optimizer counts its steps on the host.",
         ("capturable=True", "capturable=False"),
     ),

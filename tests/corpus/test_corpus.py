@@ -14,7 +14,7 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SCENARIOS = {
     "values", "shapes", "padding", "arguments", "kept outputs", "mutation", "aliasing", "rebinding",
-    "train/eval", "reseeding", "instances", "exceptions", "long", "mixed", "graph growth", "load",
+    "train/eval", "reseeding", "instances", "exceptions", "long", "mixed", "graph growth", "load", "deepcopy",
 }  # fmt: skip
 
 
