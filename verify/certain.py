@@ -328,10 +328,11 @@ class Certain:
         yield [on, a, off, a]
 
     def deepcopy(self) -> Iterator[Steps]:
-        """A copy before the first call, after it, and after other parameters."""
+        """A copy before the first call, after it, and after other parameters; then one by way of a file."""
         a, b, copied = self.call(self.high, 83), self.call(self.low, 84), {"op": "deepcopy"}
         rebind = {"op": "rebind", "how": "assign", "seed": 9}
         yield [copied, a, b, copied, a, b, rebind, a, copied, a]
+        yield [a, b, {**copied, "pickled": True}, a, b, a]
 
     def threads(self) -> Iterator[Steps]:
         """Calls of one size and of two sizes at the same time, before and after single ones."""

@@ -19,7 +19,7 @@ _HEAD = '''"""Counterexample of `refactor verify` for target {name!r}.
 Run it with the interpreter of the program: python THIS_FILE [BEFORE_TREE AFTER_TREE]
 It needs {needs}. The two trees run in processes of their own and get the same inputs.
 """
-import contextlib, copy, gc, importlib, importlib.util, os, random, subprocess, sys, tempfile, threading
+import contextlib, copy, gc, importlib, importlib.util, os, pickle, random, subprocess, sys, tempfile, threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -180,7 +180,8 @@ class Run:
         elif op == "autocast":
             self.autocast = step["dtype"]
         elif op == "deepcopy" and network:
-            self.owners[i] = self.calls[i] = copy.deepcopy(network)
+            again = (lambda n: pickle.loads(pickle.dumps(n)).to(DEVICE)) if step.get("pickled") else copy.deepcopy
+            self.owners[i] = self.calls[i] = again(network)
         elif op == "threads":
             self.threads(number, i, step)
 

@@ -303,7 +303,10 @@ class Pair:
         self.tally.notes += [n for n in judged["notes"] if n not in self.tally.notes]
         self.tally.unmeasured = self.tally.unmeasured or judged.get("unmeasured", "")
         if judged["equal"]:
-            return Outcome("equal", coarse=bool(judged.get("coarse")))
+            known = not judged.get(
+                "unmeasured"
+            )  # an original that is another one each time tells nothing more
+            return Outcome("equal", coarse=known and bool(judged.get("coarse")))
         difference = judged["difference"]
         text = f"{difference['path']}: {difference['text']}"
         return Outcome("differs", text, difference["step"], difference["group"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from refactor.verify.worker import graphs, observe  # noqa: E402
+from refactor.verify.worker import graphs, leaving, observe  # noqa: E402
 from refactor.verify.worker.judge import Trace, compare  # noqa: E402
 from refactor.verify.worker.trees import Subject  # noqa: E402
 from torch import nn  # noqa: E402
@@ -103,14 +103,14 @@ def test_an_inference_tensor_where_a_plain_one_was_is_a_difference() -> None:
 def test_a_setting_that_is_left_changed_is_seen_and_one_that_is_put_back_is_not() -> None:
     network = nn.Linear(2, 2)
     subject = Subject(network, network, gc)
-    before = observe.settings()
-    plain = observe.flags(subject, before, {})
+    before = leaving.settings()
+    plain = leaving.flags(subject, before, before, {})
     gc.disable()
     try:
-        changed = observe.flags(subject, before, {})
+        changed = leaving.flags(subject, before, leaving.settings(), {})
     finally:
         gc.enable()
-    assert observe.flags(subject, before, {}) == plain
+    assert leaving.flags(subject, before, leaving.settings(), {}) == plain
     assert [path for (path, a), (_, b) in zip(plain, changed, strict=True) if a != b] == [
         "setting of the process: collection of garbage"
     ]
@@ -119,9 +119,9 @@ def test_a_setting_that_is_left_changed_is_seen_and_one_that_is_put_back_is_not(
 def test_a_parameter_that_stays_frozen_is_seen() -> None:
     network = nn.Linear(2, 2)
     subject = Subject(network, network, gc)
-    before = observe.flags(subject, {}, {})
+    before = leaving.flags(subject, {}, {}, {})
     network.bias.requires_grad_(False)
-    changed = [a[0] for a, b in zip(before, observe.flags(subject, {}, {}), strict=True) if a != b]
+    changed = [a[0] for a, b in zip(before, leaving.flags(subject, {}, {}, {}), strict=True) if a != b]
     assert changed == ["requires_grad of bias"]
 
 
@@ -129,9 +129,9 @@ def test_a_parameter_that_became_another_object_is_seen() -> None:
     network = nn.Linear(2, 2)
     subject = Subject(network, network, gc)
     held = observe.state_tensors(subject)
-    before = observe.flags(subject, {}, held)
+    before = leaving.flags(subject, {}, {}, held)
     network.weight = nn.Parameter(network.weight.detach().clone())
-    changed = [a[0] for a, b in zip(before, observe.flags(subject, {}, held), strict=True) if a != b]
+    changed = [a[0] for a, b in zip(before, leaving.flags(subject, {}, {}, held), strict=True) if a != b]
     assert changed == ["parameter weight"]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from . import reference
 from .episode import Plan
-from .judge import Comparison, Difference, Suspect, Trace, only_non_finite
+from .judge import KEPT, Comparison, Difference, Suspect, Trace, only_non_finite
 from .measure import Reference, amplified, explain, measure, obvious
 from .observe import same_bits
 
@@ -93,7 +93,7 @@ def decide(again: Callable[[Kind], Trace | str], mine: Trace, compared: Comparis
             undefined = suspect.step
         elif result.bad is not None:
             found.append(Difference(suspect.step, suspect.group, suspect.path, explain(suspect, result.bad)))
-        elif suspect.group in ("state", "gradients") and _overflowed(suspect):
+        elif suspect.group in KEPT and _overflowed(suspect):
             notes.append(f"{suspect.path}: overflows, from there on nothing is compared")
             undefined = suspect.step
         elif _unsteady(suspect, runs):

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import random
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import holdings, observe
+from . import held, holdings, leaving, observe
 from .hardware import Hardware
 from .inputs import Builder, tensor
 from .isolation import is_sticky
+from .racing import entered, hesitating, together
 from .reference import ulps
+from .results import settled
 from .spoken import Listener, Spoken, said_by, told
-from .trees import Subject, seed_everything, under
+from .trees import Subject, seed_everything
 
 Step = dict[str, Any]
 LOOKS = 3
-SWITCH_S = 1e-6  # threads take turns at almost every instruction
-PAUSES, PAUSE_S, PAUSING_S = 0.25, 5e-4, 3.0  # and pause before one line in four, for three seconds in all
 KEPT = 12  # results kept alive, and looked at again at the end
 
 
@@ -42,6 +39,7 @@ class Call:
     error: BaseException | None = None
     spoken: Spoken = field(default_factory=Spoken)
     settings: dict[str, str] = field(default_factory=dict)  # of the process, before the call
+    left: dict[str, str] = field(default_factory=dict)  # and after it
     parameters: dict[str, Tensor] = field(default_factory=dict)  # of the module, before the call
 
 
@@ -79,6 +77,8 @@ class Episode:
         self.stepping: set[int] = set()  # instances that change their own parameters in a call
         self.calls: list[Call] = []
         self.observed: list[dict[str, Any]] = []
+        self.hooks = leaving.Hooks()
+        self.widened: list[tuple[Tensor, torch.dtype]] = []
         self.grad_mode: bool | None = None
         self.autocast: str | None = None
         self.settings = (
@@ -104,6 +104,8 @@ class Episode:
                 if not is_sticky(str(error)):
                     raise
                 self._lost(number, steps[min(number, len(steps) - 1)], error)
+            finally:
+                held.narrowed(self.widened)
 
     def _build(self, steps: list[Step], seed: int) -> None:
         seed_everything(seed)
@@ -126,8 +128,8 @@ class Episode:
         return self.subjects[index]
 
     def _adopt(self, index: int, subject: Subject) -> None:
-        if self.plan.double and subject.network is not None:
-            subject.network.double()
+        if self.plan.double:
+            self.widened += held.doubled(subject, self.plan.listener.root)
         if self.plan.perturb and subject.network is not None:
             with torch.no_grad():
                 for p in subject.network.parameters():
@@ -157,9 +159,10 @@ class Episode:
             call = Call(number, self.arguments(index, step))
             before = {name: list(observe.tensors_of(v, name)) for name, v in call.arguments.items()}
             held = self._parameters(index)
-            call.settings, call.parameters = observe.settings(), observe.state_tensors(self.subjects[index])
+            call.settings, call.parameters = leaving.settings(), observe.state_tensors(self.subjects[index])
             self.plan.hardware.arrive_late([t for pairs in before.values() for _, t in pairs])
             self.invoke(index, call)
+            call.left = leaving.settings()
             if any(not torch.equal(p, old) for p, old in held):
                 self.stepping.add(index)
             if step.get("backward") and call.error is None:
@@ -193,7 +196,7 @@ class Episode:
         keywords = {k: v for k, v in call.arguments.items() if k not in positional}
         try:
             result = self.callables[index](*(call.arguments[n] for n in positional), **keywords)
-            call.result = list(result) if isinstance(result, Iterator) else result
+            call.result = settled(result)
         except BaseException as error:  # whatever a program raises is what both sides are compared by
             call.error = error
 
@@ -323,17 +326,22 @@ class Episode:
         self.autocast = step["dtype"]
 
     def _deepcopy(self, number: int, step: Step) -> None:
-        """Go on with a deep copy of the module."""
+        """Go on with a deep copy of the module, or with one that was pickled and read again."""
         index = int(step.get("i", 0))
         subject = self.subject(index)
         if subject.network is None or subject.call is not subject.owner:
             return
+        made: nn.Module = subject.network
+        error: Exception | None = None
         try:
-            owner = copy.deepcopy(subject.owner)
-        except Exception as error:
+            made = held.pickled(made) if step.get("pickled") else copy.deepcopy(made)
+        except Exception as raised:
+            error = raised
+        if step.get("pickled") or error is not None:
             self._observe(number, index, Call(number, {}, error=error), [], step)
+        if error is not None:
             return
-        self._adopt(index, Subject(owner, owner, subject.module))
+        self._adopt(index, Subject(made, made, subject.module))
 
     def _threads(self, number: int, step: Step) -> None:
         """Several calls at the same time, each in its own thread."""
@@ -347,7 +355,7 @@ class Episode:
         def work(call: Call) -> None:
             with contextlib.suppress(threading.BrokenBarrierError):
                 barrier.wait(10)
-            with self.mode(), _entered(self.plan.contexts), hesitating(self.plan.listener.root, call.step):
+            with self.mode(), entered(self.plan.contexts), hesitating(self.plan.listener.root, call.step):
                 results = []
                 for _ in range(int(step.get("times", 1))):
                     self.invoke_quietly(index, call)
@@ -356,15 +364,7 @@ class Episode:
                     call.result = results  # each may be the one that another thread wrote over
 
         workers = [threading.Thread(target=work, args=(call,), daemon=True) for call in calls]
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_S)
-        try:
-            for thread in workers:
-                thread.start()
-            for thread in workers:
-                thread.join()
-        finally:
-            sys.setswitchinterval(interval)
+        together(workers)
         for call in calls:
             self.calls.append(call)
             given = [pair for n, v in call.arguments.items() for pair in observe.tensors_of(v, n)]
@@ -398,7 +398,7 @@ class Episode:
             )
         groups["inputs"] = [leaf for path, t in given for leaf in recorder.leaves(t, path)]
         groups["containers"] = observe.containers(call.arguments, given)
-        groups["flags"] = observe.flags(subject, call.settings, call.parameters)
+        groups["flags"] = leaving.flags(subject, call.settings, call.left, call.parameters)
         call.parameters = {}
         groups["input gradients"] = [
             leaf for path, t in given if t.requires_grad for leaf in recorder.leaves(t.grad, f"{path}.grad")
@@ -408,6 +408,11 @@ class Episode:
             groups["gradients"] = observe.gradients(subject, recorder, index)
         with self.plan.unwatched():
             root = self.plan.listener.root
+            parts = held.held(subject, root)
+            groups["held state"] = held.state(parts, recorder, index)
+            groups["held gradients"] = held.gradients(parts, recorder, index)
+            networks = [m for _, m in parts] + ([subject.network] if subject.network is not None else [])
+            groups["flags"] += self.hooks.left(index, networks)
             groups["attributes"] = holdings.attributes(subject, recorder, index, root)
             groups["optimizers"] = holdings.optimizers(subject, recorder, index, root)
             groups["observed"] = holdings.shown(subject, recorder, index, self.plan.looking())
@@ -416,11 +421,14 @@ class Episode:
         groups["random"] = observe.random_state(self.plan.device)
         entry = {"step": number, "outside": bool(step.get("outside")), "settings": self.settings}
         entry["wide"] = bool(step.get("wide"))
+        entry["pickled"] = bool(step.get("pickled"))
+        entry["laid out"] = any("layout" in r for r in step.get("a", {}).values())
         self.observed.append({**entry, "groups": groups})
 
     def _finish(self, number: int) -> None:
         """Look again at everything that was kept."""
         groups: dict[str, Any] = {"kept": [], "state": [], "gradients": []}
+        groups |= {"held state": [], "held gradients": []}
         for call in self.calls[-KEPT:]:
             if call.result is not None:
                 groups["kept"] += self.recorder.leaves(call.result, f"result of step {call.step}")
@@ -430,41 +438,11 @@ class Episode:
         for index, subject in self.subjects.items():
             groups["state"] += observe.state(subject, self.recorder, index)
             groups["gradients"] += observe.gradients(subject, self.recorder, index)
+            parts = held.held(subject, self.plan.listener.root)
+            groups["held state"] += held.state(parts, self.recorder, index, at_end=True)
+            groups["held gradients"] += held.gradients(parts, self.recorder, index, at_end=True)
         entry = {"step": number, "outside": False, "settings": self.settings}
         self.observed.append({**entry, "groups": groups})
-
-
-@contextlib.contextmanager
-def hesitating(root: Path, seed: int) -> Iterator[None]:
-    """Let this thread pause at some lines of the user's, so that others go on in between: races show."""
-    chance = random.Random(hash((seed, threading.get_ident())))
-    end = time.monotonic() + PAUSING_S
-
-    def at_line(frame: Any, event: str, argument: Any) -> Any:
-        if event == "line" and chance.random() < PAUSES:
-            time.sleep(PAUSE_S * chance.random())
-            if time.monotonic() > end:  # a long program is not to look as if it hung
-                sys.settrace(None)
-                return None
-        return at_line
-
-    def at_call(frame: Any, event: str, argument: Any) -> Any:
-        return at_line if under(frame.f_code.co_filename, root) else None
-
-    before = sys.gettrace()
-    sys.settrace(at_call)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
-
-
-@contextlib.contextmanager
-def _entered(makers: list[Callable[[], contextlib.AbstractContextManager[Any]]]) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for make in makers:
-            stack.enter_context(make())
-        yield
 
 
 def disturbed(t: Tensor, seed: int) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .judge import Comparison, Difference, Suspect, Trace, compare
+from .judge import KEPT, Comparison, Difference, Suspect, Trace, compare
 
 HALF = ("torch.float16", "torch.bfloat16")
 FLOATS = (*HALF, "torch.float32")
@@ -26,7 +26,7 @@ MOST = 8.0  # units: a larger difference is no rounding, and was decided already
 SHARE = 0.25  # of the elements that must be off
 FEWEST = 48  # elements that can tell anything
 CERTAIN = 6.0  # standard errors that the slope must lie above zero
-GROUPS = ("result", "inputs", "state", "gradients", "input gradients", "attributes", "kept")
+GROUPS = ("result", "inputs", *KEPT, "input gradients", "attributes", "kept")
 
 
 def is_coarse(compared: Comparison) -> bool:

@@ -93,9 +93,11 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
 
+KEPT = ("state", "gradients", "held state", "held gradients")  # what goes into every later step
 GROUPS = (
     "exception", "message", "result", "inputs", "containers", "flags", "aliasing", "state", "gradients",
-    "input gradients", "attributes", "optimizers", "observed", "printed", "recorded", "random", "kept",
+    "held state", "held gradients", "input gradients", "attributes", "optimizers",
+    "observed", "printed", "recorded", "random", "kept",
 )  # fmt: skip
 
 
@@ -114,6 +116,12 @@ def compare(before: Trace, after: Trace, strides: bool) -> Comparison:
             break  # the original has no such setting, or not this value of it
         if mine.get("wide") and raised[0]:
             break  # integers nobody declared, and the original does not take them
+        if mine.get("pickled") and (raised[0] or raised[1]):
+            side = "rewrite" if raised[1] else "original"
+            found.notes.append(f"the {side} cannot be pickled")
+            break
+        if mine.get("laid out") and raised[0] and "message" not in mine["groups"]:
+            break  # an operation of the original does not take memory laid out like this
         if mine["outside"] and raised[0]:
             # outside the declared domain only this is asked: what the program refuses must not be accepted
             if not raised[1]:
@@ -131,14 +139,14 @@ def compare(before: Trace, after: Trace, strides: bool) -> Comparison:
         if mine["outside"]:
             break  # both accept what the target does not declare: nothing from here on is evidence
         trains = _has_gradients(mine["groups"])
-        looked = ("inputs", "state") if trains else ("inputs",)
+        looked = ("inputs", "state", "held state") if trains else ("inputs",)
         finite = finite and all(_all_finite(mine["groups"].get(g) or [], before) for g in looked)
         first = len(found.suspects)
         for group in GROUPS:
             _compare_group(found, position, mine, theirs, group, before, after, strides, seen)
         if not finite and trains:
             for suspect in found.suspects[first:]:
-                suspect.undefined = suspect.group in ("gradients", "input gradients", "state")
+                suspect.undefined = suspect.group in (*KEPT, "input gradients")
         if raised[0] != raised[1]:
             break
     if len(before.observed) != len(after.observed) and not found.certain:
@@ -153,7 +161,8 @@ def _all_finite(leaves: list[Any], trace: Trace) -> bool:
 
 
 def _has_gradients(groups: dict[str, Any]) -> bool:
-    return any(leaf[0] == "tensor" for _, leaf in groups.get("gradients") or [])
+    found = [*(groups.get("gradients") or []), *(groups.get("held gradients") or [])]
+    return any(leaf[0] == "tensor" for _, leaf in found)
 
 
 def only_non_finite(suspect: Suspect, bad: Tensor) -> bool:
@@ -222,8 +231,8 @@ def _compare_group(
         return
     if group == "attributes":
         a, b = _present(a, b)
-    if group == "optimizers":
-        a, b = _both(a, b)
+    if group in ("optimizers", "held state", "held gradients"):
+        a, b = _both(a, b, only_alike=group == "held state")
     if group == "recorded":
         b = _known(b, before)
     _compare_leaves(found, position, step, group, a, b, before, after, strides, seen)
@@ -252,10 +261,10 @@ def _alike(mine: list[Any], theirs: list[Any] | None) -> bool:
     return mine[0] != "tensor" or mine[3:5] == theirs[3:5]
 
 
-def _both(a: list[Any], b: list[Any]) -> tuple[list[Any], list[Any]]:
+def _both(a: list[Any], b: list[Any], only_alike: bool) -> tuple[list[Any], list[Any]]:
     """What both sides have: a rewrite may keep moments of its own beside the optimizer."""
     mine, theirs = dict(a), dict(b)
-    shared = [path for path in mine if path in theirs]
+    shared = [p for p in mine if p in theirs and (not only_alike or _alike(mine[p], theirs[p]))]
     return [[path, mine[path]] for path in shared], [[path, theirs[path]] for path in shared]
 
 

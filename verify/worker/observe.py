@@ -10,11 +10,8 @@ import contextlib
 import dataclasses
 import enum
 import functools
-import gc
 import hashlib
 import inspect
-import logging
-import os
 import random
 import sys
 import types
@@ -31,6 +28,7 @@ Leaves = list[list[Any]]  # [[path, leaf], ...], in the order of the structure
 
 DEPTH = 8
 LIBRARIES = frozenset((*sys.stdlib_module_names, "torch", "numpy"))  # whose properties are nobody's results
+NAN_BYTE = 0x7F
 STATE_LIMIT = 4_000_000  # elements of state looked at after every call; larger state only at the end
 
 
@@ -46,7 +44,7 @@ class Recorder:
         """Index of a detached CPU copy; with a name, of the last copy under it if nothing changed since."""
         copy = tensor.detach()
         copy = copy.to_dense() if copy.layout is not torch.strided else copy
-        copy = copy.resolve_conj().resolve_neg().to("cpu", copy=True).contiguous()
+        copy = plain(copy.resolve_conj().resolve_neg().to("cpu", copy=True))
         if name is not None and name in self._latest:
             index = self._latest[name]
             last = self.tensors[index]
@@ -119,6 +117,21 @@ class Recorder:
             children = [(f"{path}.{k}", v) for k, v in public]
         for child_path, child in children:
             self._flatten(child, child_path, out, seen, name)
+
+
+def plain(t: Tensor) -> Tensor:
+    """Contiguous, with the strides of a fresh tensor; eight-bit floats as bytes, one for all NaNs and zeros.
+
+    Of eight-bit floats each is a level, and the next level is another result, as with integers.
+    """
+    # a tensor of one element is contiguous whatever its strides are, and torch may refuse to view it as bytes
+    t = t.contiguous() if t.numel() > 1 else t.clone(memory_format=torch.contiguous_format)
+    if not t.is_floating_point() or t.dtype.itemsize > 1:
+        return t
+    values, data = t.float(), t.view(torch.uint8).clone()
+    data[values.isnan()] = NAN_BYTE
+    data[values == 0] = 0
+    return data
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -269,67 +282,6 @@ def containers(arguments: Mapping[str, Any], given: list[tuple[str, Tensor]]) ->
 
     held = ((n, v) for n, v in arguments.items() if isinstance(v, (Mapping, list)))
     return [[f"argument {name}", ["value", type(v).__qualname__, outline(v)]] for name, v in held]
-
-
-def flags(subject: Subject, before: Mapping[str, str], held: Mapping[str, Tensor]) -> Leaves:
-    """Settings of the process after a call, which hold for everything that comes after it.
-
-    ``before`` is what `settings` gave before the call: of the others only those a call leaves changed count.
-    ``held`` are the parameters before the call: an optimizer goes on with these objects.
-    """
-    found = {
-        "gradients are on": torch.is_grad_enabled(),
-        "default dtype": torch.get_default_dtype(),
-        "float32 matmul precision": torch.get_float32_matmul_precision(),
-        "autocast is on": torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"),
-    }
-    leaves: Leaves = [
-        [f"setting of torch: {name}", ["value", "setting", str(v)]] for name, v in found.items()
-    ]
-    now = settings() if before else {}
-    for name, value in now.items():
-        same = before.get(name) == value
-        text = "as before the call" if same else f"left at {value}"
-        leaves.append([f"setting of the process: {name}", ["value", "setting", text]])
-    for name, t in state_tensors(subject).items():
-        if isinstance(t, nn.Parameter):
-            leaves.append([f"requires_grad of {name}", ["value", "bool", str(t.requires_grad)]])
-            other = name in held and held[name] is not t
-            leaves.append(
-                [f"parameter {name}", ["value", "parameter", "another object" if other else "kept"]]
-            )
-    return leaves
-
-
-def settings() -> dict[str, str]:
-    """Settings of the process that a call may change and forget to put back."""
-    cuda: Any = torch.cuda
-    kernels: Any = torch.backends.cuda
-    matmul, cudnn = kernels.matmul, torch.backends.cudnn
-    found: dict[str, Any] = {
-        "collection of garbage": gc.isenabled(),
-        "working directory": os.getcwd(),
-        "level below which nothing is logged": logging.root.manager.disable,
-        "threads": torch.get_num_threads(),
-        "default device": torch.get_default_device(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "detection of anomalies": torch.is_anomaly_enabled(),
-        "cache of autocast": torch.is_autocast_cache_enabled(),
-        "cudnn.benchmark": cudnn.benchmark,
-        "cudnn.deterministic": cudnn.deterministic,
-        "cudnn.enabled": cudnn.enabled,
-        "sums of float16 products": matmul.allow_fp16_reduced_precision_reduction,
-        "sums of bfloat16 products": matmul.allow_bf16_reduced_precision_reduction,
-        "attention kernels": (
-            kernels.flash_sdp_enabled(),
-            kernels.mem_efficient_sdp_enabled(),
-            kernels.math_sdp_enabled(),
-        ),
-    }
-    if cuda.is_available() and cuda.is_initialized():
-        found["current device"] = cuda.current_device()
-        found["current stream is the default one"] = cuda.current_stream() == cuda.default_stream()
-    return {name: str(value) for name, value in found.items()}
 
 
 def random_state(device: str) -> str:

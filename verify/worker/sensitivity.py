@@ -36,6 +36,13 @@ class Sensitivity:
             self._returned |= result is not None
             if not result or not plain:
                 continue
+            if not any(
+                leaf[0] in ("tensor", "number") for _, leaf in result
+            ):  # what it does is what it keeps
+                result = [
+                    *result,
+                    *(r for g in ("state", "held state", "attributes") for r in entry["groups"][g]),
+                ]
             kinds = repr([(path, leaf[0], leaf[4:5]) for path, leaf in result])
             values = [
                 _digest(trace.tensors[leaf[2]]) if leaf[0] == "tensor" else leaf[-1] for _, leaf in result

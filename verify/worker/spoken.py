@@ -66,7 +66,7 @@ class Listener:
             spoken = listener.current
             if spoken is not None and under(record.pathname, listener.root) and len(spoken.logged) < MOST:
                 with contextlib.suppress(Exception):  # a record whose arguments do not fit its format
-                    spoken.logged.append(f"{record.levelname} {record.getMessage()}")
+                    spoken.logged.append(f"{record.levelname} of {record.name}: {record.getMessage()}")
             handle(logger, record)
 
         def warned(message: Any, category: Any = None, *args: Any, **kwargs: Any) -> None:
