@@ -60,11 +60,19 @@ def live_after(function: FunctionNode, stmt: ast.stmt) -> frozenset[str]:
     return live_out(function)[stmt]
 
 
-def live_out(function: FunctionNode) -> dict[ast.stmt, frozenset[str]]:
-    """`live_after` of every statement of a function at once."""
+def live_out(
+    scope: FunctionNode | ast.Module, always: frozenset[str] | None = None
+) -> dict[ast.stmt, frozenset[str]]:
+    """`live_after` of every statement of a function, or of a file's top level, at once.
+
+    Args:
+        scope: its statements are asked about.
+        always: names that are live everywhere; None: those that nested scopes capture or that are declared.
+    """
     flow = _Flow()
-    always = captured(function.body) | declared(function.body)
-    flow.block(function.body, always, _Exits(returns=always, raises=always, breaks=always, continues=always))
+    if always is None:
+        always = captured(scope.body) | declared(scope.body)
+    flow.block(scope.body, always, _Exits(returns=always, raises=always, breaks=always, continues=always))
     return {stmt: live | always for stmt, live in flow.out.items()}
 
 

@@ -24,9 +24,12 @@ class Imports:
 
 
 def settle(
-    source: Source, tree: ast.Module, runtime: RuntimeImport, needed: Iterable[str]
+    source: Source, tree: ast.Module, runtime: RuntimeImport, needed: Iterable[str], before: int
 ) -> Imports | Refusal:
-    """Names and edits for the ``needed`` ones: ``torch``, and names of the vendored runtime."""
+    """Names and edits for the ``needed`` ones: ``torch``, and names of the vendored runtime.
+
+    ``before`` is the line of the first top-level statement that uses them.
+    """
     wanted = sorted(set(needed))
     names: dict[str, str] = {}
     missing: list[ast.alias] = []
@@ -57,7 +60,7 @@ def settle(
         else:
             lines.append(f"from {runtime.module} import {aliases}")
     if lines:
-        edits.append(_insertion(source, tree, lines))
+        edits.append(_insertion(source, tree, lines, before))
     return Imports(names, tuple(edits))
 
 
@@ -98,9 +101,11 @@ def _extend(source: Source, node: ast.ImportFrom, aliases: str) -> Edit:
     return Edit(end, end, f", {aliases}".encode(source.encoding))
 
 
-def _insertion(source: Source, tree: ast.Module, lines: list[str]) -> Edit:
+def _insertion(source: Source, tree: ast.Module, lines: list[str], before: int) -> Edit:
     anchor: ast.stmt | None = None
     for index, node in enumerate(tree.body):
+        if node.lineno >= before:
+            break
         docstring = index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if isinstance(node, ast.Import | ast.ImportFrom) or (docstring and isinstance(node.value.value, str)):  # type: ignore[attr-defined]
             anchor = node

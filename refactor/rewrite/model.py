@@ -27,6 +27,7 @@ class Change:
     build: Build
     line: bool = False  # the node is a simple statement: `build` gets the line it stands on
     moves: bool = False  # it only takes the node elsewhere, and another change of the node is made before
+    late: bool = False  # it needs what changes of later top-level statements make, and is made after them
 
 
 @dataclass(frozen=True, eq=False)

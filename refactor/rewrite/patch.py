@@ -158,16 +158,17 @@ def _attempt(
         reason = "the file contains names reserved for this tool; was it written by an interrupted run?"
         return dict.fromkeys(active, Refusal(reason))
     needed = {name for p in active for name in (*p.runtime, *p.imports)}
-    imports = settle(source, facts.tree, runtime, needed)
-    if isinstance(imports, Refusal):
-        return dict.fromkeys((p for p in active if p.runtime or p.imports), imports)
     chunks: dict[Chunk, list[tuple[Proposal, Change]]] = {}
     for proposal in active:
         for change in proposal.changes:
             chunks.setdefault(chunk_of(source, facts.tree, change.node), []).append((proposal, change))
+    first = min(chunk.first_line for chunk in chunks)
+    imports = settle(source, facts.tree, runtime, needed, first)
+    if isinstance(imports, Refusal):
+        return dict.fromkeys((p for p in active if p.runtime or p.imports), imports)
     edits = list(imports.edits)
     failed: dict[Proposal, Refusal] = {}
-    for chunk, members in chunks.items():
+    for chunk, members in sorted(chunks.items(), key=_turn):
         text = _rewrite(source, chunk, members, imports)
         if isinstance(text, dict):
             failed.update(text)
@@ -179,6 +180,13 @@ def _attempt(
     new = _apply(source.data, edits)
     reason = _unsound(source, new)
     return dict.fromkeys(active, Refusal(reason)) if reason else _Result(tuple(edits), new)
+
+
+def _turn(item: tuple[Chunk, Sequence[tuple[Proposal, Change]]]) -> tuple[bool, int]:
+    """Chunks that need what others make come after those, which stand further down."""
+    chunk, members = item
+    late = any(change.late for _, change in members)
+    return late, -chunk.first_line if late else 0
 
 
 def _rewrite(
@@ -204,7 +212,9 @@ def _rewrite(
         return failed
     text = separated(PLACEHOLDER.sub(lambda match: imports.names[match.group(1)], module.code))
     text = text.replace("\n", "\r") if parsed.carriage_returns else text
-    if not _parses(text) or _comments(chunk.text) - _comments(text):
+    # what goes elsewhere takes its comments along: then only the whole file tells whether one is lost
+    leaves = any(change.late for proposal in owner.values() for change in proposal.changes)
+    if not _parses(text) or (not leaves and _comments(chunk.text) - _comments(text)):
         reason = "the rewritten code would not parse or would lose a comment; please report this statement"
         return dict.fromkeys(owner.values(), Refusal(reason))
     return text

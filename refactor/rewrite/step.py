@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from refactor.analysis import liveness
@@ -23,6 +24,7 @@ from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Joint, Proposal, Refusal
 from refactor.rewrite.names import attribute_names, bound_names, fresh, placeholder, used_names
 from refactor.rewrite.plan import units_of
+from refactor.rewrite.script import SIMPLE, Script
 from refactor.rewrite.syntax import ancestors, appended, argument, code, expression, same_scope
 from refactor.rewrite.window import Reader, Window
 from refactor.rule import Hit
@@ -62,8 +64,7 @@ def propose_step(facts: Facts, hit: Hit) -> Proposal | Refusal:
         )
     if call.args or call.keywords:
         return Refusal("`backward` takes arguments here, so the step is more than one pass; wrap it by hand")
-    if not isinstance(function, ast.FunctionDef):
-        return Refusal("the step stands outside any function; move the loop into one")
+    assert function is None or isinstance(function, ast.FunctionDef)
     reader = Reader(facts, function, block, int(event.extra["index"]))  # type: ignore[call-overload]
     window = reader.window()
     if isinstance(window, str):
@@ -99,7 +100,7 @@ def _planned(facts: Facts, hit: Hit) -> _Plan:
     owner, block, function = hit.event.extra["owner"], hit.event.extra["block"], hit.event.function
     assert isinstance(owner, Owner)
     assert isinstance(block, tuple)
-    assert isinstance(function, ast.FunctionDef)
+    assert function is None or isinstance(function, ast.FunctionDef)
     reader = Reader(facts, function, block, int(hit.event.extra["index"]))  # type: ignore[call-overload]
     window = reader.window()
     assert isinstance(window, Window)
@@ -111,7 +112,7 @@ class _Plan:
     """What the outlined function takes, gives and is called."""
 
     facts: Facts
-    function: ast.FunctionDef
+    function: ast.FunctionDef | None  # None: the step stands at the top level
     owner: Owner
     block: tuple[ast.stmt, ...]
     reader: Reader
@@ -135,19 +136,21 @@ class _Plan:
         unit_lines = {id(s) for unit in units_of(self.block) if len(unit) > 1 for s in unit}
         if any(id(s) in unit_lines for s in (*self.window.before, *inside, *self.window.after)):
             return _UNCLEAR.reason
-        outer = set(used_names(self.function)) | set(bound_names(self.facts.tree)) | set(others)
+        outer = set(used_names(self.scope)) | set(bound_names(self.facts.tree)) | set(others)
         taken = {n.id for s in inside for n in walk(s) if isinstance(n, ast.Name)}
         reason = self.unscaled(taken)
         if reason:
             return reason
         away = {id(n) for n in walk(self.scaled.func)} if self.scaled else set()
         names = {n.id for s in inside for n in walk(s) if isinstance(n, ast.Name) and id(n) not in away}
-        read = [n for n in liveness.reads(inside) if n in self.reader.locals and n in names]
+        variables = self.reader.locals if self.function is not None else self.script.variables
+        read = [n for n in liveness.reads(inside) if n in variables and n in names]
         self.method = self.reader.owner in read and self.keeps_to_itself()
         outer |= attribute_names(self.facts.tree) if self.method else set()
         if not self.method and self.reader.owner in read and not self.take_attributes(taken, away):
             return "the step uses the instance itself; keep its model and optimizer apart from what changes"
-        base = self.function.name.strip("_") or "training"
+        base = self.function.name.strip("_") if self.function is not None else ""
+        base = base or "training"
         self.name = fresh(f"_captured_{base}" if base.endswith("step") else f"_{base}_step", outer)
         self.move(taken)
         swapped = {n.id for e in self.swaps for n in walk(e) if isinstance(n, ast.Name)}
@@ -160,7 +163,21 @@ class _Plan:
         self.inputs = [n for n in read if n != self.reader.owner and (n in kept or n not in swapped)]
         self.inputs += [p for p in dict.fromkeys(self.swaps.values()) if p not in self.inputs]
         self.inputs += [self.scale] if self.scale else []
-        return self.counters() or self.results()
+        return self.counters() or self.results() or self.at_top_level()
+
+    def at_top_level(self) -> str:
+        """Why what stands outside any function cannot become one; empty if it stands in one."""
+        return self.script.trouble(self.owner, self.window.inside) if self.function is None else ""
+
+    @property
+    def scope(self) -> ast.FunctionDef | ast.Module:
+        """What holds the variables of the step."""
+        return self.function if self.function is not None else self.facts.tree
+
+    @cached_property
+    def script(self) -> Script:
+        """The top level of the file."""
+        return Script(self.facts)
 
     def unscaled(self, taken: set[str]) -> str:
         """``scaler.scale(loss).backward()``: the scale becomes an argument, for the scaler itself changes."""
@@ -176,7 +193,7 @@ class _Plan:
         scaler = ast.unparse(scaled.func.value)
         steps = [
             node.args[0]
-            for node in same_scope(self.function)
+            for node in same_scope(self.scope)
             if isinstance(node, ast.Call) and ast.unparse(node.func) == f"{scaler}.step" and node.args
         ]
         if not is_plain(scaled.args[0]):
@@ -284,7 +301,7 @@ class _Plan:
                 if name in names:
                     return f"`{name}` is another Python number at every step; pass it as a tensor"
         inside = {id(n) for s in self.window.inside for n in walk(s)}
-        for node in same_scope(self.function):
+        for node in same_scope(self.scope):
             target = node.target if isinstance(node, ast.AugAssign) and id(node) not in inside else None
             if isinstance(target, ast.Name) and target.id in self.inputs:
                 return f"`{target.id}` changes from step to step on the host; pass it as a tensor"
@@ -293,7 +310,9 @@ class _Plan:
     def results(self) -> str:
         """What the function returns: what is read behind it. The loss leaves its graph behind."""
         inside = self.window.inside
-        live = liveness.live_out(self.function)[inside[-1]]
+        last = inside[-1]
+        scope = self.function
+        live = liveness.live_after(scope, last) if scope is not None else self.script.live_after(last)
         wanted = live | set(liveness.reads(self.window.after))
         self.outputs = [n for n in liveness.writes(inside) if n in wanted]
         loss = set(liveness.reads([self.block[self.reader.backward]]))
@@ -302,7 +321,7 @@ class _Plan:
             taken = set(liveness.reads(other.inside))
             named = (n for s in other.inside for n in walk(s) if isinstance(n, ast.Name))
             ids |= {id(n) for n in named if n.id not in taken}
-        for node in same_scope(self.function):
+        for node in same_scope(self.scope):
             if id(node) in ids or not isinstance(node, ast.Name) or node.id not in self.outputs:
                 continue
             if isinstance(node.ctx, ast.Load) and not self.is_read(node):
@@ -330,7 +349,9 @@ class _Plan:
     @property
     def anchor(self) -> ast.AST:
         """What the function is placed beside."""
-        return self.function if self.method else self.top()
+        if self.function is None:
+            return self.script.place(self.owner)[0]
+        return self.function if self.method else self.top(self.function)
 
     def places(self) -> set[ast.AST]:
         """Nodes of which a file can have one change only: steps that share one are written together."""
@@ -344,9 +365,8 @@ class _Plan:
             changes.append(Change(self.reader.block[self.reader.backward].value, self.backward))  # type: ignore[attr-defined]
         return changes
 
-    def top(self) -> ast.AST:
+    def top(self, node: ast.AST) -> ast.AST:
         """The top-level statement around the function."""
-        node: ast.AST = self.function
         for around in ancestors(self.facts, node):
             if isinstance(around, ast.Module):
                 break
@@ -368,7 +388,7 @@ class _Plan:
         lead = first.leading_lines
         count = next((i for i, line in enumerate(lead) if line.comment is not None), len(lead))
         inside[0] = first.with_changes(leading_lines=lead[count:])
-        made.append(self.made(inside))
+        made[:] = [self.made(inside)]
         call = self.call_line().with_changes(leading_lines=lead[:count])
         new = [*lines[:start], *before, call, *after, *lines[stop:]]
         return node.with_changes(body=body.with_changes(body=new))
@@ -396,7 +416,7 @@ class _Plan:
 
     def parameter(self, name: str) -> str:
         """A parameter, annotated as in the function around."""
-        if name in self.given or name in liveness.writes(self.function.body):
+        if self.function is None or name in self.given or name in liveness.writes(self.function.body):
             return name
         spec = self.function.args
         found = next(
@@ -414,6 +434,8 @@ class _Plan:
         if isinstance(node, Refusal) or not made:
             return node if isinstance(node, Refusal) else _UNCLEAR
         gap = cst.EmptyLine(indent=False)
+        if self.function is None:
+            return self.beside(made, node, gap)
         if not self.method:
             return cst.FlattenSentinel([node, *(f.with_changes(leading_lines=[gap, gap]) for f in made)])
         blanks = [line for line in node.leading_lines if line.comment is None]
@@ -422,6 +444,15 @@ class _Plan:
         first = made[0].with_changes(leading_lines=head)
         others = [f.with_changes(leading_lines=[gap]) for f in made[1:]]
         return cst.FlattenSentinel([first, *others, node.with_changes(leading_lines=[gap, *rest])])
+
+    def beside(self, made: Sequence[cst.FunctionDef], node: Any, gap: cst.EmptyLine) -> Any:
+        """The functions of a top-level loop behind the statement before it, or before the loop."""
+        _, behind, before, after = self.script.place(self.owner)
+        spaced = [f.with_changes(leading_lines=[gap, gap]) for f in made]
+        spaced[0] = spaced[0].with_changes(leading_lines=[gap] * before)
+        body = cst.ensure_type(spaced[-1].body, cst.IndentedBlock)
+        spaced[-1] = spaced[-1].with_changes(body=body.with_changes(footer=[*body.footer, *[gap] * after]))
+        return cst.FlattenSentinel([node, *spaced] if behind else [*spaced, node])
 
 
 def _proposal(plans: Sequence[_Plan]) -> Proposal:
@@ -444,7 +475,10 @@ def _proposal(plans: Sequence[_Plan]) -> Proposal:
 
         return change
 
-    changes += [Change(node, build(node)) for node in dict.fromkeys([*blocks, *anchors])]
+    for node in dict.fromkeys([*blocks, *anchors]):
+        late = any(plan.function is None for plan in anchors.get(node, ()))
+        line = isinstance(node, SIMPLE)
+        changes.append(Change(node, build(node), line, moves=late and node not in blocks, late=late))
     note = "the step replays one graph for each shape of batch; its loss comes back detached"
     optimizers = {o.made: o for plan in plans if (o := plan.window.optimizer) is not None}
     if any(plan.window.optimizer is None for plan in plans):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -68,3 +70,31 @@ class _Counted:
 
     def __exit__(self, *_: object) -> None:
         torch.cuda.CUDAGraph.replay = self.real  # type: ignore[method-assign]
+
+
+def same_script(code: str, folder: Path, device: str, codes: list[str], least: int) -> str:
+    """Rewrite a script, which says `DEVICE`; its printed lines and global names must be the same."""
+    after = rewrite(HEAD + code, folder, codes)
+    assert after != HEAD + code, "not rewritten"
+    for place in ("cpu", device):
+        sides = []
+        for text in (HEAD + code, after):
+            counted, printed = _Counted(), io.StringIO()
+            with warnings.catch_warnings(), counted, contextlib.redirect_stdout(printed):
+                warnings.simplefilter("error", RuntimeWarning)
+                names = run(text.replace("DEVICE", repr(place)), "__main__")
+            sides.append((_plain(names), printed.getvalue()))
+            if text is after and place == device:
+                assert counted.number >= least, f"{counted.number} replays"
+        (before, shown), (new, shown_after) = sides
+        assert shown == shown_after
+        close({name: value for name, value in before.items() if name in new}, new)
+    return after
+
+
+def _plain(names: dict[str, Any]) -> dict[str, Any]:
+    """What a script leaves behind: tensors and numbers, also in lists, and the weights of its models."""
+    kinds = (torch.Tensor, int, float, str, list, tuple, dict)
+    found = {n: v for n, v in names.items() if isinstance(v, kinds) and not n.startswith("__")}
+    models = {n: v.state_dict() for n, v in names.items() if isinstance(v, torch.nn.Module)}
+    return found | models

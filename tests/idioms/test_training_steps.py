@@ -91,10 +91,6 @@ LEFT = {
         "        loss = model(x).sum()\n        loss.backward()\n",
         "`Net.forward` waits for the device",
     ),
-    "a step at the top level of a script": (
-        "model = nn.Linear(2, 2)\nfor x in [1]:\n    loss = model(x).sum()\n    loss.backward()\n",
-        "outside any function",
-    ),
     "weights looked at between loss and update": (
         "def train(model, batches, optimizer, log):\n    for x in batches:\n        loss = model(x).sum()\n"
         "        size = model.weight.norm().item()\n        loss.backward()\n        optimizer.step()\n"

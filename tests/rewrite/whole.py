@@ -69,10 +69,11 @@ def _runtime() -> types.ModuleType:
     return module
 
 
-def run(code: str) -> dict[str, Any]:
+def run(code: str, name: str = "model") -> dict[str, Any]:
     """The namespace of a module with this code, with the runtime importable as ``cuda_graphs``."""
     _runtime()
     module = types.ModuleType("model")
+    module.__name__ = name
     sys.modules["model"] = module  # dataclasses look their module up
     exec(compile(code, "model.py", "exec"), module.__dict__)
     return module.__dict__
