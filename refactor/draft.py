@@ -19,6 +19,7 @@ from refactor.drafting.classes import Classes, Function, Parameter, classes_of, 
 from refactor.drafting.flow import input_shapes
 from refactor.drafting.harness import Roles, batch_shapes, harness_text, model_class, roles_of, spread
 from refactor.drafting.layers import Shape, known
+from refactor.drafting.program import asks_clock, left_names, program_text
 from refactor.journal import memory, write_file
 from refactor.source import SourceError, load, parse
 
@@ -68,6 +69,8 @@ class Draft:
     is_edited: bool = False
     harness: tuple[str, str] | None = field(default=None)
     """File name and text of a harness beside the targets."""
+    vary: tuple[str, ...] = ()
+    """Operations; empty: the default ones, and all others for an edited region."""
 
     def rendered(self) -> str:
         """The table."""
@@ -86,7 +89,9 @@ class Draft:
         if self.dims:
             rows.append(f"dims = {_inline((key, json.dumps(value)) for key, value in self.dims)}")
         rows += [f"mode = {json.dumps(self.mode)}", 'device = "cuda"']
-        if self.is_edited:
+        if self.vary:
+            rows.append(f"vary = {json.dumps(list(self.vary))}")
+        elif self.is_edited:
             operations = [name for name in _OPT_IN if name != "threads" or self.mode != "train"]
             rows.append(f"vary = {json.dumps(operations)}")
         return "".join(f"{row}\n" for row in rows)
@@ -100,18 +105,28 @@ def _inline(pairs: Iterable[tuple[str, str]]) -> str:
     return f"{{ {body} }}" if body else "{}"
 
 
-def drafts(facts: Facts, regions: Sequence[str], edited: Collection[str]) -> tuple[Draft, ...]:
+def drafts(
+    facts: Facts, regions: Sequence[str], edited: Collection[str], root: Path | None = None
+) -> tuple[Draft, ...]:
     """Drafts for regions, in order and each once.
 
     Args:
         facts: of the file the regions were found from.
         regions: ``module:qualname``, also of other modules under the same import root.
         edited: those of them for which code was rewritten.
+        root: of the project; None: that of the imports. A script is run by its path from there.
     """
     found: dict[str, Draft] = {}
     trees: dict[str, Classes | None] = {}
     for region in dict.fromkeys(regions):  # one for each finding in it
         module, _, qualname = region.partition(":")
+        if qualname == "<module>":
+            draft = (
+                _program(facts, root or facts.root) if module == facts.module and region in edited else None
+            )
+            if draft is not None:
+                found.setdefault(draft.name, draft)
+            continue
         if module not in trees:
             tree = facts.tree if module == facts.module else _tree(facts.root, module)
             trees[module] = classes_of(tree) if tree is not None else None
@@ -160,6 +175,30 @@ def _draft(classes: Classes, module: str, qualname: str, is_edited: bool) -> Dra
         dims=_dims(spec for _, spec in specs),
         mode="train" if _trains(function) else "inference",
         is_edited=is_edited,
+    )
+
+
+def _program(facts: Facts, root: Path) -> Draft | None:
+    """A script that is run as a whole; None if it lies outside the project."""
+    try:
+        path = facts.source.path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return None
+    slug = _slug(path.removesuffix(".py"))
+    label = "".join(part.capitalize() for part in slug.split("_"))
+    label = label if label.isidentifier() else f"Script{label}"
+    file = f"harness_{slug}.py"
+    names = left_names(facts.source.text, facts.tree)
+    text = program_text(path, names, label, prints=not asks_clock(facts.tree))
+    return Draft(
+        name=slug,
+        about=f"{path} is run as a program, whole, for every call: see ARGUMENTS in {file}",
+        entry=json.dumps(f"{file.removesuffix('.py')}:{label}"),
+        inputs=(("seed", "int in 0..9"),),
+        mode="train",
+        is_edited=True,
+        harness=(file, text),
+        vary=("runs",),
     )
 
 

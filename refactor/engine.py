@@ -314,7 +314,8 @@ class Examiner:
         patch = make_patch(facts, limited, RuntimeImport(module))
         regions = [finding.region for _, _, finding in accepted]
         done = {row.finding.region for row in patch.outcomes if row.status == "applied"}
-        return Rewritten(order, patch, site if isinstance(site, Site) else None, drafts(facts, regions, done))
+        drafted = drafts(facts, regions, done, self.task.settings.root)
+        return Rewritten(order, patch, site if isinstance(site, Site) else None, drafted)
 
     def _limited(self, rule: Rule, finding: Finding, site: Site | Refused) -> Rule:
         """The rule without the rewrites this run must not make."""

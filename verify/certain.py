@@ -56,6 +56,12 @@ class Certain:
         """A call in which nothing is left to chance."""
         return {**plain_call(self.target, dims, fill, seed), "i": instance}
 
+    def runs(self) -> Iterator[Steps]:
+        """One run of a program, and one behind another."""
+        first, second = self.call(self.low, 0), self.call(self.low, 1)
+        yield [first]
+        yield [second, first]
+
     # -- values and arguments -------------------------------------------------------------------------------
     def values(self) -> Iterator[Steps]:
         """Every threshold, every extreme and every other fill once, at one size; a call is repeated."""

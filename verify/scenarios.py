@@ -29,7 +29,7 @@ from .recipes import (
     tensors,
 )
 from .spec import ScalarSpec, TensorSpec
-from .targets import Target
+from .targets import RUNS, Target
 
 ANY_FILLS = (*PLAIN_FILLS, *SHIFTED_FILLS)
 Draw = Callable[[DrawFn], Any]
@@ -56,6 +56,9 @@ def scenarios(target: Target, hints: Hints) -> list[Scenario]:
     ) -> None:
         found.append(Scenario(name, steps, weight, note_only, tuple(always)))
 
+    if RUNS in wanted:
+        add("runs", make.runs(), sure.runs())
+        return found
     if "values" in wanted:
         add("values", make.values(), sure.values(), 2.0)
         if hints.sides or hints.fills or hints.calls or hints.turned:
@@ -130,6 +133,15 @@ class _Maker:
             if self.calls.hints.calls:
                 call = st.one_of(call, st.sampled_from(self.calls.hints.calls))
             return draw(st.lists(call, min_size=4, max_size=9))
+
+        return strategy()
+
+    def runs(self) -> SearchStrategy[list[Json]]:
+        """A whole run of a program, or two in one process."""
+
+        @st.composite
+        def strategy(draw: DrawFn) -> list[Json]:
+            return draw(st.lists(self._call(draw(self.dims), PLAIN_FILLS), min_size=1, max_size=2))
 
         return strategy()
 

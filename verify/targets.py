@@ -21,6 +21,7 @@ DEFAULT_VARY = (
     "reseeding", "instances", "exceptions",
 )  # fmt: skip
 OPT_IN_VARY = ("autocast", "grad", "strides", "deepcopy", "threads", "attributes")
+RUNS = "runs"  # whole runs of a program and nothing else
 MODES = ("inference", "eval", "train")
 KEYS = ("name", "entry", "factory", "init", "inputs", "dims", "mode", "device", "grad", "vary", "harness")
 
@@ -225,9 +226,14 @@ def _inputs(table: Any, dims: Mapping[str, Any], wrong: Any) -> tuple[tuple[str,
 
 
 def _vary(value: Any, wrong: Any) -> tuple[str, ...]:
-    """Operations a sequence may use: the list given; a list of opt-in ones alone is added to the default."""
+    """Operations a sequence may use: the list given; a list of opt-in ones alone is added to the default.
+
+    ``["runs"]``: each call is a whole run of a program, and one or two of them are a sequence.
+    """
     if value is None:
         return DEFAULT_VARY
+    if value == [RUNS]:
+        return (RUNS,)
     if not isinstance(value, list):
         raise wrong(f"vary is a list, not {value!r}", "vary")
     plain = {re.sub(r"[^a-z]", "", known): known for known in (*DEFAULT_VARY, *OPT_IN_VARY)}

@@ -208,8 +208,8 @@ def _sum_up(session: Session, *, written: bool) -> None:
         say(f"suppressed: {count(quiet, 'finding')}")
     if applied and written and all(region.endswith(":<module>") for region in regions):
         say(
-            "next: `refactor verify` calls functions, and what was rewritten stands outside any: run the "
-            "program, or `refactor undo`, move it into a function, and apply again"
+            "next: `refactor verify` runs the script whole, again and again; in its harness in .refactor, "
+            "ARGUMENTS can make a run short; `refactor undo` takes this back"
         )
     elif applied and written:
         say("next: `refactor verify` proves that the results are the same; `refactor undo` takes this back")

@@ -238,8 +238,8 @@ class TestDiff:
         assert path.read_text() == "safe(1)\n"
 
 
-def test_after_edits_outside_any_function_it_does_not_promise_a_verdict(command):
+def test_after_edits_outside_any_function_it_says_that_the_script_is_run_whole(command):
     command.write("a.py", "hazard(1)\n")
     next_step = command("apply").stderr.splitlines()[-1]
-    assert next_step.startswith("next: `refactor verify` calls functions")
-    assert "move it into a function" in next_step
+    assert next_step.startswith("next: `refactor verify` runs the script whole")
+    assert 'vary = ["runs"]' in (command.root / ".refactor" / "targets.toml").read_text()

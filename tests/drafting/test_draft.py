@@ -11,6 +11,7 @@ import textwrap
 import pytest
 
 from refactor.draft import Draft, drafts, update_targets
+from refactor.source import load
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -260,3 +261,61 @@ def test_regions_of_other_modules_are_read_from_their_files(tmp_path):
         FakeFacts("x = 1", tmp_path), ["other:M.forward", "gone:M.forward", "other:M.forward"], ()
     )
     assert dict(draft.inputs) == {"x": "float32[B, 9]"}
+
+
+SCRIPT = """\
+import argparse
+import torch
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--epochs", type=int, default=2)
+args = parser.parse_args()
+model = torch.nn.Linear(3, 1)
+losses = []
+for epoch in range(args.epochs):
+    for x in torch.randn(2, 4, 3):
+        out = model(x)
+        loss = out.square().mean()
+        loss.backward()
+        losses.append(loss.item())
+if __name__ == "__main__":
+    last = loss.item()
+    raise SystemExit(0)
+"""
+
+
+def test_a_script_is_run_whole_and_shows_what_it_leaves(tmp_path, monkeypatch) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "a" / "01-train.py"
+    path.parent.mkdir()
+    path.write_text(SCRIPT)
+    facts = FakeFacts(SCRIPT, path.parent)
+    facts.source = load(path)
+    region = "model:<module>"
+    assert drafts(facts, [region], (), tmp_path) == (), "not rewritten: nothing to compare"
+    (draft,) = drafts(facts, [region], {region}, tmp_path)
+    update_targets(tmp_path, [draft])
+    (target,) = tomllib.loads((tmp_path / ".refactor" / "targets.toml").read_text())["target"]
+    assert target["vary"] == ["runs"]
+    assert target["inputs"] == {"seed": "int in 0..9"}
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    space: dict = {"__name__": "harness"}
+    exec((tmp_path / ".refactor" / target["harness"]).read_text(), space)
+    run = space[target["entry"].partition(":")[2]]()
+    one, same, other = run(seed=1), run(seed=1), run(seed=2)
+    assert list(one) == ["parser", "args", "model", "losses", "loss", "last"], "not `out`, which nobody reads"
+    assert len(one["losses"]) == 4
+    assert one["losses"] == same["losses"] != other["losses"]
+    assert torch.equal(one["model"]["weight"], same["model"]["weight"])
+    assert one["last"] == one["losses"][-1]
+
+
+@pytest.mark.parametrize(("line", "prints"), [("start = time.time()", False), ("start = 0", True)])
+def test_prints_of_a_script_that_looks_at_a_clock_are_not_compared(tmp_path, line: str, prints: bool) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(f"import time\n{line}\nloss = 1.0\nprint(start)\n")
+    facts = FakeFacts(path.read_text(), tmp_path)
+    facts.source = load(path)
+    (draft,) = drafts(facts, ["model:<module>"], {"model:<module>"}, tmp_path)
+    assert f"PRINTS = {prints}" in draft.harness[1]
+    assert ('"start"' in draft.harness[1]) is prints

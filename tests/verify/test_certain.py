@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -131,6 +132,12 @@ def test_every_pair_of_like_tensors_is_given_as_one_tensor_and_as_a_view() -> No
 def test_every_operation_of_vary_has_a_certain_sequence(name: str) -> None:
     hints = Hints(state=STATE, settings=({"at": "", "name": "gain", "values": [1.0, 2.0]},))
     assert steps_of(name, hints=hints)
+
+
+def test_a_program_is_only_run_once_or_twice() -> None:
+    target = replace(TARGET, vary=("runs",))
+    (plan,) = scenarios(target, Hints())
+    assert [[step["op"] for step in steps] for steps in plan.always] == [["call"], ["call", "call"]]
 
 
 def test_whole_numbers_stay_inside_their_range() -> None:

@@ -39,6 +39,8 @@ def test_opt_in_operations_alone_are_added_to_the_default(tmp_path: Path) -> Non
 
 
 def test_a_list_with_default_operations_is_the_whole_list(tmp_path: Path) -> None:
+    (target,) = load(write(tmp_path, GOOD + 'vary = ["runs"]\n'))
+    assert target.vary == ("runs",)
     (target,) = load(write(tmp_path, GOOD + 'vary = ["shapes", "kept-outputs"]\n'))
     assert target.vary == ("shapes", "kept outputs")
 
