@@ -78,6 +78,15 @@ def factory(it: Interpreter, frame: Frame, name: str, args: Arguments) -> Val:
     return Tensor(device, _dtype(name, args), _rank(name, args), shape=(0,) if empty else None)
 
 
+def kept(it: Interpreter, frame: Frame, args: Arguments) -> Val:
+    """``constant`` of our runtime: as ``torch.as_tensor``, but nothing is copied at later calls."""
+    data, given = args.get(0, "data"), args.keywords.get("device")
+    if isinstance(data, Seq) and on_device(innermost(data)):
+        it.readback(frame, EventKind.READBACK, args.node, args.expr(0, "data") or args.node, "constant")
+    device = data.device if given is None and isinstance(data, Tensor) else as_device(given).device
+    return Tensor(device, _data_dtype(args, data), _data_rank(data))
+
+
 def _literal(args: Arguments) -> bool:
     """Whether the data is written out there: into a list with a name, elements may come unseen."""
     return bool(args.node.args) and isinstance(args.node.args[0], ast.List | ast.Tuple)

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from refactor.analysis import hoststate, indexing, instances, tensors
+from refactor.analysis import factories, hoststate, indexing, instances, tensors
 from refactor.analysis.annotations import from_annotation
 from refactor.analysis.domain import (
     BOOL,
@@ -38,6 +38,7 @@ from refactor.analysis.domain import (
 )
 from refactor.analysis.model import Device, EventKind
 from refactor.analysis.torchops import ALWAYS, names
+from refactor.vendor import NAME as RUNTIME
 
 if TYPE_CHECKING:
     from refactor.analysis.calls import Arguments
@@ -74,6 +75,8 @@ def call_external(it: Interpreter, frame: Frame, name: str, args: Arguments) -> 
         return handler(it, frame, args) if handler is not None else _plain_builtin(leaf, args)
     if scope.split(".")[0] in ("torch", "torchvision"):
         return tensors.torch_function(it, frame, name, args)
+    if scope == RUNTIME:
+        return _runtime(it, frame, leaf, args)
     if scope in ("math", "cmath"):
         return _math(it, frame, args)
     if scope.split(".")[0] in _HOST_LIBRARIES:
@@ -109,6 +112,17 @@ def call_external(it: Interpreter, frame: Frame, name: str, args: Arguments) -> 
         )
     if leaf[:1].isupper() and not any(map(is_tainted, args.every)):
         return ExtObj(name)
+    return args.unknown
+
+
+def _runtime(it: Interpreter, frame: Frame, leaf: str, args: Arguments) -> Val:
+    """A function of our runtime: what it stands for in eager code."""
+    if leaf == "constant":
+        return factories.kept(it, frame, args)
+    if leaf == "scratch":
+        return NONE
+    if leaf == "segment" and args.values and isinstance(args.values[0], Fn):
+        return args.values[0]
     return args.unknown
 
 

@@ -16,6 +16,8 @@ from refactor.analysis.remarks import remarks
 from refactor.analysis.trees import Lazy, parents, statements, walk
 from refactor.source import Source, SourceError, load, parse
 from refactor.tracing import Trace, resolve
+from refactor.vendor import NAME as RUNTIME
+from refactor.vendor import copy_in
 
 _EVAL = re.compile(rb"\beval\b")
 _MODULE_BASES = ("Module", "Model", "PreTrainedModel", "LightningModule", "MessagePassing", "ScriptModule")
@@ -201,6 +203,11 @@ class ModuleInfo:
     def remarks(self) -> Mapping[int, tuple[str, bool]]:
         """Comments that widen and narrow regions, by line."""
         return remarks(self.source)
+
+    @cached_property
+    def is_runtime(self) -> bool:
+        """Whether it is a copy of our runtime, which is known by what it promises and never interpreted."""
+        return copy_in(self.source.path, self.source.data) is not None
 
     @cached_property
     def is_package(self) -> bool:
@@ -433,14 +440,18 @@ class Project:
     def imported(self, bound: tuple[str, ...], origin: ModuleInfo, depth: int = 0) -> Any:
         """What an import binds: see `ModuleInfo.lookup`; a dotted name where it is outside the code base."""
         if len(bound) == 2:
-            return self.module(bound[1], origin) or bound[1]
+            found = self.module(bound[1], origin)
+            return RUNTIME if found is not None and found.is_runtime else found or bound[1]
         _, scope, name = bound
         module = self.module(scope, origin)
+        if module is not None and module.is_runtime:
+            return f"{RUNTIME}.{name}"
         if module is not None and depth < 12:
             found = module.lookup(name, depth + 1) if module is not origin or depth == 0 else None
             if found is not None:
                 return found
-        return self.module(f"{scope}.{name}", origin) or f"{scope}.{name}"
+        inner = self.module(f"{scope}.{name}", origin)
+        return RUNTIME if inner is not None and inner.is_runtime else inner or f"{scope}.{name}"
 
 
 def _is_none(bound: Any) -> bool:
