@@ -264,6 +264,7 @@ def _facts(records: Records, regions: tuple[Region, ...], more: Sequence[Event])
         tuple(sorted(events, key=_place)),
         Viewed(records.values, public),
         module.parents,
+        info=module,
     )
 
 

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from refactor.source import Source
+
+if TYPE_CHECKING:
+    from refactor.analysis.project import ModuleInfo
 
 
 class Kind(str, Enum):
@@ -117,6 +121,8 @@ class Facts:
     parents: Mapping[ast.AST, ast.AST]
     foreign: tuple[Facts, ...] = ()
     """Other files that the regions of this one reach: their hazards arise in this file's regions."""
+    info: ModuleInfo | None = None
+    """The file in the code base that the analysis looked around in; its tree is `tree`."""
 
     def value(self, node: ast.expr) -> Value:
         """The abstract value of an expression; UNKNOWN where the analysis did not go."""

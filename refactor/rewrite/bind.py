@@ -13,7 +13,7 @@ from refactor.analysis.trees import walk
 from refactor.rewrite.constants import is_plain
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
-from refactor.rewrite.names import bound_names, fresh, placeholder, used_names
+from refactor.rewrite.names import fresh, names_outside_scopes, placeholder, used_names
 from refactor.rewrite.presence import presence
 from refactor.rewrite.receiver import class_of, hazard_of
 from refactor.rewrite.syntax import (
@@ -252,8 +252,7 @@ def bind(facts: Facts, bindings: Sequence[Binding], note: str) -> Proposal:
     """Bind each model of a loop before it, and call what was bound in the loop."""
     first = bindings[0].places[0]
     scope = first.function or facts.tree
-    taken = {name for node in facts.tree.body if not _is_scope(node) for name in bound_names(node)}
-    taken |= used_names(scope)
+    taken = {*names_outside_scopes(facts.tree), *used_names(scope)}
     statements: list[str] = []
     changes: list[Change] = []
     for binding in bindings:
@@ -289,7 +288,3 @@ def _wrapped(name: str, arguments: str) -> str:
 
 def _renamed(name: str) -> Callable[[cst.Call], cst.Call]:
     return lambda node: node.with_changes(func=cst.Name(name))
-
-
-def _is_scope(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)

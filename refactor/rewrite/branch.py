@@ -20,11 +20,10 @@ from refactor.analysis.project import FunctionInfo, last_name
 from refactor.rewrite.choice import propose_choice
 from refactor.rewrite.experts import advice
 from refactor.rewrite.model import Joint, Proposal, Refusal
-from refactor.rewrite.naming import module_of
 from refactor.rewrite.outline import Outliner
 from refactor.rewrite.planner import Planner
 from refactor.rewrite.readback import propose_kept
-from refactor.rewrite.receiver import made_in_calls
+from refactor.rewrite.receiver import made_in_calls, module_of
 from refactor.rewrite.refusals import described, nothing_to_cut
 from refactor.rewrite.segmented import belongs_to_segments
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, is_owner, owner_name, same_scope

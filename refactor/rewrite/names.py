@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 
+from refactor.analysis.trees import walk
 from refactor.rewrite.lazily import libcst as cst
 
 _MARK = "__cuda_graph_refactor_"
@@ -27,24 +30,34 @@ def reference(name: str) -> cst.Name:
     return cst.Name(placeholder(name))
 
 
-def bound_names(tree: ast.AST) -> dict[str, int]:
+@lru_cache(maxsize=64)
+def bound_names(tree: ast.AST) -> Mapping[str, int]:
     """Every name bound anywhere in the tree, in any scope, with the number of places that bind it."""
     found: dict[str, int] = {}
-    for node in ast.walk(tree):
+    for node in walk(tree):
         for name in _binds(node):
             found[name] = found.get(name, 0) + 1
-    return found
+    return MappingProxyType(found)
 
 
+@lru_cache(maxsize=8)
+def names_outside_scopes(tree: ast.Module) -> frozenset[str]:
+    """Every name that the statements of a file bind which are neither functions nor classes."""
+    scopes = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return frozenset(n for node in tree.body if not isinstance(node, scopes) for n in bound_names(node))
+
+
+@lru_cache(maxsize=64)
 def used_names(tree: ast.AST) -> frozenset[str]:
     """Every name read, bound or declared anywhere in the tree, in any scope."""
-    return frozenset(bound_names(tree)) | frozenset(n.id for n in ast.walk(tree) if isinstance(n, ast.Name))
+    return frozenset(bound_names(tree)) | frozenset(n.id for n in walk(tree) if isinstance(n, ast.Name))
 
 
+@lru_cache(maxsize=256)
 def attribute_names(tree: ast.AST) -> frozenset[str]:
     """Every attribute or method used or defined anywhere in the tree, and every string that could be one."""
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Attribute):
             found.add(node.attr)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

@@ -6,14 +6,14 @@ import ast
 import builtins
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from keyword import iskeyword
 
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts, Kind
-from refactor.analysis.project import ClassInfo, ModuleInfo, Project
+from refactor.analysis.project import ClassInfo
 from refactor.rewrite.names import attribute_names, used_names
 from refactor.rewrite.plan import Piece
+from refactor.rewrite.receiver import module_of
 from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, is_owner
 
 _COMPARED: dict[type[ast.cmpop], tuple[str, str, str]] = {
@@ -153,12 +153,6 @@ def piece_prefix(facts: Facts, function: FunctionNode) -> str:
     if any(found.name == cls.name for found in bases or ()):
         snake = f"{facts.module.rpartition('.')[2].strip('_').lower()}_{snake}"
     return f"_{snake}_{base}"
-
-
-@lru_cache(maxsize=2)
-def module_of(facts: Facts) -> ModuleInfo:
-    """The file with its imports, to ask what a name means."""
-    return Project(facts.root).add(facts.source, facts.tree)
 
 
 def known_bases(facts: Facts, cls: ast.ClassDef) -> list[ClassInfo] | None:

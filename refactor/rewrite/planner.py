@@ -16,7 +16,7 @@ from refactor.analysis.model import Facts, Kind
 from refactor.rewrite import cost
 from refactor.rewrite.cutting import Cutter
 from refactor.rewrite.live import conditional_branches, live_as_planned
-from refactor.rewrite.names import bound_names, fresh, used_names
+from refactor.rewrite.names import fresh, names_outside_scopes, used_names
 from refactor.rewrite.naming import hoist_name, names_beside, piece_prefix, piece_role
 from refactor.rewrite.passing import (
     doubted_in,
@@ -271,7 +271,7 @@ class Planner:
         """Names of the pieces; the names of what they compute for others go into the hoists."""
         prefix = piece_prefix(self.facts, self.function)
         taken = names_beside(self.facts, self.function)
-        module = {n for node in self.facts.tree.body for n in bound_names(node) if not _scoped(node)}
+        module = names_outside_scopes(self.facts.tree)
         variables = set(used_names(self.function)) | module
         names: dict[Piece, str] = {}
         for piece, place in block.placed():
@@ -307,7 +307,3 @@ def ancestors_of(planner: Planner, stmt: ast.stmt) -> list[ast.AST]:
 
 def _loads(stmt: ast.AST) -> set[str]:
     return {n.id for n in (stmt, *same_scope(stmt)) if isinstance(n, ast.Name)}
-
-
-def _scoped(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)

@@ -17,8 +17,8 @@ from refactor.source import SourceError
 
 @lru_cache(maxsize=2)
 def module_of(facts: Facts) -> ModuleInfo:
-    """The file of the facts in a project of its own, with what it imports parsed on demand."""
-    return Project(facts.root).add(facts.source, facts.tree)
+    """The file of the facts, to ask what its names mean; what it imports is parsed on demand."""
+    return facts.info if facts.info is not None else Project(facts.root).add(facts.source, facts.tree)
 
 
 def class_of(facts: Facts, node: ast.expr) -> ClassInfo | None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from refactor.analysis.model import Facts, Kind
-from refactor.analysis.trees import statements
+from refactor.analysis.trees import children, statements
 from refactor.rewrite.lazily import libcst as cst
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -92,12 +92,12 @@ def is_owner(facts: Facts, function: ast.AST | None, node: ast.AST) -> bool:
 
 def same_scope(node: ast.AST) -> Iterator[ast.AST]:
     """The nodes under ``node`` evaluated in its scope; nested functions and classes are not entered."""
-    stack = list(ast.iter_child_nodes(node))
+    stack = children(node)
     while stack:
         current = stack.pop()
         yield current
         if not isinstance(current, SCOPES):
-            stack += ast.iter_child_nodes(current)
+            stack += children(current)
 
 
 def keyword(call: ast.Call, name: str) -> ast.expr | None:
