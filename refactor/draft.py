@@ -19,7 +19,7 @@ from refactor.drafting.classes import Classes, Function, Parameter, classes_of, 
 from refactor.drafting.flow import input_shapes
 from refactor.drafting.harness import Roles, batch_shapes, harness_text, model_class, roles_of, spread
 from refactor.drafting.layers import Shape, known
-from refactor.drafting.program import asks_clock, left_names, program_text
+from refactor.drafting.program import asks_clock, left_names, program_text, runs_on_import
 from refactor.journal import memory, write_file
 from refactor.source import SourceError, load, parse
 
@@ -118,6 +118,9 @@ def drafts(
     """
     found: dict[str, Draft] = {}
     trees: dict[str, Classes | None] = {}
+    script = f"{facts.module}:<module>"
+    if script in edited and runs_on_import(facts.tree):  # that would run with every target of the file
+        regions = [r for r in regions if r == script or r.partition(":")[0] != facts.module]
     for region in dict.fromkeys(regions):  # one for each finding in it
         module, _, qualname = region.partition(":")
         if qualname == "<module>":

@@ -60,6 +60,12 @@ def asks_clock(tree: ast.Module) -> bool:
     )
 
 
+def runs_on_import(tree: ast.Module) -> bool:
+    """Whether a script loops at its top level without a guard: nothing in it can be imported alone."""
+    blocks = [node for stmt in tree.body if isinstance(stmt, ast.With | ast.Try) for node in stmt.body]
+    return any(isinstance(stmt, ast.For | ast.While) for stmt in (*tree.body, *blocks))
+
+
 def _outside_loops(stmts: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     for stmt in stmts:
         if isinstance(stmt, _DEFINITIONS):

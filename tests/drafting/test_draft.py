@@ -267,6 +267,11 @@ SCRIPT = """\
 import argparse
 import torch
 
+
+def helper(x: torch.Tensor):
+    return x
+
+
 parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int, default=2)
 args = parser.parse_args()
@@ -293,7 +298,7 @@ def test_a_script_is_run_whole_and_shows_what_it_leaves(tmp_path, monkeypatch) -
     facts.source = load(path)
     region = "model:<module>"
     assert drafts(facts, [region], (), tmp_path) == (), "not rewritten: nothing to compare"
-    (draft,) = drafts(facts, [region], {region}, tmp_path)
+    (draft,) = drafts(facts, [region, "model:helper"], {region}, tmp_path)
     update_targets(tmp_path, [draft])
     (target,) = tomllib.loads((tmp_path / ".refactor" / "targets.toml").read_text())["target"]
     assert target["vary"] == ["runs"]
