@@ -10,12 +10,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 from refactor.analysis import liveness
 from refactor.analysis.globalnames import GlobalUse, exported, global_uses
 from refactor.analysis.model import Facts
 from refactor.analysis.project import last_name
 from refactor.analysis.trees import walk
+from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.names import bound_names
 from refactor.rewrite.syntax import ancestors, same_scope
 
@@ -141,6 +143,16 @@ class Script:
         following = [text for _, text in self.facts.source.lines[last:]]
         empty = next((i for i, text in enumerate(following) if text.strip()), 2)
         return before, True, 2, max(0, 2 - empty)
+
+    def beside(self, owner: ast.AST, made: Sequence[cst.FunctionDef], node: Any) -> Any:
+        """The functions of a top-level loop behind the statement before it, or before the loop."""
+        _, behind, before, after = self.place(owner)
+        gap = cst.EmptyLine(indent=False)
+        spaced = [f.with_changes(leading_lines=[gap, gap]) for f in made]
+        spaced[0] = spaced[0].with_changes(leading_lines=[gap] * before)
+        body = cst.ensure_type(spaced[-1].body, cst.IndentedBlock)
+        spaced[-1] = spaced[-1].with_changes(body=body.with_changes(footer=[*body.footer, *[gap] * after]))
+        return cst.FlattenSentinel([node, *spaced] if behind else [*spaced, node])
 
     def _is_alone(self, index: int) -> bool:
         """Whether a statement can be given a function behind it: it shares no line, and is no import."""

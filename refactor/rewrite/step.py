@@ -18,6 +18,7 @@ from refactor.analysis.model import Facts
 from refactor.analysis.project import FunctionInfo
 from refactor.analysis.steps import Owner
 from refactor.analysis.trees import walk
+from refactor.rewrite.changing import changing_number
 from refactor.rewrite.constants import is_plain
 from refactor.rewrite.layout import displayed, wrapped
 from refactor.rewrite.lazily import libcst as cst
@@ -163,7 +164,8 @@ class _Plan:
         self.inputs = [n for n in read if n != self.reader.owner and (n in kept or n not in swapped)]
         self.inputs += [p for p in dict.fromkeys(self.swaps.values()) if p not in self.inputs]
         self.inputs += [self.scale] if self.scale else []
-        return self.counters() or self.results() or self.at_top_level()
+        changing = changing_number(self.facts, self.scope, self.owner, inside, self.inputs)
+        return changing or self.results() or self.at_top_level()
 
     def at_top_level(self) -> str:
         """Why what stands outside any function cannot become one; empty if it stands in one."""
@@ -287,26 +289,6 @@ class _Plan:
             self.given[name] = text
             self.swaps[call] = name
 
-    def counters(self) -> str:
-        """Arguments that are another Python number at every step: each would be a graph of its own."""
-        loops = [self.owner, *ancestors(self.facts, self.owner)]
-        for loop in loops:
-            if not isinstance(loop, ast.For):
-                continue
-            counted = isinstance(loop.iter, ast.Call) and ast.unparse(loop.iter.func) in ("range", "trange")
-            names = set(liveness.target_names(loop.target)) if counted else set()
-            if isinstance(loop.iter, ast.Call) and ast.unparse(loop.iter.func).endswith("enumerate"):
-                names = set(liveness.target_names(loop.target)[:1])
-            for name in self.inputs:
-                if name in names:
-                    return f"`{name}` is another Python number at every step; pass it as a tensor"
-        inside = {id(n) for s in self.window.inside for n in walk(s)}
-        for node in same_scope(self.scope):
-            target = node.target if isinstance(node, ast.AugAssign) and id(node) not in inside else None
-            if isinstance(target, ast.Name) and target.id in self.inputs:
-                return f"`{target.id}` changes from step to step on the host; pass it as a tensor"
-        return ""
-
     def results(self) -> str:
         """What the function returns: what is read behind it. The loss leaves its graph behind."""
         inside = self.window.inside
@@ -315,6 +297,9 @@ class _Plan:
         live = liveness.live_after(scope, last) if scope is not None else self.script.live_after(last)
         wanted = live | set(liveness.reads(self.window.after))
         self.outputs = [n for n in liveness.writes(inside) if n in wanted]
+        unsure = [n for n in self.outputs if n not in (*self.inputs, *liveness.surely_writes(inside))]
+        if unsure:
+            return f"`{unsure[0]}` is bound under a condition; bind it before the step in any case"
         loss = set(liveness.reads([self.block[self.reader.backward]]))
         ids = {id(n) for s in inside for n in walk(s)}
         for other in self.elsewhere:  # where another step computes the name anew
@@ -390,6 +375,8 @@ class _Plan:
         inside[0] = first.with_changes(leading_lines=lead[count:])
         made[:] = [self.made(inside)]
         call = self.call_line().with_changes(leading_lines=lead[:count])
+        if before:  # they stood under what moved
+            before[0] = before[0].with_changes(leading_lines=_without_gap(before[0].leading_lines, start))
         new = [*lines[:start], *before, call, *after, *lines[stop:]]
         return node.with_changes(body=body.with_changes(body=new))
 
@@ -435,7 +422,7 @@ class _Plan:
             return node if isinstance(node, Refusal) else _UNCLEAR
         gap = cst.EmptyLine(indent=False)
         if self.function is None:
-            return self.beside(made, node, gap)
+            return self.script.beside(self.owner, made, node)
         if not self.method:
             return cst.FlattenSentinel([node, *(f.with_changes(leading_lines=[gap, gap]) for f in made)])
         blanks = [line for line in node.leading_lines if line.comment is None]
@@ -444,15 +431,6 @@ class _Plan:
         first = made[0].with_changes(leading_lines=head)
         others = [f.with_changes(leading_lines=[gap]) for f in made[1:]]
         return cst.FlattenSentinel([first, *others, node.with_changes(leading_lines=[gap, *rest])])
-
-    def beside(self, made: Sequence[cst.FunctionDef], node: Any, gap: cst.EmptyLine) -> Any:
-        """The functions of a top-level loop behind the statement before it, or before the loop."""
-        _, behind, before, after = self.script.place(self.owner)
-        spaced = [f.with_changes(leading_lines=[gap, gap]) for f in made]
-        spaced[0] = spaced[0].with_changes(leading_lines=[gap] * before)
-        body = cst.ensure_type(spaced[-1].body, cst.IndentedBlock)
-        spaced[-1] = spaced[-1].with_changes(body=body.with_changes(footer=[*body.footer, *[gap] * after]))
-        return cst.FlattenSentinel([node, *spaced] if behind else [*spaced, node])
 
 
 def _proposal(plans: Sequence[_Plan]) -> Proposal:
@@ -489,6 +467,11 @@ def _proposal(plans: Sequence[_Plan]) -> Proposal:
         note += "; `capturable` keeps the optimizer's step count on the device"
     imports = frozenset({"torch"} if any(plan.scale for plan in plans) else ())
     return Proposal(tuple(changes), note, frozenset({"graphed"}), imports)
+
+
+def _without_gap(lines: Sequence[cst.EmptyLine], start: int) -> list[cst.EmptyLine]:
+    """No empty lines above the first statement of a block."""
+    return [line for line in lines if start or line.comment is not None]
 
 
 def _named(name: str) -> Any:

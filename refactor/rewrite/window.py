@@ -46,6 +46,7 @@ _LOGS = names_in(
     """add_scalar add_scalars set_postfix set_postfix_str set_description set_description_str info debug
     log write log_metric log_metrics log_scalar"""
 )
+_CLOCKS = frozenset({"time.time", "time.perf_counter", "time.monotonic", "time.process_time"})
 _SIMPLE = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr)
 _UNFIT = (
     ast.Await, ast.Yield, ast.YieldFrom, ast.Lambda, ast.NamedExpr, ast.ListComp, ast.SetComp, ast.DictComp,
@@ -188,6 +189,8 @@ class Reader:
         if isinstance(stmt, ast.If):
             header = all(not isinstance(n, _UNFIT) and self.may_read(n) for n in walk(stmt.test))
             return header and all(self.may_wait(s) for s in (*stmt.body, *stmt.orelse))
+        if isinstance(stmt, ast.With):
+            return self.is_context(stmt, "no_grad") and all(self.may_wait(s) for s in stmt.body)
         if not isinstance(stmt, ast.Assign | ast.AugAssign | ast.Expr):
             return False
         if isinstance(stmt, ast.Expr) and not isinstance(stmt.value, ast.Call):
@@ -198,10 +201,24 @@ class Reader:
         for node in walk(stmt):
             if isinstance(node, _UNFIT) and not isinstance(node, ast.JoinedStr):
                 return False
-            shown = isinstance(stmt, ast.Expr) and node is stmt.value and self.shows(node)
+            shown = isinstance(stmt, ast.Expr) and (node is stmt.value and self.shows(node))
+            # what is shown may name the time; one that is kept would no longer be that of this line
+            timed = isinstance(stmt, ast.Expr) and isinstance(node, ast.Call)
+            if timed and self.dotted(node.func) in _CLOCKS:
+                continue
             if not shown and not self.may_read(node):
                 return False
         return True
+
+    def is_context(self, stmt: ast.With, *names: str) -> bool:
+        """Whether a ``with`` enters nothing but these contexts of torch."""
+        return all(
+            isinstance(item.context_expr, ast.Call)
+            and item.optional_vars is None
+            and last_name(item.context_expr.func) in names
+            and (self.dotted(item.context_expr.func) or "").startswith("torch.")
+            for item in stmt.items
+        )
 
     def may_read(self, node: ast.AST) -> bool:
         """Whether a node of an expression only looks at values."""
@@ -234,11 +251,11 @@ class Reader:
         """Why a graph cannot hold a statement; empty if it can."""
         line = stmt.lineno
         if isinstance(stmt, ast.With):
-            if not all(last_name(item.context_expr) == "autocast" for item in stmt.items):
+            if not self.is_context(stmt, "autocast", "no_grad"):
                 return f"the context in line {line} is not known to be right in a graph"
             return next((r for s in stmt.body if (r := self.judge(s))), "")
         if isinstance(stmt, ast.If):
-            fixed = not stmt.orelse and all(
+            fixed = all(
                 isinstance(
                     n, ast.Name | ast.Attribute | ast.Constant | ast.Compare | ast.UnaryOp | ast.BoolOp
                 )
@@ -247,7 +264,7 @@ class Reader:
             )
             if not fixed:
                 return f"what line {line} does depends on a test of the host"
-            return next((r for s in stmt.body if (r := self.judge(s))), "")
+            return next((r for s in (*stmt.body, *stmt.orelse) if (r := self.judge(s))), "")
         if not isinstance(stmt, _SIMPLE):
             return f"line {line} is no plain statement"
         if isinstance(stmt, ast.AugAssign) and isinstance(stmt.target, ast.Name):
@@ -398,9 +415,10 @@ class Reader:
             return None
         return self.module.resolve(func)
 
-    def function_body(self, target: FunctionInfo, line: int) -> str:
-        """Why a function of the code base cannot be in a graph."""
+    def function_body(self, target: FunctionInfo, line: int, seen: frozenset[ast.AST] = frozenset()) -> str:
+        """Why a function of the code base, or one that it calls, cannot be in a graph."""
         name = target.qualname
+        seen |= {target.node}
         if any(e.kind in BREAKING and e.function is target.node for e in self.facts.events):
             return f"`{name}`, called in line {line}, waits for the device; repair that first"
         for node in walk(target.node):
@@ -412,6 +430,14 @@ class Reader:
                 "item", "tolist", "numpy", "cpu", "print", "append", "backward", "step", "float", "int"
             ):  # fmt: skip
                 return f"`{name}`, called in line {line}, does more than device work"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                inner = target.module.resolve(node.func)
+                if isinstance(inner, str) and inner.partition(".")[0] in ("numpy", "random", "time"):
+                    return f"`{name}`, called in line {line}, does more than device work"
+                if isinstance(inner, FunctionInfo) and inner.node not in seen:
+                    reason = self.function_body(inner, line, seen)
+                    if reason:
+                        return reason
         return ""
 
     def step(self, call: ast.Call) -> str:

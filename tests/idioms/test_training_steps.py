@@ -117,6 +117,37 @@ LEFT = {
         "        log.log({'loss': loss})\n        loss.backward()\n",
         "use `loss.detach()` there",
     ),
+    "a part of the loss that is there under a condition": (
+        "def train(model, batches, args, log):\n    for x in batches:\n        loss = model(x).sum()\n"
+        "        if args.extra:\n            extra = x.mean()\n            loss = loss + extra\n"
+        "        loss.backward()\n        if args.extra:\n            log.add(extra)\n",
+        "`extra` is bound under a condition",
+    ),
+    "a helper whose helper draws on the host": (
+        "import random\n\n\ndef pick(x):\n    return x[random.randrange(3) :]\n\n\n"
+        "def objective(model, x):\n"
+        "    return model(pick(x)).sum()\n\n\ndef train(model, batches):\n    for x in batches:\n"
+        "        loss = objective(model, x)\n        loss.backward()\n",
+        "`pick`, called in line 19, does more than device work",
+    ),
+    "the time of the forward pass kept": (
+        "import time\n\n\ndef train(model, batches, log):\n    for x in batches:\n"
+        "        loss = model(x).sum()\n"
+        "        forward = time.time()\n        loss.backward()\n        log.add(forward)\n",
+        "what `time.time` in line 12 does on the host",
+    ),
+    "a context that is not torch's": (
+        "def train(model, batches, log):\n    for x in batches:\n        with log.no_grad():\n"
+        "            y = model(x)\n        loss = model(y).sum()\n        loss.backward()\n"
+        "        print(y)\n",
+        "",
+    ),
+    "a weight that is computed on the host": (
+        "def train(model, batches, scores):\n    for x in batches:\n"
+        "        weight = max(1 - min(scores), 0)\n"
+        "        loss = model(x).sum() * weight\n        loss.backward()\n",
+        "`weight` is a Python number made in line 8",
+    ),
     "something between that changes the batch": (
         "def train(model, batches, log):\n    for x in batches:\n        y = model(x)\n        x = log(x)\n"
         "        loss = (y - x).sum()\n        loss.backward()\n",
@@ -344,6 +375,58 @@ def train(model, loader, optimizer, device):
         loss.backward()
         optimizer.step()
     return list(writer), running
+""",
+    "targets computed without gradients, a value logged now and then, with the time": """\
+import copy
+import time
+
+
+class Log(list):
+    def add_scalar(self, name, value, step):
+        self.append((name, float(value), step))
+
+
+def train(model, loader, optimizer, device):
+    target, writer, start = copy.deepcopy(model), Log(), time.time()
+    for step, (x, y) in enumerate(loader):
+        y = y.to(device)
+        with torch.no_grad():
+            best, _ = target(x.to(device)).max(dim=1)
+            goal = best + 0.9 * y
+        old = model(x.to(device)).gather(1, y.unsqueeze(1)).squeeze(1)
+        loss = F.mse_loss(goal, old)
+        if step % 2 == 0:
+            writer.add_scalar("loss", loss, step)
+            writer.add_scalar("values", old.mean().item(), step)
+            print("SPS:", step, int(time.time() - start) // 1000)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 3 == 0:
+            for a, b in zip(target.parameters(), model.parameters()):
+                a.data.copy_(0.5 * a.data + 0.5 * b.data)
+    return list(writer)
+""",
+    "values kept without gradients, a setting with two sides": """\
+def train(model, loader, optimizer, device, clip=True, smooth=0):
+    kept = []
+    for x, y in loader:
+        y = y.to(device)
+        logits = model(x.to(device))
+        with torch.no_grad():
+            entropy = -(logits.softmax(1) * logits.log_softmax(1)).sum(1)
+            kept += [entropy.mean().item()]
+        if smooth:
+            loss = F.cross_entropy(logits, y, label_smoothing=0.1)
+        elif clip:
+            loss = F.cross_entropy(logits.clamp(-1, 1), y)
+        else:
+            loss = F.cross_entropy(logits, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        kept.append(entropy.max().item())
+    return kept
 """,
     "gradients logged before the update": """\
 class Log(list):
