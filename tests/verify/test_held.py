@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 torch = pytest.importorskip("torch")
-from refactor.verify.worker import held, leaving  # noqa: E402
+from refactor.verify.worker import held, holdings, leaving, observe  # noqa: E402
 from refactor.verify.worker.judge import Trace, compare, read, write  # noqa: E402
 from refactor.verify.worker.observe import Recorder, plain  # noqa: E402
 from refactor.verify.worker.results import settled  # noqa: E402
@@ -204,3 +204,57 @@ def test_a_pickled_module_is_another_with_the_same_weights() -> None:
     assert again is not network
     assert torch.equal(again.weight, network.weight)
     gc.collect()
+
+
+def looked(value, tmp_path: Path) -> list:
+    holder = Trainer()
+    holder.draws = value
+    found = holdings.optimizers(Subject(holder.step, holder, ModuleType("m")), Recorder(), 0)
+    return [leaf for path, leaf in found if path.startswith("self.draws")]
+
+
+@pytest.mark.parametrize("name", ["random.Random", "numpy.random.default_rng"])
+def test_a_public_generator_that_has_drawn_is_seen(name: str, tmp_path: Path) -> None:
+    module, _, maker = name.rpartition(".")
+    generator = getattr(pytest.importorskip(module), maker)(3)
+    before = looked(generator, tmp_path)
+    assert before
+    assert looked(generator, tmp_path) == before
+    generator.random()
+    assert looked(generator, tmp_path) != before
+
+
+def test_optimizers_of_a_closure_are_looked_at(module, tmp_path: Path) -> None:
+    weight = torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.5)
+
+    def step():
+        return optimizer
+
+    subject = Subject(step, None, module)
+    found = holdings.optimizers(subject, Recorder(), 0, held.beside(subject, tmp_path))
+    assert "function step.optimizer: lr of 0.0" in [path for path, _ in found]
+
+
+def test_an_input_handed_back_is_told_from_a_view_of_it() -> None:
+    x = torch.ones(2)
+    given = [("input x", x)]
+    assert observe.aliases(x, given) == [["result", ["input x itself"]]]
+    assert observe.aliases(x.view_as(x), given) == [["result", ["input x"]]]
+    batch = {"x": x}
+    assert observe.containers({"batch": batch}, [], batch)[-1][1][2] == "batch"
+    assert observe.containers({"batch": batch}, [], dict(batch))[-1][1][2] == ""
+
+
+def test_state_that_is_as_it_was_at_the_start_is_written_by_its_name(tmp_path: Path) -> None:
+    start, changed = torch.ones(4096), torch.ones(4096)
+    starts = {"0:state_dict['w']": start, "0:state_dict['v']": start.clone()}
+    recorder = Recorder(starts=starts)
+    leaves = recorder.leaves({"w": torch.ones(4096), "v": changed.mul_(2)}, "state_dict", "0:")
+    made = Trace([{"step": 0, "outside": False, "groups": {"state": leaves}}], recorder.tensors)
+    write(made, str(tmp_path / "trace.pt"), starts)
+    assert (tmp_path / "trace.pt").stat().st_size < 2 * start.nbytes
+    found = read(str(tmp_path / "trace.pt"), starts)
+    assert found.tensors[0] is start
+    assert torch.equal(found.tensors[1], changed)
+    assert not compare(made, found, False).suspects

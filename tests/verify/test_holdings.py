@@ -67,7 +67,7 @@ def observed(program: Any, net: Any) -> Trace:
     subject = Subject(net, net, program)
     groups = {
         "attributes": holdings.attributes(subject, recorder, 0, root),
-        "optimizers": holdings.optimizers(subject, recorder, 0, root),
+        "optimizers": holdings.optimizers(subject, recorder, 0),
     }
     return Trace([{"step": 0, "outside": False, "groups": groups}], recorder.tensors)
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import gc
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Plan:
     perturb: int = 0  # seed of a relative disturbance of the inputs by a few units in the last place
     double: bool = False
     wide: bool = False  # instances are built in float64 as well, not converted afterwards
+    starts: Mapping[str, Tensor] = field(default_factory=dict)  # of large state, by the recorder's names
     wrap: Callable[[Subject], Callable[..., Any]] | None = None
     listener: Listener = field(default_factory=lambda: Listener(Path("/")))
     hardware: Hardware = field(default_factory=Hardware)
@@ -68,7 +69,7 @@ class Episode:
 
     def __init__(self, make: Callable[[int], Subject], plan: Plan) -> None:
         self.plan, self.make = plan, make
-        self.recorder = observe.Recorder(plan.mode == "inference")
+        self.recorder = observe.Recorder(plan.mode == "inference", plan.starts)
         self.subjects: dict[int, Subject] = {}
         self.callables: dict[int, Callable[..., Any]] = {}
         self.optimizers: dict[int, torch.optim.Optimizer] = {}
@@ -397,7 +398,7 @@ class Episode:
                 call.result, [*((f"input {p}", t) for p, t in given), *kept, *named]
             )
         groups["inputs"] = [leaf for path, t in given for leaf in recorder.leaves(t, path)]
-        groups["containers"] = observe.containers(call.arguments, given)
+        groups["containers"] = observe.containers(call.arguments, given, call.result)
         groups["flags"] = leaving.flags(subject, call.settings, call.left, call.parameters)
         call.parameters = {}
         groups["input gradients"] = [
@@ -414,7 +415,7 @@ class Episode:
             networks = [m for _, m in parts] + ([subject.network] if subject.network is not None else [])
             groups["flags"] += self.hooks.left(index, networks)
             groups["attributes"] = holdings.attributes(subject, recorder, index, root)
-            groups["optimizers"] = holdings.optimizers(subject, recorder, index, root)
+            groups["optimizers"] = holdings.optimizers(subject, recorder, index, held.beside(subject, root))
             groups["observed"] = holdings.shown(subject, recorder, index, self.plan.looking())
         groups["printed"] = call.spoken.printed()
         groups["recorded"] = call.spoken.recorded()

@@ -1,4 +1,4 @@
-"""Errors below the resolution of half precision: both programs run in float64, where no rounding hides them.
+"""Errors that no single result shows: both programs run in float64 as well, where no rounding hides them.
 
 A factor of 1.04 on a small branch, or a mean over 514 instead of 512, changes a bfloat16 result by less than
 its last place, and so does another order of summation. In float64 the second vanishes and the first stays.
@@ -6,6 +6,11 @@ That alone could be the work of the float64 run, in which no constant is rounded
 So the difference must show in half precision as well: over many elements the differences there, which are
 mostly roundings, must follow those in float64 with a slope of one. All numbers are in units of the last place
 of the larger of an element and the root mean square of its row.
+
+In single precision the same is asked of programs that differ by more than a unit and a half in a fifth of
+some tensor, which other orders of summation seldom reach: an epsilon of 1e-6 for 1e-5, or a constant typed
+with six digits, lies far below what the rule for single results allows. What is off by less than two units in
+float64 is let pass: a constant may be typed with seven digits.
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ FLOATS = (*HALF, "torch.float32")
 COARSE = 2.0**-14  # of the size: a float32 result that is off by more comes of half precision, as in autocast
 LEAST = 1 / 256  # units: what is off by less in float64 is a constant in single precision
 MOST = 8.0  # units: a larger difference is no rounding, and was decided already
+SINGLE, SINGLE_SHARE = 1.5, 0.2  # units by which so many elements differ where single precision is looked at
+SINGLE_LEAST, SINGLE_MOST = 2.0, 64.0  # as above, of single precision
 SHARE = 0.25  # of the elements that must be off
 FEWEST = 48  # elements that can tell anything
 CERTAIN = 6.0  # standard errors that the slope must lie above zero
@@ -30,8 +37,17 @@ GROUPS = ("result", "inputs", *KEPT, "input gradients", "attributes", "kept")
 
 
 def is_coarse(compared: Comparison) -> bool:
-    """Whether anything computed in half precision is not equal to the bit."""
-    return any(s.group in GROUPS and _is_half(s) for s in compared.suspects)
+    """Whether something differs that was computed in half precision, or that seems off as a whole."""
+    return any(s.group in GROUPS and (_is_half(s) or _is_off(s)) for s in compared.suspects)
+
+
+def _is_off(suspect: Suspect) -> bool:
+    """Whether more of a float32 tensor differs by more than a unit than roundings would explain."""
+    a, b = suspect.before, suspect.after
+    if a.dtype != torch.float32 or b.dtype != torch.float32 or a.shape != b.shape or not a.numel():
+        return False
+    gap = (a - b).double().abs() / (torch.finfo(torch.float32).eps * _size(a))
+    return float((gap[a.isfinite() & b.isfinite()] > SINGLE).double().sum()) >= SINGLE_SHARE * a.numel()
 
 
 def _is_half(suspect: Suspect) -> bool:
@@ -56,10 +72,13 @@ class Sums:
     x3y: float = 0.0
     x2y2: float = 0.0
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Differences in float64 and in half precision, both in units of the last place, (n,)."""
+    single: bool = False
+
+    def add(self, x: Tensor, y: Tensor, single: bool = False) -> None:
+        """Differences in float64 and in working precision, both in units of the last place, (n,)."""
+        self.single |= single
         self.known += x.numel()
-        self.off += int((x.abs() > LEAST).sum())
+        self.off += int((x.abs() > (SINGLE_LEAST if single else LEAST)).sum())
         self.xx += float((x * x).sum())
         self.xy += float((x * y).sum())
         self.x4 += float((x**4).sum())
@@ -128,22 +147,25 @@ def _plain(suspect: Suspect) -> str:
     return suspect.path.partition(": ")[2] or suspect.path
 
 
-def differences(a: Tensor, b: Tensor, a_half: Tensor, b_half: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences in float64 and in half precision, of the elements that can tell, (n,) each.
+def differences(a: Tensor, b: Tensor, a_half: Tensor, b_half: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Differences in float64 and in working precision, of what can tell, (n,) each; if that is single.
 
-    Left out is what is not finite, and where a float64 run is another computation than the one in half
+    Left out is what is not finite, and where a float64 run is another computation than the one in working
     precision: a comparison fell otherwise.
     """
+    most, single = MOST, False
     size, own = _size(a), (a_half.double() - a.double()).abs()
     if str(a_half.dtype) in HALF:
         unit = torch.finfo(a_half.dtype).eps * size
     else:  # its last place says nothing: the unit is what the original is off by
         sized = (own / size)[own.isfinite() & (size > 0)]
         typical = float(sized.square().mean().sqrt()) if sized.numel() else 0.0
-        unit = 2 * typical * size if typical > COARSE else torch.full_like(size, float("nan"))
+        single = typical <= COARSE
+        unit = torch.finfo(torch.float32).eps * size if single else 2 * typical * size
+        most = SINGLE_MOST if single else MOST
     x, y = (b.double() - a.double()) / unit, (b_half.double() - a_half.double()) / unit
-    known = x.isfinite() & y.isfinite() & (x.abs() < MOST) & (y.abs() < MOST) & (own < MOST * unit)
-    return x[known], y[known]
+    known = x.isfinite() & y.isfinite() & (x.abs() < most) & (y.abs() < most) & (own < most * unit)
+    return x[known], y[known], single
 
 
 def _size(a: Tensor) -> Tensor:
@@ -155,7 +177,8 @@ def _size(a: Tensor) -> Tensor:
 
 def _text(sums: Sums) -> str:
     size = (sums.xx / sums.known) ** 0.5
+    precision = "single" if sums.single else "half"
     return (
-        f"off by {size:.2g} of a unit in the last place over {sums.known} values, in half precision "
+        f"off by {size:.2g} of a unit in the last place over {sums.known} values, in {precision} precision "
         f"(slope {sums.slope:.2f}, {sums.errors:.0f} standard errors above zero) as in float64"
     )

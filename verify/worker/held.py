@@ -30,7 +30,7 @@ def held(subject: Subject, root: Path) -> Held:
     """Modules by public names, with the prefix of their paths; each once, and no part of the target."""
     seen = {id(m) for m in subject.network.modules()} if subject.network is not None else set()
     found: Held = []
-    for path, value in _named(subject, root):
+    for path, value in named(subject, root):
         network = value if isinstance(value, nn.Module) else _wrapped(value)
         if network is not None and id(network) not in seen:
             seen |= {id(m) for m in network.modules()}
@@ -38,13 +38,19 @@ def held(subject: Subject, root: Path) -> Held:
     return found
 
 
-def _named(subject: Subject, root: Path) -> Iterator[tuple[str, Any]]:
+def named(subject: Subject, root: Path) -> Iterator[tuple[str, Any]]:
+    """Paths and values of everything a target may hold beside itself."""
     owner = subject.owner
     if subject.network is None and owner is not None and not isinstance(owner, types.FunctionType):
         yield from _public("self", getattr(owner, "__dict__", {}))
     yield from closed_over(subject.call)
     for module in modules(subject, root):
         yield from _public(module.__name__, vars(module))
+
+
+def beside(subject: Subject, root: Path) -> Iterator[tuple[str, Any]]:
+    """What a closure and a file hold: whatever is the owner's own is looked at there."""
+    return ((path, value) for path, value in named(subject, root) if not path.startswith("self."))
 
 
 def _public(prefix: str, names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

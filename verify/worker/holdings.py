@@ -6,10 +6,11 @@ Public names of the user's own classes and modules only. A rewrite may keep what
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +50,27 @@ def attributes(subject: Subject, recorder: Recorder, index: int, root: Path) -> 
     return out
 
 
-def optimizers(subject: Subject, recorder: Recorder, index: int, root: Path) -> Leaves:
-    """State and settings of public optimizers by names of parameters; where schedules and scalers stand."""
+def optimizers(
+    subject: Subject, recorder: Recorder, index: int, beside: Iterable[tuple[str, Any]] = ()
+) -> Leaves:
+    """State and settings of public optimizers by names of parameters; where schedules and scalers stand.
+
+    ``beside`` are paths and values that the target does not own: what a closure or a file holds.
+    """
     named = {} if subject.network is None else {id(p): n for n, p in subject.network.named_parameters()}
     out: Leaves = []
-    for prefix, holder in holders(subject):
-        for name, value in sorted(vars(holder).items()) if hasattr(holder, "__dict__") else ():
-            if name.startswith("_"):
-                continue
-            for path, found in _kept(value):
-                out += recorder.leaves(found, f"{prefix}.{name}{path}", f"{index}:")
-            if isinstance(value, torch.optim.Optimizer):
-                for path, found in _of_optimizer(value, named):
-                    out += recorder.leaves(found, f"{prefix}.{name}: {path}", f"{index}:")
+    held = [
+        (f"{prefix}.{name}", value)
+        for prefix, holder in holders(subject)
+        for name, value in (sorted(vars(holder).items()) if hasattr(holder, "__dict__") else ())
+        if not name.startswith("_")
+    ]
+    for place, value in (*held, *beside):
+        for path, found in _kept(value):
+            out += recorder.leaves(found, f"{place}{path}", f"{index}:")
+        if isinstance(value, torch.optim.Optimizer):
+            for path, found in _of_optimizer(value, named):
+                out += recorder.leaves(found, f"{place}: {path}", f"{index}:")
     return out
 
 
@@ -183,6 +192,13 @@ def _kept(value: Any) -> Iterator[tuple[str, Any]]:
             yield ".state_dict()", value.state_dict()
     elif isinstance(value, torch.Generator):
         yield ".get_state()", value.get_state()
+    elif isinstance(value, random.Random):
+        _, words, following = value.getstate()
+        yield ".getstate()", repr((hash(words), following))
+    elif type(value).__module__.startswith("numpy.random"):
+        drawn = getattr(value, "bit_generator", None)
+        if drawn is not None:
+            yield ".bit_generator.state", repr(drawn.state)
 
 
 def _of_optimizer(optimizer: torch.optim.Optimizer, named: Mapping[int, str]) -> Iterator[tuple[str, Any]]:

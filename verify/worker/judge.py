@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,13 +38,19 @@ class Trace:
     tensors: list[Tensor]
 
 
-def write(trace: Trace, file: str) -> None:
+def write(trace: Trace, file: str, starts: Mapping[str, Tensor] | None = None) -> None:
     """Put a trace into a file as text and one tensor of bytes: no object of a program's classes, and quick.
 
-    Loading many tensors that nobody trusts takes longer than running the calls that gave them.
+    Loading many tensors that nobody trusts takes longer than running the calls that gave them. Of ``starts``,
+    which the reader has as well, only the names are written.
     """
-    table, parts, at = [], [], 0
+    table: list[list[Any]] = []
+    parts, at = [], 0
+    names = {id(t): name for name, t in (starts or {}).items()}
     for t in trace.tensors:
+        if id(t) in names:
+            table.append([names[id(t)]])
+            continue
         data = t.contiguous().reshape(-1).view(torch.uint8)
         table.append([str(t.dtype).removeprefix("torch."), list(t.shape), at, data.numel()])
         parts.append(data)
@@ -54,15 +61,19 @@ def write(trace: Trace, file: str) -> None:
     )
 
 
-def read(file: str) -> Trace:
+def read(file: str, starts: Mapping[str, Tensor] | None = None) -> Trace:
     """The trace that `write` put into a file."""
+    known_starts = starts or {}
     saved = torch.load(file, weights_only=True)
     known, data = json.loads(saved["text"]), saved["bytes"]
     tensors = [
-        data[at : at + size].clone().view(getattr(torch, dtype)).reshape(shape)
-        for dtype, shape, at, size in known["tensors"]
+        known_starts[entry[0]] if len(entry) == 1 else _cut(data, *entry) for entry in known["tensors"]
     ]
     return Trace(known["observed"], tensors)
+
+
+def _cut(data: Tensor, dtype: str, shape: list[int], at: int, size: int) -> Tensor:
+    return data[at : at + size].clone().view(getattr(torch, dtype)).reshape(shape)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from . import reference, wire
 from .branches import Branches
+from .building import LEAST
 from .clues import buffers_of, class_files, clues, held_by
 from .deciding import Kind, decide
 from .episode import Episode, Plan
@@ -25,7 +26,7 @@ from .hardware import Hardware
 from .holdings import watch_optimizers
 from .isolation import go_home, is_sticky, part_at_fork
 from .judge import Trace, compare, read, write
-from .observe import same_bits, state_tensors
+from .observe import plain, same_bits, state_tensors
 from .sensitivity import Sensitivity
 from .sites import Sites
 from .spoken import Listener
@@ -49,6 +50,7 @@ class Worker:
         self.tree: Tree | None = None
         self.adopted: dict[int, dict[str, torch.Tensor]] = {}
         self.first: dict[int, dict[str, torch.Tensor]] = {}  # the state the original's instances start from
+        self.starts: dict[str, torch.Tensor] = {}  # of it what is large, by the names of a recorder
         self.device = "cpu"
         self.listener = Listener(Path("/"))
         self.traces: dict[int, Trace] = {}
@@ -126,8 +128,17 @@ class Worker:
                 i: {k: v.detach().cpu() for k, v in state_tensors(s).items()} for i, s in enumerate(subjects)
             }
             torch.save(state, request["state"])
-            self.first = state
+            self._start_from(state)
         return answer
+
+    def _start_from(self, state: dict[int, dict[str, torch.Tensor]]) -> None:
+        self.first = state
+        self.starts = {
+            f"{index}:state_dict[{key!r}]": plain(t)
+            for index, held in state.items()
+            for key, t in held.items()
+            if t.layout is torch.strided and t.numel() >= LEAST
+        }
 
     def _clues(self, modules: list[str], subjects: list[Subject]) -> dict[str, Any]:
         """What the files that differ, and the target's own, compare with; settings that its classes read."""
@@ -144,7 +155,7 @@ class Worker:
         """Compare the state this tree starts from with the other's; take the other's where values differ."""
         assert self.target is not None
         saved: dict[int, dict[str, torch.Tensor]] = torch.load(request["state"], weights_only=True)
-        self.first = saved
+        self._start_from(saved)
         self.target.fresh()
         for index, theirs in saved.items():
             mine = state_tensors(self.target.build(index))
@@ -194,6 +205,7 @@ class Worker:
             mode=self.target.mode,
             gradients=tuple(request.get("gradients") or ()),
             strides=bool(request.get("strides")),
+            starts=self.starts,
             listener=self.listener,
             hardware=self.hardware,
             on_step=progress,
@@ -256,7 +268,7 @@ class Worker:
             if blocked:
                 return {"blocked": blocked}
         if request.get("write"):
-            write(trace, request["write"])
+            write(trace, request["write"], self.starts)
         else:
             self.traces = {int(request["id"]): trace}
         answer["captures"] = self.counter.captures - captures
@@ -318,7 +330,7 @@ class Worker:
         if request.get("last"):
             trace = self.stopwatch.trace()
             if request.get("write"):
-                write(trace, request["write"])
+                write(trace, request["write"], self.starts)
             else:
                 self.traces = {int(request["id"]): trace}
             self.stopwatch = None
@@ -327,7 +339,7 @@ class Worker:
     def do_judge(self, request: dict[str, Any]) -> dict[str, Any]:
         """Compare the trace kept here with the other worker's."""
         mine = self.traces[int(request["id"])]
-        self.other = other = read(request["other"])
+        self.other = other = read(request["other"], self.starts)
         compared = compare(mine, other, bool(request.get("strides")))
         if not compared.certain and not compared.suspects:
             return {"equal": True, "notes": compared.notes, "largest": 0.0}
@@ -337,7 +349,7 @@ class Worker:
 
     def do_judge_wide(self, request: dict[str, Any]) -> dict[str, Any]:
         """Compare a float64 run of the original with one of the rewrite, after the runs as they are."""
-        theirs = read(request["other"])
+        theirs = read(request["other"], self.starts)
         with self.sites.unwatched() if self.sites is not None else contextlib.nullcontext():
             mine = self._again(request, Kind("free1"), wide=True)
         if isinstance(mine, str):

@@ -35,13 +35,19 @@ STATE_LIMIT = 4_000_000  # elements of state looked at after every call; larger 
 class Recorder:
     """Collects tensors of one sequence; equal snapshots of the same name are stored once."""
 
-    def __init__(self, inference: bool = False) -> None:
+    def __init__(self, inference: bool = False, starts: Mapping[str, Tensor] | None = None) -> None:
         self.tensors: list[Tensor] = []
+        self.starts = starts or {}  # what state is at the start, by name: unchanged it is not copied
         self.inference = inference  # whether calls are made in inference mode, where all results are its own
         self._latest: dict[str, int] = {}
 
     def add(self, tensor: Tensor, name: str | None = None) -> int:
         """Index of a detached CPU copy; with a name, of the last copy under it if nothing changed since."""
+        start = self.starts.get(name) if name is not None and name not in self._latest else None
+        alike = start is not None and start.shape == tensor.shape and start.dtype == tensor.dtype
+        if start is not None and alike and same_bits(start, tensor.detach().to("cpu")):
+            self.tensors.append(start)
+            return len(self.tensors) - 1
         copy = tensor.detach()
         copy = copy.to_dense() if copy.layout is not torch.strided else copy
         copy = plain(copy.resolve_conj().resolve_neg().to("cpu", copy=True))
@@ -136,6 +142,8 @@ def plain(t: Tensor) -> Tensor:
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Equal in every bit, so that a NaN equals itself."""
+    if a is b:
+        return True
     if a.is_complex() and b.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)
     if a.dtype.is_floating_point and a.dtype.itemsize in (2, 4, 8):
@@ -266,8 +274,8 @@ def public_attributes(module: nn.Module) -> list[tuple[str, Any]]:
     ]
 
 
-def containers(arguments: Mapping[str, Any], given: list[tuple[str, Tensor]]) -> Leaves:
-    """Dicts and lists among the arguments after a call: keys, lengths, and whose tensors they hold."""
+def containers(arguments: Mapping[str, Any], given: list[tuple[str, Tensor]], result: Any) -> Leaves:
+    """Dicts and lists among the arguments after a call: keys, lengths, whose tensors; which the result is."""
     known = {id(t): path for path, t in given}
 
     def outline(value: Any) -> str:
@@ -280,8 +288,10 @@ def containers(arguments: Mapping[str, Any], given: list[tuple[str, Tensor]]) ->
         plain = value is None or isinstance(value, (bool, int, float, str))
         return repr(value) if plain else type(value).__qualname__
 
-    held = ((n, v) for n, v in arguments.items() if isinstance(v, (Mapping, list)))
-    return [[f"argument {name}", ["value", type(v).__qualname__, outline(v)]] for name, v in held]
+    held = [(n, v) for n, v in arguments.items() if isinstance(v, (Mapping, list))]
+    found = [[f"argument {name}", ["value", type(v).__qualname__, outline(v)]] for name, v in held]
+    same = next((name for name, v in held if v is result), "")
+    return [*found, ["argument handed back", ["value", "argument", same]]] if held else found
 
 
 def random_state(device: str) -> str:
@@ -330,11 +340,18 @@ def _addresses(t: Tensor) -> set[int]:
 
 
 def aliases(result: Any, others: list[tuple[str, Tensor]]) -> list[list[Any]]:
-    """For every tensor of a result, the labels of the tensors it shares memory with."""
+    """For every tensor of a result, the labels of the tensors it shares memory with.
+
+    Of an input it says whether the result is that very object: its caller may ask for that, or write to it.
+    """
     mine = list(tensors_of(result))
     out = []
     for i, (path, tensor) in enumerate(mine):
-        shared = [label for label, other in (*mine[:i], *others) if overlap(tensor, other)]
+        shared = [
+            f"{label} itself" if tensor is other and label.startswith("input ") else label
+            for label, other in (*mine[:i], *others)
+            if overlap(tensor, other)
+        ]
         if shared:
             out.append([path, sorted(set(shared))])
     return out

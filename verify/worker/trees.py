@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -17,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from .building import LARGE, Draws
 
 RELOAD_LIMIT = 300_000  # bytes of source; a tree of which less is loaded is imported anew for every sequence
 
@@ -165,6 +168,7 @@ class Target:
         self.factory = bool(spec.get("factory"))
         self.mode = str(spec.get("mode", "inference"))
         self.module_name, _, self.qualname = self.entry.partition(":")
+        self.draws: Draws | None = None  # once the target is known to be large
 
     def first_import(self) -> None:
         """Import the entry's module. The size of its files decides whether sequences import it anew."""
@@ -191,10 +195,10 @@ class Target:
         found, outer = _resolve(module, self.qualname, self.entry)
         try:
             if outer is not None and not inspect.isclass(found):
-                owner = self._settle(outer(**self.init))
+                owner = self._settle(self._construct(outer))
                 return Subject(getattr(owner, self.qualname.rpartition(".")[2]), owner, module)
             made = self.factory or inspect.isclass(found)
-            owner = self._settle(found(**self.init)) if made else found
+            owner = self._settle(self._construct(found)) if made else found
         except LoadError:
             raise
         except (Exception, SystemExit) as error:
@@ -203,6 +207,13 @@ class Target:
         if not callable(owner):
             raise LoadError(f"{self.entry!r} gives a {type(owner).__name__}, which cannot be called")
         return Subject(owner, None if inspect.isfunction(owner) else owner, module)
+
+    def _construct(self, make: Callable[..., Any]) -> Any:
+        with self.draws or contextlib.nullcontext():
+            made = make(**self.init)
+        if self.draws is None and isinstance(made, nn.Module):
+            self.draws = Draws() if sum(p.numel() for p in made.parameters()) >= LARGE else None
+        return made
 
     def _settle(self, built: Any) -> Any:
         if isinstance(built, nn.Module):
