@@ -121,9 +121,25 @@ def drives_batches(module: ModuleInfo, node: ast.AST) -> bool:
     """Whether a function runs a model over batches or trains it: regions lie inside it, it is in none."""
     if not isinstance(node, FunctionNode):
         return False
+    if node.name != "forward" and _replays(module, node):
+        return True
     if module.names_no_grad and any(True for _ in _in_scope(module, node, node.body)):
         return True
     return module.names_step and trains(node)
+
+
+def _replays(module: ModuleInfo, function: FunctionNode) -> bool:
+    """Whether a loop calls what runs from graphs already: the same loop as before it was rewritten."""
+    if b"graphed" not in module.source.data:
+        return False
+    graphed = _graphed(module).difference(_segments(module.tree)) | _decorated_functions(module.tree)
+    return bool(graphed) and any(
+        isinstance(node, ast.Call) and ast.unparse(node.func) in graphed
+        for loop in walk(function)
+        if isinstance(loop, _LOOPS)
+        for part in _body(loop)
+        for node in walk(part)
+    )
 
 
 def trains(node: ast.AST) -> bool:
@@ -387,12 +403,27 @@ def _graphed_below(tree: ast.Module) -> frozenset[str]:
         if last_name(node.value.func) in _WRAPPERS
         for target in node.targets
     )
-    segments = (
+    return assigned | _segments(tree)
+
+
+@lru_cache(maxsize=2)
+def _segments(tree: ast.Module) -> frozenset[str]:
+    return frozenset(
         f"self.{node.name}"
-        for node in nodes
+        for node in walk(tree)
         if isinstance(node, ast.FunctionDef) and any(last_name(d) == "segment" for d in node.decorator_list)
     )
-    return assigned.union(segments)
+
+
+@lru_cache(maxsize=2)
+def _decorated_functions(tree: ast.Module) -> frozenset[str]:
+    """Functions under ``@graphed``, and methods of that kind as ``self.name``."""
+    return frozenset(
+        name
+        for node in walk(tree)
+        if isinstance(node, FunctionNode) and any(last_name(d) == "graphed" for d in node.decorator_list)
+        for name in (node.name, f"self.{node.name}")
+    )
 
 
 def _is_local(function: FunctionNode | None, name: str) -> bool:
