@@ -1,49 +1,42 @@
 """A branch with cheap, pure sides as a choice on the device: ``h = torch.where(h.mean() > 0, h * 2, h)``.
 
-Both sides are computed then, so a side must have the shape and dtype of the variable whatever its values are.
-Backward, the side that was not chosen gets a gradient of zero, and zero times an infinite or undefined
-derivative is NaN: unless gradients are off around it, only operations are taken whose derivative is finite
-for every input, which leaves out products and quotients of tensors, roots, logarithms, ``tanh`` of NaN.
+Both sides are computed then, so a side must have the shape and dtype of the variable whatever its values are,
+and gradients must come out as if one side alone had run (`refactor.rewrite.sides`).
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from refactor.analysis import liveness
-from refactor.analysis.model import Device, Facts, Kind
+from refactor.analysis.model import Device, EventKind, Facts, Kind
+from refactor.rewrite.chosen import Choice, Instead, Part, Wrapped, conditional, written
 from refactor.rewrite.escape import Fate, fate
-from refactor.rewrite.lazily import libcst as cst
-from refactor.rewrite.model import Change, Proposal
-from refactor.rewrite.names import reference
+from refactor.rewrite.model import Proposal
 from refactor.rewrite.ops import names_in, torch_function
-from refactor.rewrite.syntax import FunctionNode, ancestors, argument, dotted, enclosing_function, same_scope
+from refactor.rewrite.sides import Form, Side, factors, is_floating
+from refactor.rewrite.syntax import (
+    FunctionNode,
+    ancestors,
+    dotted,
+    enclosing_function,
+    same_scope,
+)
 from refactor.rewrite.training import in_training
 from refactor.rewrite.work import effects
 
 _TOTAL = names_in("any all isnan isinf isfinite abs mean sum norm")
 """Operations that give a value for every tensor of numbers."""
-_KEEPS = names_in("relu clamp clip clamp_min clamp_max")
-"""Same shape and dtype; the derivative is zero or one, for NaN as well."""
-_KEEPS_VALUE = names_in("tanh sigmoid abs neg square exp nan_to_num erf sin cos")
-"""The same where no gradient is asked for."""
 _NO_GRADIENT = ("torch.no_grad", "torch.inference_mode")
-_NOTE = "both sides are computed and one is taken on the device, without waiting; verify both sides"
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """A branch over one variable: what is asked, and what the variable becomes."""
-
-    test: ast.expr
-    name: str
-    sides: tuple[ast.expr, ast.expr | None]  # None: it stays as it is
-    turned: bool = False  # the test is negated
-    guarded: bool = False  # conditions on the host come first
+_SPLITTING = frozenset(EventKind) - {
+    *(EventKind.HOST_CONSTANT, EventKind.HOST_TO_DEVICE, EventKind.INDEX_LIST, EventKind.INDEX_FILL),
+    *(EventKind.TEMPORARY, EventKind.BATCH_LOOP, EventKind.REPEATED_CALL, EventKind.TRAINING_STEP),
+}
+_CHEAP = 6
+"""Operations: with more of them it costs less to ask the host which side to compute."""
 
 
 def propose_choice(facts: Facts, node: ast.AST) -> Proposal | None:
@@ -52,16 +45,18 @@ def propose_choice(facts: Facts, node: ast.AST) -> Proposal | None:
     if not isinstance(function, ast.FunctionDef) or in_training(facts, node):
         return None
     if isinstance(node, ast.IfExp):
-        choice = _Choice(node.test, _base(node.body) or _base(node.orelse), (node.body, node.orelse))
-        if not _sound(facts, function, node, choice):
+        choice = Choice(_unread(node.test), (Part("", (node.body, node.orelse)),))
+        wrapped = _sound(facts, function, node, choice)
+        if wrapped is None or wrapped.body or wrapped.orelse or choice.test is not node.test:
             return None
-        return Proposal((Change(node, _expression),), _NOTE, imports=frozenset({"torch"}))
+        return conditional(node)
     if not isinstance(node, ast.If) or "#" in facts.source.snippet(node):
         return None
     found = _branch(facts, function, node)
-    if found is None or not _sound(facts, function, node, found):
+    wrapped = _sound(facts, function, node, found) if found is not None else None
+    if found is None or wrapped is None:
         return None
-    return Proposal((Change(node, _statement(found)),), _NOTE, imports=frozenset({"torch"}))
+    return written(function, node, found, wrapped)
 
 
 @lru_cache(maxsize=4)
@@ -70,8 +65,14 @@ def _live_out(function: ast.FunctionDef) -> Mapping[ast.stmt, frozenset[str]]:
     return liveness.live_out(function)
 
 
-def _branch(facts: Facts, function: ast.FunctionDef, node: ast.If) -> _Choice | None:
-    """What an ``if`` over one variable chooses; conditions on the host may come first."""
+# -- reading it
+
+
+def _branch(facts: Facts, function: ast.FunctionDef, node: ast.If) -> Choice | None:
+    """What an ``if`` chooses; conditions on the host may come first."""
+    around = facts.parents.get(node)
+    if isinstance(around, ast.If) and node in around.orelse:
+        return None  # an ``elif``
     test, turned, guarded = node.test, False, False
     if isinstance(test, ast.BoolOp) and not _asks_one_bool(facts, test):
         hosts = test.values[:-1]
@@ -82,30 +83,90 @@ def _branch(facts: Facts, function: ast.FunctionDef, node: ast.If) -> _Choice | 
         test, guarded = test.values[-1], True
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         test, turned = test.operand, True
-    *before, last = node.body
-    if (
-        not isinstance(last, ast.Assign)
-        or len(last.targets) != 1
-        or not isinstance(last.targets[0], ast.Name)
-    ):
+    test = _unread(test)
+    if isinstance(node.body[-1], ast.Return):
+        return None if guarded else _returning(facts, function, node, test, turned)
+    before = [stmt for stmt in node.body if _prepares(facts, function, stmt)]
+    parts = _parts(node.body[len(before) :], node.orelse)
+    if parts is None or before != node.body[: len(before)] or (before and node.orelse):
         return None
-    name = last.targets[0].id
-    other: ast.expr | None = None
-    if node.orelse:
-        second = node.orelse[0]
-        if len(node.orelse) > 1 or not isinstance(second, ast.Assign) or len(second.targets) != 1:
-            return None
-        if not isinstance(second.targets[0], ast.Name) or second.targets[0].id != name or before:
-            return None
-        other = second.value
     after = _live_out(function).get(node, frozenset())
-    for stmt in before:
-        if not _prepares(facts, function, stmt) or set(liveness.writes([stmt])) & after:
+    if set(liveness.writes(before)) & after:
+        return None
+    return Choice(test, parts, turned, guarded)
+
+
+def _parts(body: Sequence[ast.stmt], orelse: Sequence[ast.stmt]) -> tuple[Part, ...] | None:
+    """The variables that the sides assign, each by itself."""
+    taken, other = _assigned(body), _assigned(orelse)
+    if not taken or other is None or (orelse and list(other) != list(taken)):
+        return None
+    for name, value in (*taken.items(), *other.items()):
+        others = taken.keys() - {name}
+        if any(_loads(n, one) for one in others for n in (value, *same_scope(value))):
             return None
-    around = facts.parents.get(node)
-    if isinstance(around, ast.If) and node in around.orelse:
-        return None  # an ``elif``
-    return _Choice(test, name, (last.value, other), turned, guarded)
+    return tuple(Part(name, (value, other.get(name))) for name, value in taken.items())
+
+
+def _assigned(stmts: Sequence[ast.stmt]) -> dict[str, ast.expr] | None:
+    """What each variable gets, ``h *= 2`` as ``h * 2``; None if a statement does anything else."""
+    found: dict[str, ast.expr] = {}
+    for stmt in stmts:
+        if isinstance(stmt, ast.Assign) and len(stmt.targets) == 1:
+            target, value = stmt.targets[0], stmt.value
+        elif isinstance(stmt, ast.AugAssign) and isinstance(stmt.target, ast.Name):
+            target = stmt.target
+            value = ast.BinOp(ast.Name(target.id, ast.Load()), stmt.op, stmt.value)
+        else:
+            return None
+        if not isinstance(target, ast.Name) or target.id in found:
+            return None
+        found[target.id] = value
+    return found
+
+
+def _returning(
+    facts: Facts, function: ast.FunctionDef, node: ast.If, test: ast.expr, turned: bool
+) -> Choice | None:
+    """``if ...: return a`` and ``return b`` behind it, where nothing else in the function is decided."""
+    taken = node.body[0]
+    if len(node.body) > 1 or node.orelse or node not in function.body or function.body[-2:][0] is not node:
+        return None
+    last = function.body[-1]
+    if not isinstance(taken, ast.Return) or not isinstance(last, ast.Return):
+        return None
+    if taken.value is None or last.value is None or "#" in facts.source.snippet(last):
+        return None
+    between = facts.source.data.splitlines()[node.end_lineno or node.lineno : last.lineno - 1]
+    inside = {id(n) for n in ast.walk(node)}
+    others = [
+        event
+        for event in facts.events
+        if event.function is function and event.kind in _SPLITTING and id(event.node) not in inside
+    ]
+    if others or any(line.strip() for line in between):
+        return None
+    return Choice(test, (Part("", (taken.value, last.value)),), turned, last=last)
+
+
+def _unread(test: ast.expr) -> ast.expr:
+    """``h.mean() > 0`` for ``h.mean().item() > 0``, where the number is the same in every precision."""
+    if not isinstance(test, ast.Compare) or len(test.ops) != 1 or not _is_exact(test.comparators[0]):
+        return test
+    asked = test.left
+    if isinstance(asked, ast.Call) and isinstance(asked.func, ast.Attribute) and asked.func.attr == "item":
+        return ast.Compare(asked.func.value, test.ops, test.comparators) if not asked.args else test
+    return test
+
+
+def _is_exact(node: ast.expr) -> bool:
+    """A number that half precision holds exactly."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        node = node.operand
+    if not isinstance(node, ast.Constant) or type(node.value) not in (int, float):
+        return False
+    value: float = node.value
+    return abs(value) <= 32 and value * 4 == int(value * 4)
 
 
 def _prepares(facts: Facts, function: FunctionNode, stmt: ast.stmt) -> bool:
@@ -120,21 +181,82 @@ def _prepares(facts: Facts, function: FunctionNode, stmt: ast.stmt) -> bool:
 # -- whether it is the same
 
 
-def _sound(facts: Facts, function: ast.FunctionDef, node: ast.stmt | ast.expr, choice: _Choice) -> bool:
-    if not choice.name or not _asks_one_bool(facts, choice.test) or not _bound(function, node, choice.name):
-        return False
+def _sound(
+    facts: Facts, function: ast.FunctionDef, node: ast.stmt | ast.expr, choice: Choice
+) -> Wrapped | None:
+    """Whether the choice is the same as the branch, and if so what has to be wrapped for that."""
+    if not _asks_one_bool(facts, choice.test):
+        return None
     free = _no_gradient(facts, function, node)
-    reader = _Side(facts, choice.name, free)
-    sides = [side for side in choice.sides if side is not None]
-    if not all(reader.keeps(side) for side in sides):
+    wrapped = Wrapped()
+    for i, part in enumerate(choice.parts):
+        bases = [part.name] if part.sides[1] is None else _names_read(part)
+        if not any(_keeps(facts, function, node, choice, i, base, free, wrapped) for base in bases):
+            return None
+    return wrapped
+
+
+def _keeps(
+    facts: Facts,
+    function: ast.FunctionDef,
+    node: ast.stmt | ast.expr,
+    choice: Choice,
+    i: int,
+    base: str,
+    free: bool,
+    wrapped: Wrapped,
+) -> bool:
+    """Whether both sides have shape and dtype of a variable; then note what to wrap."""
+    part = choice.parts[i]
+    body, orelse = part.sides
+    loads = [facts.value(n) for n in (node, *same_scope(node)) if _loads(n, base)]  # type: ignore[arg-type]
+    if not _bound(function, node, base) or not loads:
         return False
-    if all(_base(side) == choice.name and isinstance(side, ast.Name) for side in sides):
+    if not all(is_floating(facts, function, node, base, value) for value in loads):
         return False
-    loads = [n for side in sides for n in (side, *same_scope(side)) if _loads(n, choice.name)]
-    values = [facts.value(load) for load in loads]  # type: ignore[arg-type]
-    known = all(v.kind is Kind.TENSOR and v.dtype == "float" and v.device is not Device.HOST for v in values)
-    stays = choice.sides[1] is None or any(isinstance(side, ast.Name) for side in sides)
-    return bool(loads) and known and (not stays or _unshared(facts, function, node, choice.name))
+    readers = [Side(facts, function, node, choice.test, base, free) for _ in (body, orelse)]
+    for reader, side in zip(readers, (body, orelse), strict=True):
+        if side is not None and (reader.form(side) is not Form.LIKE or not (reader.connected or free)):
+            return False
+    if any(_operations(side) > _CHEAP for side in part.sides if side is not None):
+        return False
+    same = [_is_name(side, base) for side in part.sides if side is not None]
+    if all(same) or any(isinstance(side, ast.Name) and side.id != base for side in part.sides):
+        return False
+    if orelse is None or any(same):
+        held = choice.last is not None or isinstance(node, ast.IfExp) or part.name == base
+        if not held or not _unshared(facts, function, node, base):
+            return False
+    times = factors(body, base) if orelse is None and readers[0].wrapped else None
+    if times is not None:
+        reader = Side(facts, function, node, choice.test, base, free)
+        if {reader.form(factor, True) for factor in times} <= {Form.POINT, Form.ROW}:
+            wrapped.factors[i] = times
+            inner = [(n, made) for n, made in reader.wrapped if made is not None or n not in times]
+            wrapped.body += [Instead(n, base, made) for n, made in inner]
+            return True
+    if any(facts.parents.get(n) is None for reader in readers for n, _ in reader.wrapped):
+        return False  # the variable in ``h *= ...``
+    if choice.last is not None and readers[1].wrapped:
+        return False  # the statement is written anew
+    wrapped.body += [Instead(n, base, made) for n, made in readers[0].wrapped]
+    wrapped.orelse += [Instead(n, base, made) for n, made in readers[1].wrapped]
+    return True
+
+
+def _operations(node: ast.expr) -> int:
+    return sum(isinstance(n, ast.BinOp | ast.UnaryOp | ast.Call) for n in (node, *same_scope(node)))
+
+
+def _is_name(node: ast.expr | None, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _names_read(part: Part) -> list[str]:
+    """Names that the sides read, the variable first."""
+    sides = [side for side in part.sides if side is not None]
+    names = [n.id for side in sides for n in (side, *same_scope(side)) if isinstance(n, ast.Name)]
+    return list(dict.fromkeys([*([part.name] if part.name in names else []), *names]))
 
 
 def _asks_one_bool(facts: Facts, test: ast.expr) -> bool:
@@ -144,6 +266,9 @@ def _asks_one_bool(facts: Facts, test: ast.expr) -> bool:
         return all(_asks_one_bool(facts, part) for part in test.values) and all(
             _never_fails(facts, part) for part in test.values[1:]
         )
+    if isinstance(test, ast.Compare) and facts.parents.get(test) is None:  # `_unread`
+        asked = facts.value(test.left)
+        return asked.kind is Kind.TENSOR and asked.device is not Device.HOST and asked.rank == 0
     device = value.kind is Kind.TENSOR and value.device is not Device.HOST
     return device and value.dtype == "bool" and value.rank == 0 and not isinstance(test, ast.NamedExpr)
 
@@ -159,96 +284,6 @@ def _operation(facts: Facts, call: ast.Call) -> str:
     if name is None and isinstance(call.func, ast.Attribute):
         name = call.func.attr
     return name or ""
-
-
-def _without_dimensions(facts: Facts, node: ast.expr) -> bool:
-    """Whether a value is a tensor without dimensions."""
-    value = facts.value(node)
-    return value.kind is Kind.TENSOR and value.rank == 0
-
-
-@dataclass(frozen=True)
-class _Side:
-    """Reads a side: whether it has shape and dtype of a floating-point variable, and a tame derivative."""
-
-    facts: Facts
-    name: str
-    free: bool  # of gradients
-
-    def keeps(self, node: ast.expr) -> bool:
-        """Whether a side is the variable, or made of it by operations that keep shape and dtype."""
-        if isinstance(node, ast.Name):
-            return node.id == self.name
-        if isinstance(node, ast.UnaryOp):
-            return isinstance(node.op, ast.USub) and self.keeps(node.operand)
-        if isinstance(node, ast.BinOp):
-            return self.combined(node)
-        if not isinstance(node, ast.Call):
-            return False
-        name = torch_function(dotted(self.facts, node.func))
-        arguments = [*node.args, *(word.value for word in node.keywords)]
-        if name is not None and node.args:
-            operand, *rest = arguments
-        elif isinstance(node.func, ast.Attribute):
-            name, operand, rest = node.func.attr, node.func.value, arguments
-        else:
-            return False
-        if any(word.arg not in ("min", "max") for word in node.keywords):
-            return False
-        known = name in _KEEPS or (self.free and name in _KEEPS_VALUE and not rest)
-        return known and self.keeps(operand) and all(self.is_number(item) for item in rest)
-
-    def combined(self, node: ast.BinOp) -> bool:
-        """Arithmetic with a number, or where no gradient is asked for with a tensor without dimensions."""
-        if not isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div):
-            return False
-        first, other = (node.left, node.right) if self.keeps(node.left) else (node.right, node.left)
-        if not self.keeps(first):
-            return False
-        if isinstance(node.op, ast.Div) and first is not node.left:
-            return False
-        if isinstance(node.op, ast.Add | ast.Sub):
-            return self.is_number(other) or self.is_scalar(other)
-        literal = _number(other) and ast.literal_eval(other) != 0
-        return literal or (self.free and (self.is_number(other) or self.is_scalar(other)))
-
-    def is_number(self, node: ast.expr) -> bool:
-        """A number of the host; a tensor read back is none."""
-        value = self.facts.value(node)
-        fixed = value.kind is Kind.HOST and value.dtype in (None, "int", "float")
-        unary = isinstance(node, ast.UnaryOp) and self.is_number(node.operand)
-        return _number(node) or fixed or unary
-
-    def is_scalar(self, node: ast.expr) -> bool:
-        """A tensor without dimensions made of the variable itself, so of the same dtype."""
-        tensors = {
-            n.id
-            for n in (node, *same_scope(node))
-            if isinstance(n, ast.Name) and self.facts.value(n).kind is Kind.TENSOR
-        }
-        return self.free and tensors == {self.name} and _without_dimensions(self.facts, node)
-
-
-def _number(node: ast.expr) -> bool:
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return _number(node.operand)
-    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
-
-
-def _base(node: ast.expr) -> str:
-    """The variable at the bottom of a side."""
-    while not isinstance(node, ast.Name):
-        if isinstance(node, ast.BinOp):
-            node = node.right if _number(node.left) else node.left
-        elif isinstance(node, ast.UnaryOp):
-            node = node.operand
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            root = node.func.value
-            inside = node.args[0] if node.args and isinstance(root, ast.Name) else root
-            node = inside if isinstance(root, ast.Name) and root.id in ("torch", "F") else root
-        else:
-            return ""
-    return node.id
 
 
 def _bound(function: ast.FunctionDef, node: ast.AST, name: str) -> bool:
@@ -352,67 +387,3 @@ def _stored(stmt: ast.stmt) -> Iterator[str]:
 
 def _loads(node: ast.AST, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
-
-
-# -- writing it down
-
-
-def _where(test: cst.BaseExpression, sides: Sequence[cst.BaseExpression]) -> cst.Call:
-    spaced = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
-    items = [argument(_bare(node)) for node in (test, *sides)]
-    items = [item.with_changes(comma=spaced) for item in items[:-1]] + items[-1:]
-    return cst.Call(cst.Attribute(reference("torch"), cst.Name("where")), items)
-
-
-def _bare(node: Any) -> Any:
-    return node.with_changes(lpar=(), rpar=()) if getattr(node, "lpar", ()) else node
-
-
-def _expression(node: cst.IfExp) -> cst.BaseExpression:
-    return _where(_joined(node.test), [node.body, node.orelse])
-
-
-def _joined(test: Any) -> Any:
-    """``a or b`` as ``a | b``: on the device, and both are computed."""
-    if not isinstance(test, cst.BooleanOperation):
-        return test
-    operator = cst.BitOr() if isinstance(test.operator, cst.Or) else cst.BitAnd()
-    sides = [_joined(side) for side in (test.left, test.right)]
-    left, right = (_enclosed(side) if isinstance(side, cst.Comparison) else side for side in sides)
-    return cst.BinaryOperation(left, operator, right, lpar=test.lpar, rpar=test.rpar)
-
-
-def _enclosed(node: Any) -> Any:
-    return node if node.lpar else node.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
-
-
-def _statement(choice: _Choice) -> Any:
-    def build(node: cst.If) -> Any:
-        test, hosts = node.test, None
-        if choice.guarded:
-            assert isinstance(test, cst.BooleanOperation)
-            hosts, test = test.left, test.right
-        if choice.turned:
-            assert isinstance(test, cst.UnaryOperation)
-            test = test.expression
-        *before, last = _lines(node.body)
-        taken: Any = last.body[0]
-        other = _lines(node.orelse.body)[0].body[0].value if isinstance(node.orelse, cst.Else) else None
-        sides = [taken.value, other if other is not None else cst.Name(choice.name)]
-        if choice.turned:
-            sides.reverse()
-        line = last.with_changes(body=[taken.with_changes(value=_where(_joined(test), sides))])
-        if hosts is not None:
-            body = cst.IndentedBlock([*before, line])
-            return node.with_changes(test=hosts, body=body)
-        lines = [*before, line]
-        lines[0] = lines[0].with_changes(leading_lines=node.leading_lines)
-        return cst.FlattenSentinel(lines)
-
-    return build
-
-
-def _lines(suite: Any) -> list[Any]:
-    if isinstance(suite, cst.SimpleStatementSuite):
-        return [cst.SimpleStatementLine(suite.body)]
-    return list(suite.body)

@@ -74,7 +74,9 @@ def work(
         if in_training(facts, root):
             continue
         if root in free:
-            total += _selection_work(facts, function, root, free)
+            decides = isinstance(root, ast.If | ast.IfExp)
+            priced = _choice_work if decides else _selection_work
+            total += priced(facts, function, root, free)
             continue
         if sure and (sides := _sides(root)) is not None:
             always, *rest = sides
@@ -103,6 +105,13 @@ def _sides(node: ast.AST) -> tuple[Sequence[ast.AST], ...] | None:
     if isinstance(node, ast.Match):
         return [node.subject], *(case.body for case in node.cases), []
     return None
+
+
+def _choice_work(facts: Facts, function: FunctionNode, node: ast.AST, free: Collection[ast.AST]) -> float:
+    """What a branch takes as a choice on the device: both sides, and one choice for each variable."""
+    sides = [n for n in ast.iter_child_nodes(node) if not isinstance(n, ast.expr_context)]
+    chosen = max(1, len(getattr(node, "orelse", ()) or ()) if isinstance(node, ast.If) else 1)
+    return LAUNCH * chosen + work(facts, function, sides, free)
 
 
 def _selection_work(facts: Facts, function: FunctionNode, node: ast.AST, free: Collection[ast.AST]) -> float:

@@ -241,12 +241,14 @@ class _Replace(cst.CSTTransformer):
             if isinstance(result, Refusal):
                 self.refused[change] = result
                 return updated_node
-            if isinstance(result, cst.SimpleStatementLine):
-                self.made[change] = (result, *result.body)  # the line itself may get other comments above it
-            elif isinstance(result, cst.CSTNode):
-                self.made[change] = (result,)
-            elif isinstance(result, cst.FlattenSentinel):
-                self.made[change] = tuple(result)
+            made: list[Any] = []
+            if isinstance(result, cst.CSTNode | cst.FlattenSentinel):
+                made = [*result] if isinstance(result, cst.FlattenSentinel) else [result]
+                lines = [node for node in made if isinstance(node, cst.SimpleStatementLine)]
+                small = [node for line in lines for node in line.body]
+                # a line itself may get other comments above it, an assignment become a return
+                values = [node.value for node in small if isinstance(node, cst.Assign)]
+                self.made[change] = (*made, *small, *values)
             updated_node = result
         return updated_node
 

@@ -124,3 +124,30 @@ def test_a_method_is_cut_around_a_call_of_another_file_that_is_itself_cut(tree: 
     written = model.read_text(), (tree / "helpers.py").read_text()
     apply(".")
     assert (model.read_text(), (tree / "helpers.py").read_text()) == written
+
+
+def test_batches_are_no_constants_once_their_loop_calls_a_graph(tree: Path) -> None:
+    loop = tree / "model.py"
+    loop.write_text("""\
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def labels(model: nn.Module, batches, device):
+    return [model(batch.to(device)).argmax(-1).tolist() for batch in batches]
+
+
+class Service(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return labels(self.net, x.cpu().split(4), x.device)
+""")
+    apply(".")
+    once = loop.read_text()
+    assert "graphed(model)" in once
+    apply(".")
+    assert loop.read_text() == once
