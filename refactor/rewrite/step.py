@@ -18,6 +18,7 @@ from refactor.analysis.model import Facts
 from refactor.analysis.project import FunctionInfo
 from refactor.analysis.steps import Owner
 from refactor.analysis.trees import walk
+from refactor.rewrite.attributes import kept, seed, trouble
 from refactor.rewrite.changing import changing_number
 from refactor.rewrite.constants import is_plain
 from refactor.rewrite.layout import displayed, wrapped
@@ -127,6 +128,7 @@ class _Plan:
     swaps: dict[ast.expr, str] = field(default_factory=dict)  # expression inside -> parameter
     scaled: ast.Call | None = None  # `scaler.scale(loss)` in front of `.backward()`
     scale: str = ""  # the parameter that stands for the scale
+    stored: dict[str, str] = field(default_factory=dict)  # name inside -> attribute it is kept in
     elsewhere: list[Window] = field(default_factory=list)  # of the file's other steps
 
     # -- planning
@@ -162,14 +164,12 @@ class _Plan:
             if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
         }
         self.inputs = [n for n in read if n != self.reader.owner and (n in kept or n not in swapped)]
-        self.inputs += [p for p in dict.fromkeys(self.swaps.values()) if p not in self.inputs]
+        swapped_in = [p for p in dict.fromkeys(self.swaps.values()) if p not in self.stored]
+        self.inputs += [p for p in swapped_in if p not in self.inputs]
         self.inputs += [self.scale] if self.scale else []
         changing = changing_number(self.facts, self.scope, self.owner, inside, self.inputs)
-        return changing or self.results() or self.at_top_level()
-
-    def at_top_level(self) -> str:
-        """Why what stands outside any function cannot become one; empty if it stands in one."""
-        return self.script.trouble(self.owner, self.window.inside) if self.function is None else ""
+        reason = changing or self.results()
+        return reason or ("" if self.function is not None else self.script.trouble(self.owner, inside))
 
     @property
     def scope(self) -> ast.FunctionDef | ast.Module:
@@ -247,11 +247,18 @@ class _Plan:
     def take_attributes(self, taken: set[str], away: set[int]) -> bool:
         """``self.model`` becomes a parameter ``model``; False: the instance is used in another way."""
         parents = self.facts.parents
+        for attribute in kept(self.reader.cls, self.reader.owner, self.window.inside):
+            name = fresh(attribute.strip("_") or "value", taken)
+            taken.add(name)
+            self.stored[name] = attribute
         for stmt in self.window.inside:
             for node in walk(stmt):
                 if not (isinstance(node, ast.Name) and node.id == self.reader.owner) or id(node) in away:
                     continue
                 around = parents.get(node)
+                if isinstance(around, ast.Attribute) and around.attr in self.stored.values():
+                    self.swaps[around] = next(n for n, a in self.stored.items() if a == around.attr)
+                    continue
                 if not isinstance(around, ast.Attribute) or not isinstance(around.ctx, ast.Load):
                     return False
                 cls = self.reader.cls
@@ -313,6 +320,17 @@ class _Plan:
                 name, line = node.id, node.lineno
                 return f"`{name}` is used with its autograd graph in line {line}; use `{name}.detach()` there"
         self.detached = [n for n in self.outputs if n in loss]
+        return self.attributes()
+
+    def attributes(self) -> str:
+        """Attributes that the step sets are results of the function, and are set where it is called."""
+        for name, attribute in self.stored.items():
+            reason = trouble(self.facts.tree, attribute, self.window.inside, self.is_read)
+            if reason:
+                return reason
+            self.outputs.append(name)
+            if attribute == seed(self.reader.owner, self.block[self.reader.backward]):
+                self.detached.append(name)
         return ""
 
     def is_read(self, node: ast.AST) -> bool:
@@ -375,15 +393,17 @@ class _Plan:
         inside[0] = first.with_changes(leading_lines=lead[count:])
         made[:] = [self.made(inside)]
         call = self.call_line().with_changes(leading_lines=lead[:count])
-        if before:  # they stood under what moved
-            before[0] = before[0].with_changes(leading_lines=_without_gap(before[0].leading_lines, start))
+        if before and not start:  # no empty lines at the start of a block
+            lead = [line for line in before[0].leading_lines if line.comment is not None]
+            before[0] = before[0].with_changes(leading_lines=lead)
         new = [*lines[:start], *before, call, *after, *lines[stop:]]
         return node.with_changes(body=body.with_changes(body=new))
 
     def call_line(self) -> cst.SimpleStatementLine:
         arguments = [self.given.get(name, name) for name in self.inputs]
         target = f"{placeholder('graphed')}({self.reader.owner}.{self.name})" if self.method else self.name
-        start = f"{', '.join(self.outputs)} = " if self.outputs else ""
+        targets = [f"{self.reader.owner}.{self.stored[n]}" if n in self.stored else n for n in self.outputs]
+        start = f"{', '.join(targets)} = " if targets else ""
         text = wrapped(f"{start}{target}(", arguments, ")")
         return cst.ensure_type(cst.parse_statement(text), cst.SimpleStatementLine)
 
@@ -467,11 +487,6 @@ def _proposal(plans: Sequence[_Plan]) -> Proposal:
         note += "; `capturable` keeps the optimizer's step count on the device"
     imports = frozenset({"torch"} if any(plan.scale for plan in plans) else ())
     return Proposal(tuple(changes), note, frozenset({"graphed"}), imports)
-
-
-def _without_gap(lines: Sequence[cst.EmptyLine], start: int) -> list[cst.EmptyLine]:
-    """No empty lines above the first statement of a block."""
-    return [line for line in lines if start or line.comment is not None]
 
 
 def _named(name: str) -> Any:

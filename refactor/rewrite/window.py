@@ -14,6 +14,7 @@ from refactor.analysis import liveness
 from refactor.analysis.model import Facts
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
 from refactor.analysis.trees import walk
+from refactor.rewrite.attributes import keeps, kept, seed
 from refactor.rewrite.bind import BREAKING, HAZARDS
 from refactor.rewrite.ops import (
     BINARY,
@@ -170,7 +171,8 @@ class Reader:
                 return why or f"line {place} changes what the step uses; move it behind the step"
             if set(liveness.reads([stmt])) & set(liveness.writes(later)):
                 return f"line {place} reads what the step changes later; move it behind the step"
-        if not set(loss) & written:
+        attribute = seed(self.owner, self.block[self.backward])
+        if not set(loss) & written and attribute not in kept(self.cls, self.owner, inside):
             return "the loss is computed elsewhere; a graph must hold the forward pass with its backward"
         return ""
 
@@ -275,7 +277,7 @@ class Reader:
             # A tensor's `log` or `add` without a use of its result would do nothing: this is another object.
             return f"line {line} is there for what it does on the host"
         targets = stmt.targets if isinstance(stmt, ast.Assign) else [getattr(stmt, "target", None)]
-        if any(not isinstance(n, ast.Name | ast.Tuple) for t in targets if t is not None for n in walk(t)):
+        if any(not self.is_variable(stmt, target) for target in targets if target is not None):
             return f"line {line} changes more than a variable, which a replay would not do"
         for node in walk(stmt):
             if isinstance(node, _UNFIT) and not isinstance(node, ast.Starred):
@@ -290,6 +292,13 @@ class Reader:
                 if reason:
                     return reason
         return ""
+
+    def is_variable(self, stmt: ast.stmt, target: ast.expr) -> bool:
+        """Whether a target is a name, or an attribute that the step can set when it is over."""
+        if isinstance(target, ast.Tuple):
+            return all(self.is_variable(stmt, part) for part in target.elts)
+        own = isinstance(stmt, ast.Assign) and keeps(self.cls, self.owner, target)
+        return own or isinstance(target, ast.Name)
 
     def changing(self) -> frozenset[str]:
         """Names that the block binds."""

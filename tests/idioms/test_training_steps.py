@@ -488,6 +488,76 @@ def test_adam_becomes_capturable_where_its_model_is_on_the_device(tmp_path: Path
     )
 
 
+ATTRIBUTES = """\
+class Config:
+    clip = 1.0
+
+
+class Both(Net):
+    def forward(self, x, y):
+        logits = super().forward(x)
+        return logits, F.cross_entropy(logits, y)
+
+
+class Trainer:
+    def __init__(self, config, model, batches):
+        self.config, self.model, self.batches = config, model, batches
+        self.seen, self.optimizer = [], None
+
+    def run(self, watch):
+        model, config = self.model, self.config
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for x, y in self.batches:
+            # forward the model
+            logits, self.loss = model(x, y)
+
+            model.zero_grad(set_to_none=True)
+            self.loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            self.optimizer.step()
+            watch(self)
+
+
+def main(device):
+    torch.manual_seed(0)
+    model, losses = Both().to(device), []
+    trainer = Trainer(Config(), model, [(x.to(device), y.to(device)) for x, y in data(device)])
+    trainer.run(lambda it: losses.append(it.loss.item()))
+    return losses, trainer.loss.item(), [p.detach().clone() for p in model.parameters()]
+"""
+
+
+def test_a_loss_kept_on_the_trainer_is_set_where_the_step_is_called(tmp_path: Path, device: str) -> None:
+    after = same_before_and_after(NET + ATTRIBUTES, tmp_path, device, ["CG207"], least=3)
+    assert "self.loss = _run_step(model, x, y, config, self.optimizer)\n" in after
+    assert "    logits, loss = model(x, y)\n\n    model.zero_grad(set_to_none=True)\n    loss.back" in after
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (
+            "            watch(self)",
+            "            self.seen.append(self.loss)",
+            "used with its autograd graph",
+        ),
+        ("= model(x, y)", "= model(x, y + self.loss.long())", "read in line 43 before the step sets it"),
+        ("class Trainer:", "class Trainer(nn.Module):", "changes more than a variable"),
+        ("    def run(", "    loss = property()\n\n    def run(", "changes more than a variable"),
+        (
+            "    def run(",
+            "    def __setattr__(self, *a): print(a)\n\n    def run(",
+            "changes more than a variable",
+        ),
+    ],
+    ids=["kept", "read before", "a module", "a property", "a setter"],
+)
+def test_a_loss_on_a_trainer_that_others_need_stays(old: str, new: str, reason: str, tmp_path: Path) -> None:
+    code = HEAD + (NET + ATTRIBUTES).replace(old, new)
+    assert reason in " ".join(reasons(code, tmp_path, ["CG207"]))
+    assert rewrite(code, tmp_path, ["CG207"]) == code
+
+
 SEVERAL = {
     "methods of one name in two classes": """\
 class Classify:
