@@ -123,20 +123,26 @@ def drives_batches(module: ModuleInfo, node: ast.AST) -> bool:
         return False
     if node.name != "forward" and _replays(module, node):
         return True
-    if module.names_no_grad and any(True for _ in _in_scope(module, node, node.body)):
-        return True
+    for loop, guard, evaluated in _guarded(node, node.body) if module.names_no_grad else ():
+        if _calls_graphed(module, loop) or any(True for _ in _calls(module, node, loop, guard, evaluated)):
+            return True
     return module.names_step and trains(node)
 
 
 def _replays(module: ModuleInfo, function: FunctionNode) -> bool:
     """Whether a loop calls what runs from graphs already: the same loop as before it was rewritten."""
+    return b"graphed" in module.source.data and any(
+        isinstance(loop, _LOOPS) and _calls_graphed(module, loop) for loop in walk(function)
+    )
+
+
+def _calls_graphed(module: ModuleInfo, loop: Loop) -> bool:
+    """Whether a loop calls ``graphed_model`` of ``graphed_model = graphed(model)``, or a graphed function."""
     if b"graphed" not in module.source.data:
         return False
     graphed = _graphed(module).difference(_segments(module.tree)) | _decorated_functions(module.tree)
     return bool(graphed) and any(
         isinstance(node, ast.Call) and ast.unparse(node.func) in graphed
-        for loop in walk(function)
-        if isinstance(loop, _LOOPS)
         for part in _body(loop)
         for node in walk(part)
     )
@@ -156,6 +162,14 @@ def trains(node: ast.AST) -> bool:
 
 
 def _in_scope(module: ModuleInfo, function: FunctionNode | None, body: list[ast.stmt]) -> Iterator[BatchLoop]:
+    for loop, guard, evaluated in _guarded(function, body):
+        yield from _calls(module, function, loop, guard, evaluated)
+
+
+def _guarded(
+    function: FunctionNode | None, body: list[ast.stmt]
+) -> Iterator[tuple[Loop, str, frozenset[str]]]:
+    """Loops of a scope that record no gradients, what says so, and what ``eval()`` is called on there."""
     if function is not None and function.name == "forward":
         found = any(isinstance(node, ast.For) for node in statements(body))
     else:
@@ -167,7 +181,7 @@ def _in_scope(module: ModuleInfo, function: FunctionNode | None, body: list[ast.
     for loop, outer in _loops(body, guard):
         inner_guard = outer or _context_inside(loop) or ("eval" if evaluated else "")
         if inner_guard and not _trains_inside(loop):
-            yield from _calls(module, function, loop, inner_guard, evaluated)
+            yield loop, inner_guard, evaluated
 
 
 def _decorated(function: FunctionNode | None) -> str:

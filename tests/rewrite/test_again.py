@@ -81,3 +81,39 @@ def test_what_became_a_constant_or_the_result_of_a_segment_is_still_known_to_be_
     assert kept
     assert kept <= {row["message"] for row in second}
     assert {row["status"] for row in second} == {"refused"}
+
+
+CHUNKS = """\
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+        self.head = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8), nn.LayerNorm(8))
+
+    def encoded(self, x: torch.Tensor, lengths: torch.Tensor):
+        with torch.no_grad():
+            parts = []
+            for part in torch.split(x, 16, dim=0):
+                parts.append(self.encoder(part))
+        h = torch.cat(parts)
+        h = torch.tanh(h) * torch.sigmoid(h) + torch.relu(h) * torch.exp(-h)
+        rows = torch.arange(int(lengths.max()), device=x.device) < lengths[:, None]
+        return self.head(h), rows
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor):
+        h, rows = self.encoded(x, lengths)
+        return h * 2, rows
+"""
+
+
+def test_a_function_whose_loop_got_a_graphed_model_still_drives_it(tree: Path) -> None:
+    (tree / "model.py").write_text(CHUNKS)
+    apply()
+    once = (tree / "model.py").read_text()
+    assert "graphed_encoder = graphed(self.encoder)" in once
+    apply()
+    assert (tree / "model.py").read_text() == once
