@@ -52,6 +52,8 @@ class Task:
     settings: Settings
     cwd: Path
     safe_only: bool = False
+    rewriting: bool = False
+    """Patches will be asked for: what is known of a file with findings is kept until then."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,8 @@ _NOT_SAFE = "the rewrite has to be verified; leave out --safe-only to apply it"
 _NO_REWRITE = "this rule explains, it never edits"
 _FAILED = "the file could not be rewritten: see the error reported for it"
 _LOST = "it depends on files that changed meanwhile, or are analysed differently from here; apply again"
+_KEPT_VALUES = 2_000_000
+"""Expressions whose values are kept from looking at files until their patches are made, some 200 MB."""
 Accepted = tuple[Rule, Hit, Finding]
 
 
@@ -183,6 +187,7 @@ class Examiner:
         self.selection = Selection(task.settings, catalogue())
         self.project = Project(task.settings.root, task.settings.src)
         self._read: Source | None = None
+        self._kept: dict[Path, tuple[tuple[str, ...], Facts]] = {}
         sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION))
 
     def examine(self, job: Job) -> Examined:
@@ -242,7 +247,18 @@ class Examiner:
         ]
         raws = self._raws(facts, job.file)
         found = tuple(row for row in foreign if row[1])
+        if raws or found:
+            self._keep(job, (), facts)
         return Examined(job, facts.module, raws, found, comments, real=os.path.realpath(job.path))
+
+    def _keep(self, job: Job, entries: tuple[str, ...], facts: Facts) -> None:
+        """Keep the facts of a file for its patch; the oldest go where they would take too much memory."""
+        if not self.task.rewriting:
+            return
+        self._kept.pop(job.path, None)
+        self._kept[job.path] = entries, facts
+        while len(self._kept) > 1 and sum(len(f.values) for _, f in self._kept.values()) > _KEPT_VALUES:
+            del self._kept[next(iter(self._kept))]
 
     def _raws(self, facts: Facts, file: str) -> tuple[Raw, ...]:
         relative = display(facts.source.path, self.task.settings.root)
@@ -270,9 +286,12 @@ class Examiner:
         from refactor.analysis import analyze
 
         source = load(order.job.path, order.job.data)
-        facts = analyze(source, self.project, regions=self.task.settings.regions, entries=order.entries)
-        if facts is None:
-            raise SourceError(order.job.path, 1, "changed while it was being rewritten")
+        entries, facts = self._kept.get(order.job.path, ((), None))
+        if facts is None or entries != order.entries or facts.source.data != source.data:
+            facts = analyze(source, self.project, regions=self.task.settings.regions, entries=order.entries)
+            if facts is None:
+                raise SourceError(order.job.path, 1, "changed while it was being rewritten")
+            self._keep(order.job, order.entries, facts)
         facts = self._without(facts, order)
         hits = {key_of(finding): hit for finding, hit in self._hits(facts, order.job.file).items()}
         own = [(*hits[key_of(f)], f) for f in order.findings if key_of(f) in hits]

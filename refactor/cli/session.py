@@ -16,7 +16,7 @@ from refactor.config import Settings, check_codes, load_settings, overridden
 from refactor.discovery import Found, display
 from refactor.engine import Examined, Failure, Job, Result, Rewritten, Task, catalogue, key_of
 from refactor.findings import FileError, Finding, Outcome, Severity
-from refactor.pool import examine, rewrite
+from refactor.pool import Crew
 from refactor.report import FORMATS, Listing
 from refactor.rule import Rule
 from refactor.selection import Selection
@@ -132,15 +132,16 @@ def run(
     known = load_baseline(baseline) if baseline else {}
     selection = Selection(task.settings, catalogue())
     work = [Job(path, display(path, task.cwd), (data or {}).get(path)) for path in found.files]
-    results = settle(_examined(work, task, jobs, caching), task, selection, known)
-    if rewriting:
-        results = _rewritten(results, task, jobs)
+    with Crew(replace(task, rewriting=rewriting), jobs) as crew:
+        results = settle(_examined(work, crew, caching), task, selection, known)
+        if rewriting:
+            results = _rewritten(results, crew)
     for folder in found.empty:
         say(f"warning: no Python files in {folder}")
     return Session(task, tuple(results), found.errors, selection.rules)
 
 
-def _rewritten(results: Sequence[Result], task: Task, jobs: int | None) -> list[Result]:
+def _rewritten(results: Sequence[Result], crew: Crew) -> list[Result]:
     """The results with their patches.
 
     What breaks a capture in one file, and has no rewrite there or segments around it, may split a region of
@@ -148,7 +149,7 @@ def _rewritten(results: Sequence[Result], task: Task, jobs: int | None) -> list[
     """
     orders = [result.order for result in results if result.findings]
     with progress(len(orders), "rewriting") as advance:
-        made = {row.order.job: row for row in rewrite(orders, task, jobs, advance)}
+        made = {row.order.job: row for row in crew.rewrite(orders, advance)}
     results = [_with(result, made.get(result.job)) for result in results]
     breaks = [row for r in results for row in r.outcomes if row.finding.severity is Severity.BREAKS]
     left = {row.finding for row in breaks if row.status == "refused" or row.cut}
@@ -163,7 +164,7 @@ def _rewritten(results: Sequence[Result], task: Task, jobs: int | None) -> list[
         if not result.failures and (left.intersection(result.outer) or _is_cut_beside(result, done))
     ]
     with progress(len(again), "rewriting around other files") as advance:
-        made = {row.order.job: row for row in rewrite(again, task, jobs, advance) if row.failure is None}
+        made = {row.order.job: row for row in crew.rewrite(again, advance) if row.failure is None}
     return _joined([replace(r, made=made[r.job]) if r.job in made else r for r in results])
 
 
@@ -196,13 +197,13 @@ def _settled_elsewhere(result: Result, around: Mapping[tuple[str, tuple[str, int
     return replace(result, made=replace(made, patch=replace(patch, outcomes=rows)))
 
 
-def _examined(work: Sequence[Job], task: Task, jobs: int | None, caching: bool) -> list[Examined]:
+def _examined(work: Sequence[Job], crew: Crew, caching: bool) -> list[Examined]:
     """What examining each file gives, from the cache where nothing has changed."""
-    cache = opened(task) if caching else None
+    cache = opened(crew.task) if caching else None
     kept = cache.examined(work) if cache is not None else {}
     new = [job for job in work if job not in kept]
     with progress(len(new), "examining") as advance:
-        fresh = examine(new, task, jobs, advance)
+        fresh = crew.examine(new, advance)
     if cache is not None and new:
         cache.learn(fresh)
         if any(row.real for row in fresh):

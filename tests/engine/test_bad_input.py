@@ -11,7 +11,7 @@ import pytest
 from refactor.config import Settings
 from refactor.discovery import display, find_files
 from refactor.engine import Examined, Job, Task
-from refactor.pool import examine
+from refactor.pool import Crew
 
 HEAD = b"import torch\nfrom torch import nn\n\n\nclass Model(nn.Module):\n    def forward(self, x):\n"
 GOOD = HEAD + b"        return x.sum().item()\n"
@@ -55,7 +55,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(project: Path) -> dict[str, Examined]:
-    return {row.job.file: row for row in examine(jobs_of(project), Task(Settings(project), project), 1)}
+    with Crew(Task(Settings(project), project), 1) as crew:
+        return {row.job.file: row for row in crew.examine(jobs_of(project))}
 
 
 def jobs_of(root: Path) -> list[Job]:
@@ -101,7 +102,8 @@ def test_a_file_without_permission_is_reported(tmp_path):
     path = tmp_path / "secret.py"
     path.write_bytes(GOOD)
     path.chmod(0)
-    (row,) = examine([Job(path, "secret.py")], Task(Settings(tmp_path), tmp_path), 1)
+    with Crew(Task(Settings(tmp_path), tmp_path), 1) as crew:
+        (row,) = crew.examine([Job(path, "secret.py")])
     assert row.failure is not None
     assert "cannot be read" in row.failure.error.message
 
@@ -111,7 +113,8 @@ def test_links_to_folders_are_not_followed(rows):
 
 
 def test_two_processes_report_the_same_in_the_same_order(project, rows):
-    assert examine(jobs_of(project), Task(Settings(project), project), 2) == list(rows.values())
+    with Crew(Task(Settings(project), project), 2) as crew:
+        assert crew.examine(jobs_of(project)) == list(rows.values())
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

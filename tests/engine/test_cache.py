@@ -38,14 +38,14 @@ class Run:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, *, caching: bool = True) -> None:
         self.examined: list[str] = []
 
-        def noted(jobs, *rest):
+        def noted(crew, jobs, *rest):
             self.examined += [job.file for job in jobs]
-            return real(jobs, *rest)
+            return real(crew, jobs, *rest)
 
-        real = session.examine
+        real = session.Crew.examine
         settings = Settings(root)
         with monkeypatch.context() as patched:
-            patched.setattr(session, "examine", noted)
+            patched.setattr(session.Crew, "examine", noted)
             done = session.run(
                 Task(settings, root),
                 find_files((), settings, root),

@@ -10,7 +10,7 @@ import pytest
 from refactor.config import Settings
 from refactor.discovery import display
 from refactor.engine import Examined, Examiner, Job, Task
-from refactor.pool import examine
+from refactor.pool import Crew
 
 FILES = {
     "package/__init__.py": "",
@@ -143,7 +143,8 @@ def test_each_order_of_files_gives_each_file_the_same_findings(project):
 def test_each_number_of_processes_gives_each_file_the_same_findings(project, workers):
     task, jobs = project
     expected = alone(task, jobs)
-    assert examine(jobs, task, workers) == [expected[job.path] for job in jobs]
+    with Crew(task, workers) as crew:
+        assert crew.examine(jobs) == [expected[job.path] for job in jobs]
 
 
 def test_recursion_between_modules_with_arguments_that_grow_comes_to_an_end(tmp_path):
