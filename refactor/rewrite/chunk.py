@@ -7,6 +7,7 @@ of the span. A node that is not found by exact span and kind is not edited.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -115,7 +116,8 @@ def parse_chunk(source: Source, chunk: Chunk, changes: Sequence[Change]) -> Pars
     """Parse a chunk and find the nodes of the changes in it; those not found are missing from ``nodes``."""
     if chunk.depth > MAX_DEPTH:
         return Refusal(f"the code around it is nested more than {MAX_DEPTH} levels deep; split it")
-    bare = "\r" in chunk.text and "\n" not in chunk.text
+    single = "\n" not in chunk.text and "\r" not in chunk.text
+    bare = "\n" not in chunk.text and ("\r" in chunk.text or source.newline == "\r")
     text = chunk.text.replace("\r", "\n") if bare else chunk.text
     config = cst.PartialParserConfig(default_newline=_newline(source, bare))
     try:
@@ -133,7 +135,16 @@ def parse_chunk(source: Source, chunk: Chunk, changes: Sequence[Change]) -> Pars
         found = _match(source, chunk, change, index)
         if found is not None:
             nodes[change] = found
+    if single:  # it does not show how the file ends lines and indents
+        ends = "\n" if bare else source.newline
+        module = module.with_changes(default_newline=ends, default_indent=_indent(source))
     return Parsed(module, nodes, bare)
+
+
+def _indent(source: Source) -> str:
+    """The first indentation behind a colon, else four spaces."""
+    found = re.search(r":[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n)([ \t]+)[^\s#]", source.text)
+    return found.group(1) if found else "    "
 
 
 def _newline(source: Source, bare: bool) -> Any:

@@ -133,14 +133,14 @@ class Script:
         top = next(n for n in (owner, *ancestors(self.facts, owner)) if n in self.tree.body)
         index = self.tree.body.index(top)
         before = self.tree.body[index - 1] if index else None
+        lines = [text for _, text in self.facts.source.lines]
         if before is None or not self._is_alone(index - 1):
-            lines = self.facts.source.lines
-            empty = 0
-            while top.lineno - 2 - empty >= 0 and not lines[top.lineno - 2 - empty][1].strip():
-                empty += 1
-            return top, False, max(0, 2 - empty) if empty else 0, 2
+            above = lines[: top.lineno - 1]
+            empty = next((i for i, text in enumerate(reversed(above)) if text.strip()), 2)
+            commented = not empty and above[-1:] and above[-1].startswith("#")
+            return top, False, 0 if commented else max(0, 2 - empty), 2
         last = before.end_lineno or before.lineno
-        following = [text for _, text in self.facts.source.lines[last:]]
+        following = lines[last:]
         empty = next((i for i, text in enumerate(following) if text.strip()), 2)
         return before, True, 2, max(0, 2 - empty)
 
@@ -161,7 +161,9 @@ class Script:
         docstring = index == 0 and isinstance(stmt, ast.Expr) and isinstance(stmt.value, ast.Constant)
         previous = body[index - 1].end_lineno if index else 0
         shared = previous == stmt.lineno or stmt.end_lineno == body[index + 1].lineno
-        return isinstance(stmt, (*SIMPLE, *_COMPOUND)) and not shared and not docstring
+        between = self.facts.source.lines[(stmt.end_lineno or stmt.lineno) : body[index + 1].lineno - 1]
+        inner = any(text[:1].isspace() and text.strip() for _, text in between)  # comments of its block
+        return isinstance(stmt, (*SIMPLE, *_COMPOUND)) and not (shared or docstring or inner)
 
 
 def _called(use: GlobalUse) -> str:

@@ -321,3 +321,48 @@ def test_an_import_behind_the_loop_does_not_take_ours_along(tmp_path: Path) -> N
     assert after.index("import graphed") < after.index("@graphed") < after.index("for x in loader")
     assert "import loader\nfrom cuda_graphs import graphed\n\n# train\n@graphed" in after
     assert "import sys\n\nsys.exit(0)\n" in after
+
+
+LINES = """\
+import torch
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters())  # a line alone
+# train
+for x in [1]:
+\tfor y in loader:
+\t\tloss = model(y).sum()  # hm
+\t\toptimizer.zero_grad()
+\t\tloss.backward()
+\t\toptimizer.step()
+"""
+TYPED = """\
+import torch
+from cuda_graphs import graphed
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters())  # a line alone
+
+
+@graphed
+def _training_step(model, y, optimizer):
+\tloss = model(y).sum()  # hm
+\toptimizer.zero_grad()
+\tloss.backward()
+\toptimizer.step()
+
+
+# train
+for x in [1]:
+\tfor y in loader:
+\t\t_training_step(model, y, optimizer)
+"""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["unix", "windows", "old mac"])
+def test_line_ends_and_tabs_are_those_of_the_file(end: str, tmp_path: Path) -> None:
+    assert rewrite(LINES.replace("\n", end), tmp_path, ["CG207"]) == TYPED.replace("\n", end)
+
+
+def test_a_comment_of_the_block_above_stays_in_it(tmp_path: Path) -> None:
+    above = "if True:\n\tlog = []\n\t# the end of it\n\n"
+    after = rewrite(LINES.replace("# train\n", above), tmp_path, ["CG207"])
+    assert "\n\t# the end of it\n\n\n@graphed\ndef" in after
