@@ -13,6 +13,7 @@ from refactor.rewrite.ops import FRESH_MODULES, METADATA, VIEWS, names_in, torch
 from refactor.rewrite.syntax import SCOPES, FunctionNode, ancestors, dotted, same_scope
 from refactor.rewrite.training import in_training
 from refactor.rewrite.work import BUILTINS, on_device, on_layer, understood
+from refactor.vendor import NAME as RUNTIME
 
 LAUNCH = 6.0
 """Host time of a bare operation in µs: 4 to 6 measured on an H100 with torch 2.11."""
@@ -140,6 +141,8 @@ def _rounds(loop: ast.For | ast.While, unknown: int) -> int:
 def _call_work(facts: Facts, function: FunctionNode, call: ast.Call, sure: bool) -> float:
     func = call.func
     value = facts.value(func)
+    if _is_constant(facts, call):
+        return 0
     if value.kind is Kind.MODULE:
         return _module_work(facts, function, value)
     if value.kind is Kind.HOST and on_layer(facts, call) and understood(facts, function, call):
@@ -164,6 +167,18 @@ def _call_work(facts: Facts, function: FunctionNode, call: ast.Call, sure: bool)
     if result is Kind.CONTAINER and scope in sys.stdlib_module_names:
         return 0
     return LAUNCH if sure else UNKNOWN_CALL
+
+
+def _is_constant(facts: Facts, call: ast.Call) -> bool:
+    """``constant(…)`` of the runtime and its ``.clone()``: free, as what they were written for is.
+
+    A method is then worth the same before its constants are rewritten and after it.
+    """
+    func = call.func
+    if isinstance(func, ast.Attribute) and func.attr == "clone" and isinstance(func.value, ast.Call):
+        func = func.value.func
+    name = dotted(facts, func) or ""
+    return name.endswith(f"{RUNTIME}.constant")
 
 
 def _function(facts: Facts, qualname: str | None) -> ast.FunctionDef | None:

@@ -117,3 +117,25 @@ def test_a_function_whose_loop_got_a_graphed_model_still_drives_it(tree: Path) -
     assert "graphed_encoder = graphed(self.encoder)" in once
     apply()
     assert (tree / "model.py").read_text() == once
+
+
+EVEN = """\
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def forward(self, x: torch.Tensor):
+        h = torch.relu(torch.sigmoid(torch.tanh(x))) * torch.tensor([1.0, 2.0], device=x.device)
+        return h, int(h.argmax())
+"""
+
+
+def test_a_constant_costs_nothing_before_and_after_it_is_kept(tree: Path) -> None:
+    (tree / "model.py").write_text(EVEN)
+    apply()
+    once = (tree / "model.py").read_text()
+    assert "constant([1.0, 2.0], device=x.device)" in once
+    assert "segment" not in once
+    apply()
+    assert (tree / "model.py").read_text() == once
