@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from refactor.analysis.model import Device, Facts, Kind
+from refactor.analysis.model import Device, Facts, Kind, Value
 from refactor.analysis.trees import walk
 from refactor.rewrite.ops import METADATA, names_in
 from refactor.rewrite.syntax import dotted, enclosing_function, self_name
@@ -40,6 +40,12 @@ def varies(facts: Facts, node: ast.expr) -> str:
 def draws(facts: Facts, node: ast.expr) -> str:
     """The same for Python numbers and lists: only whether they are drawn at random, the rest is content."""
     return _Origin(facts, strict=False).value(node)
+
+
+def _may_hold_tensors(value: Value) -> bool:
+    if value.kind is Kind.CONTAINER:
+        return value.items is None or any(map(_may_hold_tensors, value.items))
+    return value.kind in (Kind.TENSOR, Kind.UNKNOWN)
 
 
 class _Origin:
@@ -103,7 +109,7 @@ class _Origin:
         spec = function.args if function is not None else None
         given = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg] if spec else []
         handed = any(arg is not None and arg.arg == node.id for arg in given)
-        if handed and known.kind in (Kind.TENSOR, Kind.UNKNOWN) and self.strict:
+        if handed and _may_hold_tensors(known) and self.strict:
             return f"`{node.id}` is handed in by the caller"
         if known.kind is Kind.TENSOR and known.device is Device.DEVICE:
             return self.doubt(f"`{node.id}` is on the device")
