@@ -174,6 +174,25 @@ def test_gradients_accumulate_over_micro_batches_with_the_optimizer_outside() ->
     assert wrapper.stats()["replays"] >= 8
 
 
+def test_models_that_share_a_step_accumulate_gradients_each_of_its_own() -> None:
+    def backward(model: nn.Module, x: Tensor) -> Tensor:
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss.detach()
+
+    step = graphed(backward)
+    ours, theirs = [net(), net()], [net(), net()]
+    for i, which in enumerate((0, 0, 0, 1, 0, 1, 1, 0, 1, 0, 0, 1)):
+        loss, expected = step(ours[which], rnd(4, 8, seed=i)), backward(theirs[which], rnd(4, 8, seed=i))
+        assert torch.equal(loss, expected)
+        for p, q in zip(ours[which].parameters(), theirs[which].parameters(), strict=True):
+            assert torch.equal(p.grad, q.grad)
+        if i % 3 == 2:
+            ours[which].zero_grad()
+            theirs[which].zero_grad()
+    assert step.stats()["replays"] > 3
+
+
 def test_a_schedule_outside_the_step_is_followed_through_a_learning_rate_on_the_device() -> None:
     plain, model = net(), net()
 

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 715afad7dd2f16044a2e2e29637d84a857baea1b042b100866e7eec1ae9f043b). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 8f04c026c12019ab3cd42afe78b9ced8ce3d84a2fd2e8c24b90d37a98bdb8b55). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -628,6 +628,10 @@ class _Call:
     def objects(self) -> list[Any]:
         """The objects among the arguments that are neither tensors, scalars nor containers."""
         return [t.refer() for t in self.form if type(t) is _Same]
+
+    def owners(self) -> tuple[_Same, ...]:
+        """Those objects as keys."""
+        return tuple([t for t in self.form if type(t) is _Same]) if self.has_objects else ()
 
     def is_as_given(self) -> bool:
         """Whether the containers among the arguments still hold what they held."""
@@ -1987,7 +1991,8 @@ class _Runner:
             self.flat: dict[Hashable, Tensor] = {}  # the memory of the static inputs that buckets share
             self.watches: dict[int, _Watch] = {}
             self.barred = ""  # why there are none
-            self.parameters: list[Tensor] = []  # those whose gradients the code finds and uses
+            # those whose gradients the code finds and uses, for each set of objects among the arguments
+            self.parameters: dict[tuple[_Same, ...], list[Tensor]] = {}
             self.exact = self.options.padding is None
             self.proven: set[str] = set()  # dimensions padded with other data and other contents, too
             self.example: Any = None  # the latest arguments that were recorded, without their data
@@ -2066,8 +2071,7 @@ class _Runner:
             n = self.fruitless = self.fruitless + 1
             if n & (n - 1) and (n - 1) & (n - 2):
                 raise _Eager(f"{self.replaced} is replaced at every call, and the graphs with it")
-        missing = tuple([p.grad is None for p in self.parameters]) if self.parameters else ()
-        key = (base, self._state(call), missing)
+        key = (base, self._state(call), self._missing(call) if self.parameters else ())
         if self.placed and key in self.placed:
             here = self._at(key, call)
             graph = self.graphs.get(here)
@@ -2081,6 +2085,10 @@ class _Runner:
         if self.refused and key in self.refused:
             raise _Eager(self.refused[key])
         return None, key
+
+    def _missing(self, call: _Call) -> tuple[bool, ...]:
+        """Which of the gradients that the code uses are not there."""
+        return tuple([p.grad is None for p in self.parameters.get(call.owners(), ())])
 
     def _at(self, key: tuple[Any, ...], call: _Call) -> tuple[Any, ...]:
         """The key of a graph that uses arguments where they are: with their addresses.
@@ -2159,6 +2167,7 @@ class _Runner:
         self._drop(list(self.graphs))
         self.refused.clear()
         self.placed.clear()
+        self.parameters.clear()
         self._look()
 
     def settle(self, call: _Call, wide: list[_Watch], ran: _Ran, addresses: set[int], host: Any) -> None:
@@ -2211,6 +2220,9 @@ class _Runner:
         if self.options.max_bytes is not None and pool.bytes > self.options.max_bytes:
             pool.drop(list(pool.graphs))  # of all callables: only an empty pool gives memory back
         self.watches = {i: watch for i, watch in self.watches.items() if watch.root.refer() is not None}
+        lost = [owners for owners in self.parameters if any(t.refer() is None for t in owners)]
+        for owners in lost:
+            del self.parameters[owners]
         gone = [key for key, graph in self.graphs.items() if graph.graph is None or _dead(key)]
         left = sorted(self.graphs.keys() - gone, key=lambda k: self.graphs[k].used)
         self._drop([*gone, *left[: max(0, len(left) - self.options.max_graphs + 1)]])
@@ -2290,7 +2302,8 @@ class _Runner:
         self._make_room(pool)
         graph = _Recording(self, call, key, watches, pool, had).run(trains, result)
         self.recorded += 1
-        key = (*key[:2], tuple([not was for _, was in had]) if self.parameters else ())
+        used = call.owners() in self.parameters
+        key = (*key[:2], tuple([not was for _, was in had]) if used else ())
         if graph.placed:
             self.placed[key] = graph.placed
             key = self._at(key, call)
@@ -2592,7 +2605,7 @@ class _Recording:
         result = self._run(inputs)
         gradients = {_storage(g) for _, g in self.gradients if g is not None}
         if not gradients.isdisjoint(observer.read):  # then as at the real call: some had one, others not
-            self.runner.parameters = [p for p, _ in self.had]
+            self.runner.parameters[self.call.owners()] = [p for p, _ in self.had]
             self.gradients = [(p, torch.zeros_like(p) if had else None) for p, had in self.had]
             gradients.update(_storage(g) for _, g in self.gradients if g is not None)
             result = self._run(inputs)
@@ -2621,7 +2634,8 @@ class _Recording:
             raise _Leak("it draws random numbers, and how many depends on the padding")
         call = self.call.smaller()
         pure = not (graph.writes or graph.mutated or self.gradients)
-        if call is self.call and pure and self.runner.proven.issuperset(call.sizes):
+        proven = self.runner.proven.issuperset(call.sizes) and not call.has_objects
+        if call is self.call and pure and proven:
             exact, padded = _Result(*_taken_apart(result), call.leaves, {}, []), first  # both ran already
         else:  # other data than the padding: a maximum or a sum may agree by luck
             graph.load(call)
