@@ -7,7 +7,7 @@ A new import stands after the last import before the first class or function, so
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from refactor.rewrite.model import Edit, Refusal, RuntimeImport
@@ -68,7 +68,7 @@ def _module(node: ast.ImportFrom) -> str:
     return "." * node.level + (node.module or "")
 
 
-def _imported(imports: Iterable[ast.ImportFrom], name: str, bound: dict[str, int]) -> str | None:
+def _imported(imports: Iterable[ast.ImportFrom], name: str, bound: Mapping[str, int]) -> str | None:
     """The local name of an import that nothing else in the file rebinds or shadows."""
     for node in imports:
         for alias in node.names:
@@ -78,7 +78,7 @@ def _imported(imports: Iterable[ast.ImportFrom], name: str, bound: dict[str, int
     return None
 
 
-def _module_name(tree: ast.Module, module: str, bound: dict[str, int]) -> str | None:
+def _module_name(tree: ast.Module, module: str, bound: Mapping[str, int]) -> str | None:
     """What the file calls a module it imports at the top level, if nothing else has that name."""
     imports = [alias for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
     for alias in imports:
