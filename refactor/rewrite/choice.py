@@ -163,10 +163,8 @@ def _is_exact(node: ast.expr) -> bool:
     """A number that half precision holds exactly."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         node = node.operand
-    if not isinstance(node, ast.Constant) or type(node.value) not in (int, float):
-        return False
-    value: float = node.value
-    return abs(value) <= 32 and value * 4 == int(value * 4)
+    value = node.value if isinstance(node, ast.Constant) else None
+    return isinstance(value, int | float) and abs(value) <= 32 and value * 4 == int(value * 4)
 
 
 def _prepares(facts: Facts, function: FunctionNode, stmt: ast.stmt) -> bool:

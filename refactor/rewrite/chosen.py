@@ -121,8 +121,9 @@ def _joined(test: Any) -> Any:
     """``a or b`` as ``a | b``: on the device, and both are computed; ``t.item()`` as ``t``."""
     if isinstance(test, cst.Comparison) and isinstance(test.left, cst.Call):
         func = test.left.func
-        read = isinstance(func, cst.Attribute) and func.attr.value == "item" and not test.left.args
-        return test.with_changes(left=func.value) if read else test  # type: ignore[union-attr]
+        if isinstance(func, cst.Attribute) and func.attr.value == "item" and not test.left.args:
+            return test.with_changes(left=func.value)
+        return test
     if not isinstance(test, cst.BooleanOperation):
         return test
     operator = cst.BitOr() if isinstance(test.operator, cst.Or) else cst.BitAnd()
@@ -166,7 +167,7 @@ def _chosen(choice: Choice, i: int, line: Any, other: Any, asked: cst.BaseExpres
     """The line that assigns or returns what is chosen."""
     part, small = choice.parts[i], line.body[0]
     if isinstance(small, cst.AugAssign):
-        operator = _PLAIN[type(small.operator).__name__]()
+        operator = getattr(cst, _PLAIN[type(small.operator).__name__])()
         right = small.value
         if getattr(right, "lpar", ()) == () and isinstance(right, cst.BinaryOperation):
             right = _enclosed(right)
@@ -187,10 +188,10 @@ def _chosen(choice: Choice, i: int, line: Any, other: Any, asked: cst.BaseExpres
 
 
 _PLAIN = {
-    "AddAssign": lambda: cst.Add(),
-    "SubtractAssign": lambda: cst.Subtract(),
-    "MultiplyAssign": lambda: cst.Multiply(),
-    "DivideAssign": lambda: cst.Divide(),
+    "AddAssign": "Add",
+    "SubtractAssign": "Subtract",
+    "MultiplyAssign": "Multiply",
+    "DivideAssign": "Divide",
 }
 
 
