@@ -66,7 +66,6 @@ def settings() -> dict[str, str]:
     cuda: Any = torch.cuda
     kernels: Any = torch.backends.cuda
     matmul, cudnn = kernels.matmul, torch.backends.cudnn
-    saved: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     found: dict[str, Any] = {
         "collection of garbage": gc.isenabled(),
         "working directory": os.getcwd(),
@@ -78,7 +77,7 @@ def settings() -> dict[str, str]:
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "detection of anomalies": torch.is_anomaly_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
-        "hooks for saved tensors": saved is not None and saved(True) is not None,
+        "hooks for saved tensors": _saving(),
         "modes of torch functions": torch._C._len_torch_function_stack(),
         "cache of autocast": torch.is_autocast_cache_enabled(),
         "cudnn.benchmark": cudnn.benchmark,
@@ -100,6 +99,17 @@ def settings() -> dict[str, str]:
         found["current device"] = cuda.current_device()
         found["current stream is the default one"] = cuda.current_stream() == cuda.default_stream()
     return {name: str(value) for name, value in found.items()}
+
+
+def _saving() -> bool:
+    """Whether hooks for saved tensors are on; which function of torch tells it depends on the release."""
+    told: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if told is None:
+        return False
+    try:
+        return told(True) is not None
+    except TypeError:
+        return told() is not None
 
 
 def _environment() -> str:
