@@ -9,6 +9,7 @@ from . import (
     capture,
     concurrency,
     contracts,
+    corners,
     decoding,
     edges,
     fields,
@@ -43,6 +44,7 @@ FAMILIES = (
     idioms, programs, sequences, steps, ungraphed, decoding,
     outputs, optimizing, values, isolation, streams,
     manners, margins, scripts, contracts, roundings, edges, habits, holders, gradients, fields,
+    corners,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

@@ -303,7 +303,7 @@ PAIRS: tuple[Pair, ...] = (
     NONE,
     NONE.mutant("mean_of_no_rows_is_zero", "result|shapes", "No rows give zeros.", ("if torch.is_grad_enabled() or not size:", "if torch.is_grad_enabled():"), ("/ n, h.sum(0)", "/ n.clamp(min=1), h.sum(0)")),
     NOISY,
-    NOISY.mutant("noise_of_the_bucket", "random|result", "Noise is drawn for the whole bucket, column by column.", ("out[:size] + torch.randn_like(x)", "(out + torch.randn_like(out.t()).t())[:size]")),
+    NOISY.mutant("noise_of_the_bucket", "random|result", "Noise is drawn for the whole bucket, column by column.", ("out[:size] + torch.randn_like(x)", "(out + torch.randn(out.shape[1], out.shape[0], device=x.device).t())[:size]")),
     BEAMS,
     BEAMS.mutant("scores_keep_their_places", "result|state", "Scores do not follow their beam.", ("self.scores.index_select(0, parents)", "self.scores")),
     BEAMS.mutant("ends_keep_their_places", "result|state", "A beam's end stays where it was.", ("self.done.index_select(0, parents)", "self.done.clone()")),
