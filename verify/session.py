@@ -275,7 +275,7 @@ class Pair:
         except WorkerDied:
             self.is_down = True
             return []
-        self.is_down = self.is_down or bool(answer.get("poisoned"))
+        self.is_down = self.is_down or bool(answer.get("poisoned")) or "broken" in answer
         keys = ("taken", "margins", "raised")
         return [Probed(*found) for found in zip(*(answer.get(k, []) for k in keys), strict=False)]
 
@@ -286,7 +286,7 @@ class Pair:
         except WorkerDied:
             self.is_down = True
             return 0
-        self.is_down = self.is_down or bool(answer.get("poisoned"))
+        self.is_down = self.is_down or bool(answer.get("poisoned")) or "broken" in answer
         return int(answer.get("operations", 0))
 
     def _judge(self, request: Json, written: Path) -> Outcome:

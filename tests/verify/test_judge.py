@@ -212,3 +212,15 @@ def test_a_trace_that_was_written_is_read_as_it_was(tmp_path: Path) -> None:
     assert [t.dtype for t in found.tensors] == [t.dtype for t in held]
     for mine, theirs in zip(found.tensors, held, strict=True):
         torch.testing.assert_close(mine, theirs.contiguous(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_call_outside_the_domain_that_ends_the_originals_device_is_no_evidence() -> None:
+    def entry(step: int, outside: bool, groups: dict) -> dict:
+        return {"step": step, "outside": outside, "groups": groups}
+
+    lost = {"exception": {"type": "AcceleratorError", "message": "CUDA error: device-side assert triggered"}}
+    fine = {"result": []}
+    before = Trace([entry(0, False, fine), entry(1, True, lost)], [])
+    after = Trace([entry(0, False, fine), entry(1, True, fine), entry(2, False, fine)], [])
+    assert not compare(before, after, False).certain
+    assert compare(Trace(before.observed[:1], []), after, False).certain

@@ -304,6 +304,8 @@ class Worker:
             finally:
                 taken.append({site: sorted(outcomes) for site, outcomes in self.sites.seen.items()})
                 margins.append(self.branches.margins)
+            if poisoned:  # nothing works on the device any more
+                break
         self.sites.seen, self.branches.measuring = seen, False
         return {"taken": taken, "margins": margins, "raised": raised, "poisoned": poisoned}
 
