@@ -98,8 +98,10 @@ def external(name: str) -> Val:
     scope, _, leaf = name.rpartition(".")
     if scope == "torch" and leaf in DTYPES:
         return Host("dtype", owner=DTYPES[leaf])
-    if scope in ("math", "numpy") and leaf in ("pi", "inf", "e", "nan", "tau"):
+    if scope in ("math", "numpy", "torch") and leaf in ("pi", "inf", "e", "nan", "tau"):
         return Host("float")
+    if scope in ("numpy", "torch") and leaf == "newaxis":
+        return NONE
     return Ext(name)
 
 

@@ -346,6 +346,61 @@ CASES = {
             def forward(self, x: torch.Tensor, mask: torch.Tensor):
                 return self.inner(self.encoder(x, mask), mask)
     """,
+    "numbers that libraries name are numbers": """
+        import math
+        import numpy as np
+        import torch
+        from torch import inf, nn
+        class Model(nn.Module):
+            def forward(self, x: torch.Tensor, fill: torch.Tensor):
+                masked = x > 0
+                x[masked] = -torch.inf
+                x[masked] = torch.nan
+                x[masked] = -math.inf
+                x[masked] = np.pi
+                x[masked] = inf
+                x[masked] = torch.finfo(x.dtype).min
+                x[:, torch.newaxis][masked[:, torch.newaxis]] = torch.pi
+                x[masked] = fill  # !
+                return x
+    """,
+    "an attribute that a helper makes, read or not": """
+        import torch
+        from torch import nn
+        class Plan:
+            def __init__(self, width: int):
+                self.width = width
+            @classmethod
+            def of(cls, config):
+                return cls(config.width)
+            def table(self):
+                return torch.arange(self.width)
+        def table_of(config):
+            return torch.linspace(0, 1, config.width)
+        class Model(nn.Module):
+            def __init__(self, config, other: bool):
+                super().__init__()
+                self.plan = Plan.of(config) if self.planned() else None
+                self.table = table_of(config)
+                self.unread = table_of(config)
+                self.twice = table_of(config)
+                self.twice = 3
+                self.early = table_of(config)
+                self.register_buffer("kept", self.early * 2)
+                self.made = self.table.numel()
+                name = table_of(config)
+                self.named = name
+            @classmethod
+            def planned(cls):
+                return cls.__name__ != "Model"
+            def forward(self, x: torch.Tensor):
+                x = x + self.table.to(x.device)  # !
+                x = x + self.plan.table().to(x.device)  # !
+                x = x + self.named.to(x.device)  # !
+                if self.made > 3:
+                    x = x * self.kept
+                return x * self.early.to(x.device)  # !
+    """,
 }
 
 
