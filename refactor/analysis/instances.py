@@ -7,6 +7,7 @@ import builtins
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from refactor.analysis import deferred
 from refactor.analysis.annotations import from_annotation
 from refactor.analysis.domain import (
     BOOL,
@@ -64,7 +65,8 @@ INIT_DEPTH = 16
 class Attributes:
     """What interpreting the constructor of a class leaves on its instances."""
 
-    values: dict[str, Val] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    """Values, or `Deferred` ones."""
     buffers: set[str] = field(default_factory=set)
 
 
@@ -224,7 +226,7 @@ def _instance_attribute(it: Interpreter, frame: Frame, owner: Obj, cls: ClassInf
     known_values = attributes(it, cls).values
     if name in known_values or (cls, name) in it.overlay:
         later = it.overlay.get((cls, name))
-        first: Val | None = known_values.get(name)
+        first = deferred.settled(it, known_values.get(name))
         kept = isinstance(first, Host) and first.value is not NO_VALUE
         if kept and isinstance(first, Host) and (name in cls.reassigned or cls.rewrites_itself):
             # Another call may have left another value.
@@ -297,7 +299,8 @@ def items_of(it: Interpreter, cls: ClassInfo) -> Val | None:
     """The modules that a subclass of ``nn.Sequential`` or ``nn.ModuleList`` hands to its base class."""
     if not any(base in ("torch.nn.Sequential", "torch.nn.ModuleList") for base in cls.mro):
         return None
-    return attributes(it, cls).values.get("*items")
+    items: Val | None = attributes(it, cls).values.get("*items")
+    return items
 
 
 def set_items(it: Interpreter, frame: Frame, cls: ClassInfo, items: Val) -> None:
@@ -338,10 +341,10 @@ def set_attribute(it: Interpreter, frame: Frame, owner: Obj, name: str, value: V
         if cls.is_module and isinstance(value, Tensor) and name in known.buffers:
             value = Tensor(Device.DEVICE, value.dtype, value.rank)
         # What methods assign holds for the analysis of one file only: results must not depend on others.
-        table: dict[Any, Val] = it.overlay if own is None else own.values
+        table: dict[Any, Any] = it.overlay if own is None else own.values
         key: Any = (cls, name) if own is None else name
         old = table.get(key)
-        table[key] = value if old is None else join(old, value)
+        table[key] = deferred.joined(old, value)
 
 
 def register_buffer(it: Interpreter, frame: Frame, owner: Obj, name: str, value: Val) -> None:
@@ -396,7 +399,7 @@ def _built_inside(
 ) -> None:
     """A region that makes an object runs its constructor: what happens there counts, attributes stay."""
     found = cls.find("__init__")
-    if found is None or not isinstance(found[1], FunctionInfo) or cls in it.building:
+    if found is None or not isinstance(found[1], FunctionInfo) or cls in it.building or cls.generated:
         return
     it.building.add(cls)
     it.call_function(frame, found[1], [Obj((cls,)), *args], keywords)

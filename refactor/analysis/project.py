@@ -142,6 +142,18 @@ class ClassInfo:
         """Methods that decorators of the class put in place of its own."""
         return self.module.project.decorated(self) if self.node.decorator_list else {}
 
+    @cached_property
+    def generated(self) -> bool:
+        """Whether ``dataclass`` wrote its constructor, so that what its bases define does not run."""
+        for base in self.mro:
+            if isinstance(base, ClassInfo):
+                if "__init__" in base.own:
+                    return False
+                made_by = [d.func if isinstance(d, ast.Call) else d for d in base.node.decorator_list]
+                if any(last_name(name) == "dataclass" for name in made_by):
+                    return True
+        return False
+
     def written(self, name: str) -> FunctionInfo | None:
         """The first method of that name along the bases, before decorators replace it."""
         found = next((b.own[name] for b in self.mro if isinstance(b, ClassInfo) and name in b.own), None)

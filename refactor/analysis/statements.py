@@ -7,7 +7,16 @@ from collections.abc import Callable
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from refactor.analysis import arithmetic, conditions, expressions, hoststate, indexing, instances, shapes
+from refactor.analysis import (
+    arithmetic,
+    conditions,
+    deferred,
+    expressions,
+    hoststate,
+    indexing,
+    instances,
+    shapes,
+)
 from refactor.analysis.domain import OPAQUE, ExtObj, Fn, Host, Obj, Opaque, Tensor, Val, is_tainted, join
 from refactor.analysis.environment import Changes
 from refactor.analysis.feeding import fetches
@@ -58,6 +67,8 @@ def _expr(it: Interpreter, frame: Frame, stmt: ast.Expr) -> bool:
 def _assign(it: Interpreter, frame: Frame, stmt: ast.Assign) -> bool:
     if frame.emit and (hoststate.moves_itself(it, frame, stmt) or fetches(it, frame, stmt)):
         return _quietly(it, frame, lambda: _assign(it, frame, stmt))
+    if frame.init_of is not None and deferred.defer(it, frame, stmt):
+        return True
     value = it.evaluate(frame, stmt.value)
     for target in stmt.targets:
         indexing.bind(it, frame, target, value)

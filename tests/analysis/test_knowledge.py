@@ -364,6 +364,25 @@ CASES = {
                 x[masked] = fill  # !
                 return x
     """,
+    "a dataclass does not run the constructor of its base": """
+        from dataclasses import dataclass
+        import torch
+        from torch import nn
+        class Output:
+            def __init__(self, value):
+                print(value)
+        @dataclass
+        class Written(Output):
+            value: torch.Tensor
+        @dataclass
+        class Own(Output):
+            value: torch.Tensor
+            def __init__(self, value):
+                self.value = value.item()  # !
+        class Model(nn.Module):
+            def forward(self, x: torch.Tensor):
+                return Written(x.relu()), Own(x.relu())
+    """,
     "an attribute that a helper makes, read or not": """
         import torch
         from torch import nn
