@@ -163,7 +163,18 @@ def trains(node: ast.AST) -> bool:
 
 def _in_scope(module: ModuleInfo, function: FunctionNode | None, body: list[ast.stmt]) -> Iterator[BatchLoop]:
     for loop, guard, evaluated in _guarded(function, body):
-        yield from _calls(module, function, loop, guard, evaluated)
+        for batch in _calls(module, function, loop, guard, evaluated):
+            if _is_without_gradients(batch, body, evaluated):
+                yield batch
+
+
+def _is_without_gradients(batch: BatchLoop, body: list[ast.stmt], evaluated: frozenset[str]) -> bool:
+    """Whether the calls, and not just something else in their loop, record no gradients."""
+    if evaluated or _decorated(batch.function):
+        return True
+    blocks = [block for stmt in body for _, block in _contexts_inside(stmt)]
+    inside = {id(node) for block in blocks for node in walk(block)}
+    return all(id(call) in inside for call in batch.calls)
 
 
 def _guarded(
@@ -179,7 +190,7 @@ def _guarded(
     guard = _decorated(function)
     evaluated = _evaluated(body)
     for loop, outer in _loops(body, guard):
-        inner_guard = outer or _context_inside(loop) or ("eval" if evaluated else "")
+        inner_guard = outer or ("eval" if evaluated else _context_inside(loop))
         if inner_guard and not _trains_inside(loop):
             yield loop, inner_guard, evaluated
 
@@ -267,13 +278,20 @@ def _body(loop: Loop) -> list[ast.AST]:
     return values + [test for generator in loop.generators for test in generator.ifs]
 
 
-def _context_inside(loop: Loop) -> str:
-    for node in walk(loop):
-        if isinstance(node, ast.With):
-            for item in node.items:
-                if last_name(item.context_expr) in _NO_GRAD:
-                    return last_name(item.context_expr)
-    return ""
+def _contexts_inside(scope: ast.AST) -> list[tuple[str, ast.With]]:
+    """The blocks without gradients in a scope, by how they are asked for."""
+    return [
+        (name, node)
+        for node in walk(scope)
+        if isinstance(node, ast.With)
+        for item in node.items
+        if (name := last_name(item.context_expr)) in _NO_GRAD
+    ]
+
+
+def _context_inside(scope: ast.AST) -> str:
+    """What says that a part of a scope records no gradients."""
+    return next((name for name, _ in _contexts_inside(scope)), "")
 
 
 def _trains_inside(loop: Loop) -> bool:
