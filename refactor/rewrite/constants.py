@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from refactor.analysis.model import Facts, Kind
 from refactor.rewrite.escape import Fate, fate
+from refactor.rewrite.fills import filled
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rewrite.names import reference
@@ -224,7 +225,8 @@ def propose_index(facts: Facts, hit: Hit) -> Proposal | Refusal:
         return cst.Call(reference("constant"), args)
 
     note = "the index is built once per device and kept"
-    return Proposal((Change(index, build),), note, frozenset({"constant"}))
+    changes = (Change(index, build), *filled(facts, subscript, index))
+    return Proposal(changes, note, frozenset({"constant"}))
 
 
 def _is_kept_tensor(facts: Facts, index: ast.expr) -> bool:

@@ -29,10 +29,32 @@ def propose_fill(facts: Facts, hit: Hit) -> Proposal | Refusal:
     value = facts.value(stmt.value)
     if value.kind is not Kind.HOST or value.dtype not in ("int", "float", "bool"):
         return Refusal("what is assigned is not surely a Python number; make it on the device")
+    return Proposal((_on_device(facts, stmt.value, owner),), "the number is filled in on the device")
+
+
+def filled(facts: Facts, subscript: ast.Subscript, index: ast.expr) -> tuple[Change, ...]:
+    """The change of the number assigned through an index that another rewrite puts on the device.
+
+    Of several such indices in a statement only the first brings it along.
+    """
+    stmt = facts.parents.get(subscript)
+    if not isinstance(stmt, ast.Assign) or stmt.targets != [subscript] or not is_plain(subscript.value):
+        return ()
+    value = facts.value(stmt.value)
+    if value.kind is not Kind.HOST or value.dtype not in ("int", "float", "bool"):
+        return ()
+    own = [event for event in facts.events if event.statement is stmt]
+    lists = [event.subject for event in own if event.kind is EventKind.INDEX_LIST]
+    if any(event.kind is EventKind.INDEX_FILL for event in own) or lists[:1] != [index]:
+        return ()
+    return (_on_device(facts, stmt.value, subscript.value),)
+
+
+def _on_device(facts: Facts, number: ast.expr, owner: ast.expr) -> Change:
     name = code_of(facts, owner)
 
     def build(node: cst.BaseExpression) -> cst.BaseExpression:
         made = cst.Attribute(expression(name), cst.Name("new_full"))
         return cst.Call(made, [spaced(argument(expression("()"))), argument(node)])
 
-    return Proposal((Change(stmt.value, build),), "the number is filled in on the device")
+    return Change(number, build)
