@@ -26,8 +26,7 @@ def propose_fill(facts: Facts, hit: Hit) -> Proposal | Refusal:
     if not is_plain(owner):
         text = shortened(code_of(facts, owner))
         return Refusal(f"`{text}` is computed in the assignment; bind it to a name first")
-    value = facts.value(stmt.value)
-    if value.kind is not Kind.HOST or value.dtype not in ("int", "float", "bool"):
+    if not _is_number(facts, stmt.value):
         return Refusal("what is assigned is not surely a Python number; make it on the device")
     return Proposal((_on_device(facts, stmt.value, owner),), "the number is filled in on the device")
 
@@ -40,14 +39,18 @@ def filled(facts: Facts, subscript: ast.Subscript, index: ast.expr) -> tuple[Cha
     stmt = facts.parents.get(subscript)
     if not isinstance(stmt, ast.Assign) or stmt.targets != [subscript] or not is_plain(subscript.value):
         return ()
-    value = facts.value(stmt.value)
-    if value.kind is not Kind.HOST or value.dtype not in ("int", "float", "bool"):
+    if not _is_number(facts, stmt.value):
         return ()
     own = [event for event in facts.events if event.statement is stmt]
     lists = [event.subject for event in own if event.kind is EventKind.INDEX_LIST]
     if any(event.kind is EventKind.INDEX_FILL for event in own) or lists[:1] != [index]:
         return ()
     return (_on_device(facts, stmt.value, subscript.value),)
+
+
+def _is_number(facts: Facts, node: ast.expr) -> bool:
+    value = facts.value(node)
+    return value.kind is Kind.HOST and value.dtype in ("int", "float", "bool")
 
 
 def _on_device(facts: Facts, number: ast.expr, owner: ast.expr) -> Change:
