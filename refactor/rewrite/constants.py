@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from refactor.analysis.model import Facts, Kind
+from refactor.analysis.model import Device, Facts, Kind
 from refactor.rewrite.escape import Fate, fate
 from refactor.rewrite.fills import filled
 from refactor.rewrite.lazily import libcst as cst
@@ -194,29 +194,19 @@ def is_plain(node: ast.expr) -> bool:
 
 
 def propose_index(facts: Facts, hit: Hit) -> Proposal | Refusal:
-    """``x[[0, 2]]``: the list becomes a constant on the device of ``x``."""
+    """``x[[0, 2]]``: the list becomes a constant on the device of ``x``, and so do the others beside it."""
     index = hit.event.subject
     subscript = _subscript_around(facts, index) if index is not None else None
     if index is None or subscript is None:
         return Refusal("the index is not written in the brackets; keep it on the device as a buffer")
     if not is_plain(subscript.value):
         return Refusal("the indexed tensor is computed here; bind it to a name first")
-    if isinstance(index, ast.List | ast.Tuple):
-        if not index.elts:
-            return Refusal("an empty index selects nothing; write an empty slice")
-        if not all(_is_int(facts, item) for item in index.elts):
-            return Refusal("only a flat list of integers is rewritten; masks and nested lists differ")
-    elif not (
-        _is_kept_tensor(facts, index)
-        or _names_integers(facts, index)
-        or (is_plain(index) and hit.event.detail == "integers")
-    ):
-        why = "it is no tensor" if facts.value(index).kind is not Kind.TENSOR else varies(facts, index)
+    parts = subscript.slice.elts if isinstance(subscript.slice, ast.Tuple) else [index]
+    copied = [part for part in parts if part is index or _is_copied(facts, part)]
+    for part in copied:
+        why = _unfit_index(facts, part, hit.event.detail if part is index else "")
         if why:
-            return Refusal(
-                f"the index is computed on the host at every call, and {why}; make it on the device"
-            )
-
+            return Refusal(why)
     base = subscript.value
 
     def build(node: cst.BaseExpression) -> cst.BaseExpression:
@@ -225,8 +215,32 @@ def propose_index(facts: Facts, hit: Hit) -> Proposal | Refusal:
         return cst.Call(reference("constant"), args)
 
     note = "the index is built once per device and kept"
-    changes = (Change(index, build), *filled(facts, subscript, index))
+    changes = (*(Change(part, build) for part in copied), *filled(facts, subscript, index))
     return Proposal(changes, note, frozenset({"constant"}))
+
+
+def _is_copied(facts: Facts, part: ast.expr) -> bool:
+    """Whether an index beside another one is copied to the device as well."""
+    value = facts.value(part)
+    if value.kind is Kind.TENSOR:
+        return value.device is Device.HOST and value.rank != 0
+    return isinstance(part, ast.List) or value.kind is Kind.CONTAINER
+
+
+def _unfit_index(facts: Facts, index: ast.expr, detail: str) -> str:
+    """Why an index on the host cannot be kept on the device; empty if it can."""
+    if isinstance(index, ast.List | ast.Tuple):
+        if not index.elts:
+            return "an empty index selects nothing; write an empty slice"
+        if not all(_is_int(facts, item) for item in index.elts):
+            return "only a flat list of integers is rewritten; masks and nested lists differ"
+        return ""
+    if _is_kept_tensor(facts, index) or _names_integers(facts, index):
+        return ""
+    if is_plain(index) and detail == "integers":
+        return ""
+    why = "it is no tensor" if facts.value(index).kind is not Kind.TENSOR else varies(facts, index)
+    return f"the index is computed on the host at every call, and {why}; make it on the device" if why else ""
 
 
 def _is_kept_tensor(facts: Facts, index: ast.expr) -> bool:

@@ -7,7 +7,7 @@ ones, masks. Anything computed in floating point keeps its values by staying whe
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from refactor.analysis.model import Facts, Kind
@@ -27,6 +27,7 @@ from refactor.rewrite.ops import names_in
 from refactor.rewrite.syntax import (
     appended,
     argument,
+    code,
     dotted,
     enclosing_function,
     expression,
@@ -71,6 +72,9 @@ def propose_transfer(facts: Facts, hit: Hit) -> Proposal | Refusal:
         return _made_there(facts, call, subject, target)
     if isinstance(subject, ast.Attribute) and is_plain(subject):
         return _kept(facts, call, target)
+    stepwise = _made_in_steps(facts, call, subject, target)
+    if stepwise is not None:
+        return stepwise
     if isinstance(subject, ast.Name):
         there = _made_earlier(facts, subject, target)
         return there if isinstance(there, Proposal) else _uploaded(facts, call, target, there.reason)
@@ -206,7 +210,10 @@ def _kept(facts: Facts, call: ast.Call, target: _Target) -> Proposal:
 
     def build(node: cst.Call) -> cst.BaseExpression:
         assert isinstance(node.func, cst.Attribute)
-        args = [argument(node.func.value)]
+        value = node.func.value
+        if not isinstance(value, cst.Yield):
+            value = value.with_changes(lpar=[], rpar=[])
+        args = [argument(value)]
         if target.dtype is not None:
             args.append(argument(expression(target.dtype), "dtype"))
         args.append(argument(expression(target.device), "device"))
@@ -238,6 +245,83 @@ def _made_earlier(facts: Facts, subject: ast.Name, target: _Target) -> Proposal 
         return Refusal(f"`{target.device}` is not known where `{subject.id}` is made; make it with `device=`")
     changes = [Change(f, _on_device(target.device, None)) for f in _factories(facts, made.value)]
     return Proposal(tuple(changes), "made on the device instead of being copied there")
+
+
+def _made_in_steps(facts: Facts, call: ast.Call, subject: ast.expr, target: _Target) -> Proposal | None:
+    """``m = torch.full(…)``, then ``m = torch.triu(m, 1).to(x)``: the factory in the first gets the device.
+
+    The steps stand before the move in its block, and nothing else uses what they assign.
+    """
+    function, stmt = enclosing_function(facts, call), facts.parents.get(call)
+    if function is None or not isinstance(stmt, ast.Assign) or len(stmt.targets) != 1:
+        return None
+    around = facts.parents[stmt]
+    bodies = [getattr(around, part, None) for part in ("body", "orelse", "finalbody")]
+    block = next((body for body in bodies if isinstance(body, list) and stmt in body), [stmt])
+    steps, made = _steps(facts, block[: block.index(stmt)], subject)
+    if not steps or not _exact(facts, subject, made) or not _only_in(function, made, steps, stmt):
+        return None
+    first = block.index(steps[-1])
+    root = expression_root(target.device)
+    spec = function.args
+    known = root in {a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs)}
+    if not (known or _binds(block[:first], root)) or _binds(block[first : block.index(stmt)], root):
+        return None
+
+    def build(node: cst.Call) -> cst.BaseExpression:
+        assert isinstance(node.func, cst.Attribute)
+        value = node.func.value
+        if target.dtype is None and "\n" not in code(value):
+            value = value.with_changes(lpar=node.lpar, rpar=node.rpar)
+        return _cast(value, target.dtype)
+
+    factories = [f for value in (*(s.value for s in steps), subject) for f in _factories(facts, value)]
+    changes = [Change(f, _on_device(target.device, None)) for f in factories]
+    if not isinstance(subject, ast.Name):  # a name that is moved where it is already stays
+        changes.append(Change(call, build))
+    return Proposal(tuple(changes), "made on the device instead of being copied there")
+
+
+def _steps(
+    facts: Facts, before: Sequence[ast.stmt], subject: ast.expr
+) -> tuple[list[ast.Assign], frozenset[str]]:
+    """The exact assignments that make what an expression uses, the last first, and the names they assign."""
+    nothing: tuple[list[ast.Assign], frozenset[str]] = ([], frozenset())
+    wanted, made, steps = _tensors(facts, subject), frozenset[str](), list[ast.Assign]()
+    for stmt in reversed(before):
+        if not (wanted | made) & {n.id for n in ast.walk(stmt) if isinstance(n, ast.Name)}:
+            continue
+        if not wanted:
+            break
+        name = stmt.targets[0] if isinstance(stmt, ast.Assign) and len(stmt.targets) == 1 else None
+        if not isinstance(stmt, ast.Assign) or not isinstance(name, ast.Name) or name.id not in wanted:
+            return nothing
+        needed = _tensors(facts, stmt.value)
+        if not _exact(facts, stmt.value, needed):
+            return nothing
+        steps.append(stmt)
+        made |= {name.id}
+        wanted = (wanted - {name.id}) | needed
+    return nothing if wanted else (steps, made)
+
+
+def _tensors(facts: Facts, node: ast.expr) -> frozenset[str]:
+    """The names of tensors in an expression."""
+    found = (n for n in ast.walk(node) if isinstance(n, ast.Name))
+    return frozenset(n.id for n in found if facts.value(n).kind is Kind.TENSOR)
+
+
+def _only_in(function: ast.AST, names: frozenset[str], steps: Sequence[ast.stmt], moved: ast.Assign) -> bool:
+    """Whether nothing but these statements uses the names; what ``moved`` assigns is another tensor."""
+    inside = {id(n) for stmt in (*steps, moved) for n in ast.walk(stmt)}
+    kept = names - {t.id for t in moved.targets if isinstance(t, ast.Name)}
+    found = (n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id in kept)
+    return all(id(n) in inside for n in found)
+
+
+def _binds(stmts: Sequence[ast.stmt], name: str) -> bool:
+    nodes = (n for stmt in stmts for n in ast.walk(stmt) if isinstance(n, ast.Name) and n.id == name)
+    return any(not isinstance(n.ctx, ast.Load) for n in nodes)
 
 
 def _only_moved(facts: Facts, use: ast.AST) -> bool:
@@ -283,31 +367,35 @@ def _integer(facts: Facts, node: ast.expr | None) -> bool:
     return value.kind is Kind.HOST and value.dtype in ("int", "size")
 
 
-def _exact(facts: Facts, node: ast.expr) -> bool:
-    """An expression of exact factories and exact operations on them, all of it on the CPU."""
+def _exact(facts: Facts, node: ast.expr, made: Collection[str] = ()) -> bool:
+    """An expression of exact factories, ``made`` names and exact operations on them, all of it on the CPU."""
+    if isinstance(node, ast.Name):
+        return node.id in made
     if isinstance(node, ast.Call):
         if _is_factory(facts, node):
             return True
         name = (dotted(facts, node.func) or "").removeprefix("torch.")
         if name in _EXACT and node.args:
-            return _exact(facts, node.args[0]) and all(_host(facts, arg) for arg in node.args[1:])
+            return _exact(facts, node.args[0], made) and all(_host(facts, arg) for arg in node.args[1:])
         if isinstance(node.func, ast.Attribute) and node.func.attr in _EXACT:
             arguments = (*node.args, *(k.value for k in node.keywords))
-            return _exact(facts, node.func.value) and all(_host(facts, arg) for arg in arguments)
+            return _exact(facts, node.func.value, made) and all(_host(facts, arg) for arg in arguments)
         return False
     if isinstance(node, ast.Subscript):
-        return _exact(facts, node.value) and not _factories(facts, node.slice)
+        return _exact(facts, node.value, made) and not _factories(facts, node.slice)
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
-        return _exact_pair(facts, node.left, node.comparators[0])
+        return _exact_pair(facts, node.left, node.comparators[0], made)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
-        return _exact_pair(facts, node.left, node.right)  # each rounded correctly on its own, everywhere
+        return _exact_pair(
+            facts, node.left, node.right, made
+        )  # each rounded correctly on its own, everywhere
     if isinstance(node, ast.UnaryOp):
-        return _exact(facts, node.operand)
+        return _exact(facts, node.operand, made)
     return False
 
 
-def _exact_pair(facts: Facts, left: ast.expr, right: ast.expr) -> bool:
-    sides = [_exact(facts, left), _exact(facts, right)]
+def _exact_pair(facts: Facts, left: ast.expr, right: ast.expr, made: Collection[str]) -> bool:
+    sides = [_exact(facts, left, made), _exact(facts, right, made)]
     return any(sides) and all(e or _host(facts, n) for e, n in zip(sides, (left, right), strict=True))
 
 

@@ -34,7 +34,9 @@ _TAKES_IN = frozenset({"append", "extend", "insert", "add", "update", "appendlef
 
 def varies(facts: Facts, node: ast.expr) -> str:
     """Why the value of a CPU computation may differ when a graph is replayed; empty if it does not."""
-    return _Origin(facts, strict=True).value(node)
+    origin = _Origin(facts, strict=True)
+    origin.root = node
+    return origin.value(node)
 
 
 def draws(facts: Facts, node: ast.expr) -> str:
@@ -52,6 +54,7 @@ class _Origin:
     def __init__(self, facts: Facts, strict: bool) -> None:
         self.facts = facts
         self.strict = strict
+        self.root: ast.expr | None = None
         self.seen: set[tuple[ast.AST | None, str]] = set()
 
     def doubt(self, why: str) -> str:
@@ -113,8 +116,12 @@ class _Origin:
             return f"`{node.id}` is handed in by the caller"
         if known.kind is Kind.TENSOR and known.device is Device.DEVICE:
             return self.doubt(f"`{node.id}` is on the device")
-        made = self.bindings(function, node.id)
+        made = (value for value in self.bindings(function, node.id) if not self.is_itself(value))
         return self.loosely(made) if known.kind is Kind.HOST else self.first(made)
+
+    def is_itself(self, value: ast.expr) -> bool:
+        """``mask = mask.to(x)``: what is assigned is made of what is asked about, not the reverse."""
+        return self.root is not None and any(node is self.root for node in walk(value))
 
     def bindings(self, function: ast.AST | None, name: str) -> Iterator[ast.expr]:
         """What a local name is made of: assigned values, what loops run over, writes by its own methods."""

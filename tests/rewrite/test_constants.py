@@ -103,10 +103,10 @@ def test_exact_tensors_are_made_on_the_device_and_kept_ones_become_constants(bef
 
 
 @pytest.mark.parametrize(
-    "made", ["torch.linspace(0, 1, 5)", "torch.arange(0, 1, 0.1)", "(torch.arange(4) / 3)"]
+    "made", ["torch.linspace(0, 1, 5)", "torch.arange(0, 1, 0.1)", "torch.arange(4) / 3"]
 )
 def test_what_a_device_would_round_differently_is_made_on_the_cpu_and_its_copy_kept(made: str) -> None:
-    assert _rewritten(f"{made}.to(x.device)", "to", transfer=True) == f"constant({made}, device=x.device)"
+    assert _rewritten(f"({made}).to(x.device)", "to", transfer=True) == f"constant({made}, device=x.device)"
 
 
 @pytest.mark.parametrize(
@@ -184,3 +184,63 @@ class Model(nn.Module):
     assert "x[:, constant(self.order, device=x.device)]" in new
     x = torch.randn(3, 4)
     assert_same(run(code)["Model"]()(x), run(new)["Model"]()(x))
+
+
+def test_every_index_on_the_host_in_one_pair_of_brackets_is_kept_on_the_device(tmp_path: Path) -> None:
+    code = """import torch
+from torch import nn
+
+
+class Pairs(nn.Module):
+    def forward(self, x: torch.Tensor):
+        rows, columns = torch.triu_indices(3, 3, 1)
+        first = torch.tensor([i for i in range(2)])
+        return x[:, rows, columns], x[:, [0, 1], [1, 2]], x[first, :, [2, 0]]
+"""
+    new = rewrite(code, tmp_path, ["CG403"])
+    assert new.count("constant(") == 6
+    x = torch.randn(2, 3, 3)
+    assert_same(run(code)["Pairs"]()(x), run(new)["Pairs"]()(x))
+
+
+STEPS = {
+    "a mask made in two steps": (
+        'm = torch.full((t, t), float("-inf"))\n        m = torch.triu(m, diagonal=1).to(x)',
+        'm = torch.full((t, t), float("-inf"), device=x.device)\n'
+        "        m = torch.triu(m, diagonal=1).to(x.dtype)",
+    ),
+    "a comparison that is moved under its own name": (
+        "p = torch.arange(t)\n        m = p[:, None] >= p[None]\n        m = m.to(x.device)",
+        "p = torch.arange(t, device=x.device)\n        m = p[:, None] >= p[None]\n        m = m.to(x.device)",
+    ),
+    "a division is computed where it was": (
+        "m = torch.ones(t)\n        m = m / 3\n        m = m.to(x.device)",
+        "m = torch.ones(t)\n        m = m / 3\n        m = constant(m, device=x.device)",
+    ),
+    "a step that is used on the host as well": (
+        "p = torch.arange(t)\n        m = (p + 1).to(x.device)\n        self.last = int(p[-1])",
+        "p = torch.arange(t)\n        m = constant(p + 1, device=x.device)\n        self.last = int(p[-1])",
+    ),
+    "a device that is not known where the step stands": (
+        "p = torch.arange(t)\n        x = x.relu()\n        m = (p + 1).to(x.device)",
+        "p = torch.arange(t)\n        x = x.relu()\n        m = constant(p + 1, device=x.device)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), STEPS.values(), ids=STEPS)
+def test_what_is_made_in_steps_before_it_is_moved(before: str, after: str, tmp_path: Path) -> None:
+    code = f"""import torch
+from torch import nn
+
+
+class Masked(nn.Module):
+    def forward(self, x: torch.Tensor):
+        b, t, d = x.shape
+        {before}
+        return x, m + 0
+"""
+    new = rewrite(code, tmp_path, ["CG402"])
+    assert after in new
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    assert_same(run(code)["Masked"]()(x), run(new)["Masked"]()(x))

@@ -78,7 +78,7 @@ KEPT = {
     ),
     "a table that is returned": (
         "return (torch.arange(4) / 3).to(x.device)",
-        "return constant((torch.arange(4) / 3), device=x.device).clone()",
+        "return constant(torch.arange(4) / 3, device=x.device).clone()",
     ),
     "an index": (
         "d = torch.arange(4)[:, None] / 2 - torch.arange(4)[None]\n        return self.bias[d.long()] + x",
