@@ -534,7 +534,9 @@ def main() -> None:
     warnings.simplefilter("default")
     rows: list[Row] = []
     for name in options.only:
-        rows += WORKLOADS[name](not options.no_compile)
+        found = WORKLOADS[name](not options.no_compile)
+        print(*found, sep="\n", flush=True)  # the whole takes minutes, and may be cut off
+        rows += found
     print()
     for row in rows:
         print(row)
