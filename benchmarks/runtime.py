@@ -534,7 +534,7 @@ def main() -> None:
     warnings.simplefilter("default")
     rows: list[Row] = []
     for name in options.only:
-        found = WORKLOADS[name](not options.no_compile)
+        found = list(WORKLOADS[name](not options.no_compile))
         print(*found, sep="\n", flush=True)  # the whole takes minutes, and may be cut off
         rows += found
     print()
