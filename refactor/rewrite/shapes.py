@@ -296,6 +296,8 @@ def definition(facts: Facts, function: ast.AST, name: ast.Name) -> ast.Assign | 
         if isinstance(around, (*COMPREHENSIONS, ast.Lambda)) and name.id in _bound_inside(around):
             return ("inner", name.id, id(around))
     stmt: ast.AST = enclosing_statement(facts, name)
+    if isinstance(stmt, ast.While) and name.id in liveness.writes([stmt]):
+        return ("around", name.id, id(stmt))  # the test is asked again after the body
     while stmt is not function:
         parent = facts.parents.get(stmt)
         block = _block_of(parent, stmt)
