@@ -199,7 +199,10 @@ def propose_index(facts: Facts, hit: Hit) -> Proposal | Refusal:
     subscript = _subscript_around(facts, index) if index is not None else None
     if index is None or subscript is None:
         return Refusal("the index is not written in the brackets; keep it on the device as a buffer")
-    if not is_plain(subscript.value):
+    base = subscript.value
+    while isinstance(base, ast.Subscript) and facts.value(base.value).kind is Kind.TENSOR:
+        base = base.value  # a part of a tensor is where the tensor is
+    if not is_plain(base):
         return Refusal("the indexed tensor is computed here; bind it to a name first")
     parts = subscript.slice.elts if isinstance(subscript.slice, ast.Tuple) else [index]
     copied = [part for part in parts if part is index or _is_copied(facts, part)]
@@ -207,7 +210,6 @@ def propose_index(facts: Facts, hit: Hit) -> Proposal | Refusal:
         why = _unfit_index(facts, part, hit.event.detail if part is index else "")
         if why:
             return Refusal(why)
-    base = subscript.value
 
     def build(node: cst.BaseExpression) -> cst.BaseExpression:
         device = expression(ast.unparse(base) + ".device")

@@ -88,6 +88,8 @@ class Cutter:
         """A statement that stays, with the blocks inside it cut in their turn."""
         if isinstance(stmt, ast.For):
             sure |= frozenset(liveness.target_names(stmt.target))
+        elif isinstance(stmt, ast.If | ast.While):
+            sure |= liveness.surely_writes([ast.Expr(stmt.test)])  # by ``:=``
         elif isinstance(stmt, ast.With):
             found = (liveness.target_names(item.optional_vars or stmt) for item in stmt.items)
             sure |= frozenset(name for names in found for name in names)

@@ -195,10 +195,10 @@ class Pairs(nn.Module):
     def forward(self, x: torch.Tensor):
         rows, columns = torch.triu_indices(3, 3, 1)
         first = torch.tensor([i for i in range(2)])
-        return x[:, rows, columns], x[:, [0, 1], [1, 2]], x[first, :, [2, 0]]
+        return x[:, rows, columns], x[:, [0, 1], [1, 2]], x[first, :, [2, 0]], x[0][[0, 2]][:, [1]]
 """
     new = rewrite(code, tmp_path, ["CG403"])
-    assert new.count("constant(") == 6
+    assert new.count("constant(") == 8
     x = torch.randn(2, 3, 3)
     assert_same(run(code)["Pairs"]()(x), run(new)["Pairs"]()(x))
 
