@@ -6,6 +6,7 @@ from . import (
     aliasing,
     branches,
     buffers,
+    capturable,
     capture,
     concurrency,
     contracts,
@@ -44,7 +45,7 @@ FAMILIES = (
     idioms, programs, sequences, steps, ungraphed, decoding,
     outputs, optimizing, values, isolation, streams,
     manners, margins, scripts, contracts, roundings, edges, habits, holders, gradients, fields,
-    corners,
+    corners, capturable,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

@@ -13,6 +13,7 @@ from .episode import Plan
 from .judge import KEPT, Comparison, Difference, Suspect, Trace, only_non_finite
 from .measure import Reference, amplified, explain, measure, obvious
 from .observe import same_bits
+from .unstable import is_unstable
 
 FREE_RUNS = ("free1", "free2")  # in float64, with draws and reads of their own
 FIRST_RUNS = ("rerun", "double")
@@ -20,6 +21,8 @@ MORE_RUNS = ("rerun", "double", "perturbed1", "perturbed2")
 CLEARLY_WRONG = 1e4  # times the allowance: no further run of the original would explain it
 # Which of two equal values an index names is drawn anew by each disturbed run: two of them agree too often.
 TIE_RUNS = (*MORE_RUNS, *(f"perturbed{n}" for n in range(3, 9)))
+# An optimizer inside a graph must step in torch's capturable form, whose roundings are others.
+STEP_RUNS = ("capturable", "capturable rate")
 EXACT_RUNS = tuple(f"exact{n}" for n in range(1, 5))  # what is rounded is disturbed, and nothing else
 STEP = 2.0**-10  # of the size of a row: smaller differences of what is exact are no steps of a rounding
 
@@ -41,6 +44,8 @@ class Kind:
         elif self.name in FREE_RUNS:
             plan.double = True
             plan.contexts = [lambda: reference.Promote(reference.Recording())]
+        elif self.name in STEP_RUNS:
+            plan.contexts = [lambda: reference.capturable(rate=self.name == STEP_RUNS[1])]
         elif self.name in EXACT_RUNS:
             plan.contexts = [lambda: reference.Inexact(int(self.name[-1]))]
         else:
@@ -48,13 +53,16 @@ class Kind:
             plan.contexts = [lambda: reference.Disturb(plan.perturb), reference.capturable]
 
 
-def decide(again: Callable[[Kind], Trace | str], mine: Trace, compared: Comparison) -> dict[str, Any]:
+def decide(
+    again: Callable[[Kind], Trace | str], mine: Trace, compared: Comparison, stepped: bool = False
+) -> dict[str, Any]:
     """What is sent to the parent. Long, because the order of the runs and what each settles is the decision.
 
     Args:
         again: runs the sequence of the original once more; what it raised where that is not possible.
         mine: the first run of the original.
         compared: what differed, and what may.
+        stepped: whether an optimizer that has a capturable form was stepped.
     """
     recording = reference.Recording()
     impossible: dict[str, str] = {}
@@ -73,6 +81,8 @@ def decide(again: Callable[[Kind], Trace | str], mine: Trace, compared: Comparis
     doubtful = []
     for suspect in compared.suspects:
         ratio = obvious(suspect)
+        if ratio is None and stepped:
+            ratio = _as_captured(suspect, runs)
         if ratio is None:
             doubtful.append(suspect)
         else:
@@ -86,7 +96,10 @@ def decide(again: Callable[[Kind], Trace | str], mine: Trace, compared: Comparis
             result = measure(suspect, runs, MORE_RUNS)
         if result.bad is not None and (suspect.exact or result.largest < CLEARLY_WRONG):
             result = measure(suspect, runs, TIE_RUNS)
-        if result.bad is None and first.bad is not None:
+        if result.bad is not None and is_unstable(suspect, result, runs):
+            notes.append(f"{suspect.path}: ill-conditioned: the last places of the inputs decide")
+            result = replace(result, bad=None, largest=0.0)
+        elif result.bad is None and first.bad is not None:
             result = replace(result, bad=_stepped(suspect, first.bad, runs))
         if result.bad is not None and suspect.undefined and only_non_finite(suspect, result.bad):
             notes.append(f"{suspect.path}: gradients differ after inputs that are not finite")
@@ -119,6 +132,21 @@ def decide(again: Callable[[Kind], Trace | str], mine: Trace, compared: Comparis
     if found:
         return {"equal": False, "difference": found[0].json(), "notes": notes, "largest": largest}
     return {"equal": True, "notes": notes, "largest": largest, "unmeasured": unsteady or unmeasured}
+
+
+def _as_captured(suspect: Suspect, runs: Reference) -> float | None:
+    """The error over its allowance against the original with its optimizers in capturable form, else None.
+
+    That run is the original as it may stand inside a graph: what agrees with it is right, however far a few
+    steps of training have carried it from the run on the host.
+    """
+    for kind in STEP_RUNS:
+        other = runs.tensor(kind, suspect)
+        if other is not None and other.dtype == suspect.before.dtype:
+            ratio = obvious(replace(suspect, before=other))
+            if ratio is not None:
+                return ratio
+    return None
 
 
 def _stepped(suspect: Suspect, excused: torch.Tensor, runs: Reference) -> torch.Tensor | None:

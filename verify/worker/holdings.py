@@ -210,8 +210,9 @@ def _of_optimizer(optimizer: torch.optim.Optimizer, named: Mapping[int, str]) ->
                 if isinstance(found, (int, float, Tensor)) and not isinstance(found, bool):
                     yield f"{key} of {name}", float(found)
             for key, value in sorted(optimizer.state.get(p, {}).items(), key=lambda kv: str(kv[0])):
-                if key == "step":  # on the host or on the device, a number or a tensor
-                    yield f"step of {name}", float(value)
+                single = isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex()
+                if key == "step" or single:  # on the host or on the device, a number or a tensor
+                    yield f"{key} of {name}", float(value)
                 elif isinstance(value, Tensor):
                     yield f"{key} of {name}", value
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from . import reference, wire
 from .branches import Branches
@@ -42,6 +43,7 @@ class Worker:
     def __init__(self, out: int) -> None:
         self.out = out
         self.counter = Counter()
+        self.stepped = False  # whether an optimizer that has a capturable form was stepped
         self.built = 0  # parameters that modules were given: code that builds models in a call
         self.hardware = Hardware()
         self.sites: Sites | None = None
@@ -105,6 +107,7 @@ class Worker:
         watch_optimizers()
         if request["side"] == "before":
             register_module_parameter_registration_hook(self._count_built)
+            register_optimizer_step_pre_hook(self._note_step)
             self.sites = Sites(self.tree.root, set(request["differing"]))
             self.sites.install()
             self.branches = Branches(self.sites)
@@ -215,6 +218,9 @@ class Worker:
 
     def _count_built(self, *_: object) -> None:
         self.built += 1
+
+    def _note_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self.stepped |= any("capturable" in group for group in optimizer.param_groups)
 
     def _episode(self, request: dict[str, Any], plan: Plan) -> Trace:
         assert self.target is not None
@@ -346,7 +352,7 @@ class Worker:
         if not compared.certain and not compared.suspects:
             return {"equal": True, "notes": compared.notes, "largest": 0.0}
         with self.sites.unwatched() if self.sites is not None else contextlib.nullcontext():
-            answer = decide(lambda kind: self._again(request, kind), mine, compared)
+            answer = decide(lambda kind: self._again(request, kind), mine, compared, self.stepped)
         return {**answer, "coarse": is_coarse(compared)}
 
     def do_judge_wide(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -97,6 +97,21 @@ def measure(suspect: Suspect, reference: Reference, runs: tuple[str, ...]) -> Me
     return _measure_floats(a.double(), b.double(), double, [o.double() for o in others], suspect.dtype)
 
 
+def judged(suspect: Suspect, run: Tensor, others: list[Tensor], reference: Reference) -> Measure:
+    """Decide a run of the original as if it were the rewrite, by these others and by the float64 run."""
+    a, double = suspect.before.double(), reference.tensor("double", suspect)
+    rerun = reference.tensor("rerun", suspect)
+    known = [*others, *([] if rerun is None else [rerun])]
+    return _measure_floats(a, run.double(), double, [o.double() for o in known], suspect.dtype)
+
+
+def relative(a: Tensor, b: Tensor) -> Tensor:
+    """How far apart two results are, of the greater of an element and the root mean square of its row."""
+    a, b = a.double(), b.double()
+    rms = _row(a.square(), lambda t: t.mean(-1, keepdim=True)).sqrt()
+    return (a - b).abs() / torch.maximum(rms, a.abs()).clamp(min=1e-300)
+
+
 def real(t: Tensor) -> Tensor:
     """Complex numbers as pairs."""
     return torch.view_as_real(t) if t.is_complex() else t

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -214,11 +214,12 @@ def _in_float64(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> lis
 
 
 @contextlib.contextmanager
-def capturable() -> Iterator[None]:
-    """Optimizers step in torch's capturable form, as they must inside a graph.
+def capturable(rate: bool = False) -> Iterator[None]:
+    """Optimizers step in torch's capturable form, as they must inside a graph; ``rate``: as a tensor too.
 
     Its bias corrections are float32 on the device, no doubles on the host: `1 - 0.999` differs by 3e-5.
     """
+    rates: list[tuple[dict[str, Any], float]] = []
 
     def switch(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         for group in optimizer.param_groups:
@@ -226,15 +227,25 @@ def capturable() -> Iterator[None]:
                 continue
             group["capturable"] = True
             for p in group["params"]:
-                count = optimizer.state.get(p, {}).get("step")
-                if isinstance(count, Tensor) and count.device != p.device:
-                    optimizer.state[p]["step"] = count.to(p.device)
+                held = optimizer.state.get(p, {})
+                for key, value in list(held.items()):  # counts of steps, products of momentums
+                    if isinstance(value, Tensor) and value.dim() == 0 and value.device != p.device:
+                        held[key] = value.to(p.device)
+            if rate and isinstance(group["lr"], float) and group["params"]:
+                rates.append((group, group["lr"]))
+                group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
 
-    hook = register_optimizer_step_pre_hook(switch)
+    def back(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        while rates:  # schedules and programs go on with the number they know
+            group, number = rates.pop()
+            group["lr"] = number
+
+    hooks = register_optimizer_step_pre_hook(switch), register_optimizer_step_post_hook(back)
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def _draws(func: Any) -> bool:
