@@ -1,6 +1,7 @@
 """Measure the verifier: how many wrong rewrites of the corpus it fails, how many right ones it rejects.
 
     python benchmarks/kill_rate.py [--device emulated|cuda] [--only SUBSTR] [--part K/N] [--jobs N]
+                                   [--times FILE]
 
 Needs the installed package and torch. Exits 1 if a control is rejected or a mutant survives. On the emulator,
 pairs whose mistake needs real hardware to show are run and listed apart. A line of the table says what became
@@ -148,8 +149,12 @@ def summary(rows: list[Row], device: str) -> tuple[list[str], bool]:
     return lines, good == total
 
 
-def choose(only: list[str], part: str) -> list[Pair]:
-    """The pairs of a selection; every N-th from the K-th on for ``K/N``; controls, which are slow, first."""
+def choose(only: list[str], part: str, known: dict[str, float] | None = None) -> list[Pair]:
+    """The pairs of a selection; every N-th from the K-th on for ``K/N``, the slowest first.
+
+    ``known`` has seconds of an earlier run by name; where there are none, controls are taken for slow.
+    """
+    seconds = known or {}
 
     def asked(pair: Pair, text: str) -> bool:
         if text.startswith("="):
@@ -158,7 +163,8 @@ def choose(only: list[str], part: str) -> list[Pair]:
 
     found = [p for p in PAIRS if not only or any(asked(p, s) for s in only)]
     first, _, step = part.partition("/")
-    return sorted(found, key=lambda p: p.expect == "fail")[int(first) - 1 :: int(step or 1)]
+    found.sort(key=lambda p: (-seconds.get(p.name, 0.0 if p.expect == "fail" else 600.0), p.expect == "fail"))
+    return found[int(first) - 1 :: int(step or 1)]
 
 
 def table(rows: list[Row], device: str) -> str:
@@ -192,12 +198,17 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=0, help="sequences for each pair")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for each pair")
     parser.add_argument("--json", metavar="FILE", help="write the table there as well")
+    parser.add_argument(
+        "--times", metavar="FILE", help="a table of an earlier run: the slowest pairs start first"
+    )
     options = parser.parse_args()
+    earlier = json.loads(Path(options.times).read_text(encoding="utf-8"))["pairs"] if options.times else []
+    known = {pair["name"]: float(pair["seconds"]) for pair in earlier}
     rows: list[Row] = []
     with ThreadPoolExecutor(max(1, options.jobs)) as pool:
         started = [
             pool.submit(run, pair, options.device, options.examples, options.timeout)
-            for pair in choose(options.only, options.part)
+            for pair in choose(options.only, options.part, known)
         ]
         for done in as_completed(started):
             rows.append(done.result())
