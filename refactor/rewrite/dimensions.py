@@ -14,6 +14,7 @@ from refactor.rewrite.axes import Arr, Const, Mixed, Rank, Size, Weight
 from refactor.rewrite.calls import Calls, Parts
 from refactor.rewrite.layers import Layers, attribute
 from refactor.rewrite.symbols import Instance, Items, Method, Shape
+from refactor.rewrite.tables import rank_of
 
 if TYPE_CHECKING:
     from refactor.rewrite.reader import Reader
@@ -372,13 +373,32 @@ class Body:
         raise Mixed
 
     def cut_weight(self, node: ast.Subscript) -> Any:
-        """A part of a table: what depends on a padded size would run out of it."""
+        """A part of a table: what depends on a padded size would run out of it, but for its first rows."""
+        rows = self.first_rows(node)
+        if rows is not None:
+            return rows
         for part in ast.walk(node.slice):
             if isinstance(part, ast.expr) and not isinstance(part, ast.Slice | ast.Tuple):
                 value = self.value(part)
                 if isinstance(value, Arr) or (isinstance(value, Size) and value.label != "_"):
                     raise Mixed
         return Weight()
+
+    def first_rows(self, node: ast.Subscript) -> Arr | None:
+        """``self.pe[:, :s]``: the sequence, as far as the table reaches; None for anything else."""
+        table = node.value
+        owner = self.value(table.value) if isinstance(table, ast.Attribute) else None
+        if not isinstance(table, ast.Attribute) or not isinstance(owner, Instance):
+            return None
+        parts = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+        uppers = [p.upper for p in parts if isinstance(p, ast.Slice) and p.lower is None and p.step is None]
+        sizes = [self.value(upper) if upper is not None else None for upper in uppers]
+        rank = rank_of(owner.cls, table.attr) if sizes.count(Size("S")) == 1 else None
+        if rank is None or len(uppers) < len(parts) or len(parts) > rank or {*sizes} - {None, Size("S")}:
+            return None
+        place = sizes.index(Size("S"))
+        self.reader.limits.append(f"{owner.path}.{table.attr}.shape[{place}]" if owner.path else "")
+        return Arr(("_",) * place + ("S",) + ("_",) * (rank - place - 1), "", ((place - rank, "index"),))
 
     def index(self, x: Arr, index: ast.expr) -> Arr:
         """``x[:, None]``, ``x[:, 0]``, ``x[..., -1]``."""

@@ -225,3 +225,40 @@ def test_causal_attention_needs_no_mask(tmp_path: Path) -> None:
     causal = "mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)"
     body = ATTEND.format(attention=causal, pooled="return h").rstrip()
     assert _pad(_net(body, ATTENTION, "ids"), tmp_path) == 'pad={"ids": "B S"}'
+
+
+TABLES = {
+    "a buffer made in steps": (
+        "pe = torch.zeros(longest, 8)\npe[:, 0::2] = 1.0\npe = pe.unsqueeze(0)\n"
+        "self.register_buffer('pe', pe)",
+        "self.pe[:, :s]",
+        "model.pe.shape[1]",
+    ),
+    "a parameter": (
+        "self.pe = nn.Parameter(torch.randn(1, longest, 8) * 0.02)", "self.pe[:, :s, :]", "model.pe.shape[1]"
+    ),
+    "a table without a batch": (
+        "self.register_buffer('pe', torch.zeros(longest, 8))", "self.pe[:s]", "model.pe.shape[0]"
+    ),
+    "the last places": ("self.register_buffer('pe', torch.zeros(longest, 8))", "self.pe[-s:]", ""),
+    "places from an offset on": (
+        "self.register_buffer('pe', torch.zeros(longest, 8))", "self.pe[2:s + 2]", ""
+    ),
+    "another table in another method": (
+        "self.register_buffer('pe', torch.zeros(longest, 8))\nself.grow()", "self.pe[:s]", "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_first_rows_of_a_table_bound_the_sequence(name: str, tmp_path: Path) -> None:
+    made, rows, limit = TABLES[name]
+    layers = "        self.table = nn.Embedding(100, 8)\n"
+    layers += "".join(f"        {line}\n" for line in made.splitlines())
+    if "grow" in made:
+        layers += "\n    def grow(self):\n        self.pe = self.pe[None]\n"
+    body = f"b, s = x.shape\nh = self.table(x) + {rows}\n"
+    body += "return F.scaled_dot_product_attention(h, h, h, is_causal=True)"
+    pad = _pad(_net(body, layers), tmp_path)
+    expected = f'pad={{"x": "B S"}}, buckets={{"S": sorted({{min(2**i, {limit}) for i in range(20)}})}}'
+    assert pad.rstrip(",") == (expected if limit else 'pad="B ..."')
