@@ -365,6 +365,20 @@ def mentions(value: Val | None, what: ModuleInfo | ClassInfo | None) -> bool:
     return isinstance(value, PyModule) and value.info is what
 
 
+def widen(value: Val) -> Val:
+    """The value without literals, ranks and lengths, so that few contexts are left."""
+    if isinstance(value, Host) and value.type != "none":
+        return Host(value.type, device=value.device, owner=value.owner, optional=value.optional)
+    if isinstance(value, Tensor):
+        return Tensor(value.device, value.dtype, None, value.optional, value.maybe, hosted=value.hosted)
+    if isinstance(value, Seq):
+        inner = element(value)
+        return Seq(value.type, None, widen(inner) if inner is not None else None)
+    if isinstance(value, Obj):
+        return Obj(value.classes)
+    return value
+
+
 def on_device(value: Val | None) -> bool:
     """A tensor that may live on the device: reading it makes the host wait."""
     return isinstance(value, Tensor) and value.device is not Device.HOST

@@ -13,15 +13,14 @@ from refactor.analysis.domain import (
     NONE,
     OPAQUE,
     TAINTED,
-    Host,
     Obj,
     Seq,
     Tensor,
     Val,
-    element,
     is_tainted,
     join,
     mentions,
+    widen,
 )
 from refactor.analysis.drivers import Driver, computed, names_device
 from refactor.analysis.environment import Env
@@ -94,9 +93,11 @@ class Records:
         """Take over events and values that are recorded elsewhere for the same module."""
         for key, event in other.events.items():
             self.events.setdefault(key, event)
+        values = self.values
         for node, value in other.values.items():
-            old = self.values.get(node)
-            self.values[node] = value if old is None or old is value else join(old, value)
+            old = values.setdefault(node, value)
+            if old is not value:
+                values[node] = join(old, value)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -238,8 +239,9 @@ class Interpreter:
             values = frame.values
             if values is None:
                 values = frame.values = self.recorded(frame.module).values
-            old = values.get(node)
-            values[node] = value if old is None or old is value else join(old, value)
+            old = values.setdefault(node, value)
+            if old is not value:
+                values[node] = join(old, value)
         return value
 
     def block(self, frame: Frame, stmts: list[ast.stmt]) -> bool:
@@ -354,12 +356,10 @@ class Interpreter:
         constructor knows more than others of its own class alone, and where a question is being answered and
         nothing has been assigned yet, the file itself is known no better than others.
         """
-        if self.building:
-            return False
         fresh = self.answers.busy and not self.overlay and frame.init_of is None
         if target.module is self.home and not fresh:
             return False
-        what = frame.init_of if self.answers.busy and not frame.emit else self.home
+        what = frame.init_of if self.answers.busy and not frame.emit else None if fresh else self.home
         return not any(mentions(value, what) for value in env.values())
 
     def summarised(
@@ -368,6 +368,7 @@ class Interpreter:
         """The result of a call that depends on nothing but its arguments; what happens in it is recorded."""
 
         def find() -> Summary:
+            self.building.update(built)
             region = _ANY_REGION if emit else None
             chain = (display(target, env),)
             result = self.run(
@@ -380,15 +381,18 @@ class Interpreter:
 
         # Arguments that its code does not mention make no difference: `**options` for other helpers, say.
         given = tuple((name, value) for name, value in env.items() if name in target.mentioned)
-        question = ("call", target.node, emit, given)
+        # Nor do classes being made, unless an instance is among them: its attributes stay as they are.
+        built = frozenset(cls for cls in self.building if any(mentions(value, cls) for _, value in given))
+        question = ("call", target.node, emit, given, built)
         if self.answers.recurs(target.node):
             return unknown
         found: Summary | None = self.ask(question, target.module, find)
         if found is None:
             return unknown
         for place, value in found.overlay.items():
-            old = self.overlay.get(place)
-            self.overlay[place] = value if old is None else join(old, value)
+            if place[0] not in self.building:
+                old = self.overlay.get(place)
+                self.overlay[place] = value if old is None else join(old, value)
         if frame.region is not None:
             for records in found.records.values():
                 self.merge(records, frame.region, frame.chain)
@@ -483,17 +487,3 @@ def display(target: FunctionInfo, env: dict[str, Val]) -> str:
         if isinstance(owner, Obj):
             return f"{owner.classes[0].name}.{node.name}"
     return target.qualname
-
-
-def widen(value: Val) -> Val:
-    """The value without literals, ranks and lengths, so that few contexts are left."""
-    if isinstance(value, Host) and value.type != "none":
-        return Host(value.type, device=value.device, owner=value.owner, optional=value.optional)
-    if isinstance(value, Tensor):
-        return Tensor(value.device, value.dtype, None, value.optional, value.maybe, hosted=value.hosted)
-    if isinstance(value, Seq):
-        inner = element(value)
-        return Seq(value.type, None, widen(inner) if inner is not None else None)
-    if isinstance(value, Obj):
-        return Obj(value.classes)
-    return value
