@@ -24,7 +24,7 @@ from refactor.findings import Applicability, FileError, Finding, Outcome
 from refactor.place import place_of
 from refactor.rule import Hit, Rule
 from refactor.selection import Selection
-from refactor.source import Source, SourceError, load, parse
+from refactor.source import Source, SourceError, assert_parses, load
 from refactor.stack import RECURSION, deeply, roomily
 from refactor.suppress import UNUSED, Suppression, suppressions
 from refactor.tracing import Trace
@@ -236,7 +236,8 @@ class Examiner:
         comments = suppressions(source)
         facts = analyze(source, self.project, regions=self.task.settings.regions)
         if facts is None:
-            parse(source)  # the prefilter does not: a file that does not parse is reported all the same
+            if self.project.known(source) is None:  # a file that does not parse is reported all the same
+                assert_parses(source)
             return Examined(job, comments=comments, real=os.path.realpath(job.path))
         foreign = [
             (

@@ -38,6 +38,9 @@ class FakeProject:
     def traced(self) -> Trace:
         return Trace()
 
+    def known(self, source: Source) -> None:
+        return None
+
 
 def fake_analyze(
     source: Source, project: FakeProject, regions: object = (), entries: object = ()

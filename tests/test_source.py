@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refactor.source import Source, SourceError, load, parse
+from refactor.source import Source, SourceError, assert_parses, load, parse
 
 
 def source(data: bytes) -> Source:
@@ -101,10 +102,17 @@ def test_text_that_cannot_be_decoded_names_the_line(data: bytes, line: int, word
         pytest.param(b"x = " + b"(" * 5000 + b")" * 5000, 1, id="nesting deeper than the parser takes"),
     ],
 )
-def test_text_that_cannot_be_parsed_names_the_line(data: bytes, line: int) -> None:
+@pytest.mark.parametrize("read", [parse, assert_parses])
+def test_text_that_cannot_be_parsed_names_the_line(
+    data: bytes, line: int, read: Callable[[Source], object]
+) -> None:
     with pytest.raises(SourceError, match="cannot be parsed") as caught:
-        parse(source(data))
+        read(source(data))
     assert caught.value.line == line
+
+
+def test_what_parses_is_let_through_even_if_it_cannot_be_compiled() -> None:
+    assert_parses(source(b"def f(a, a):\n    nonlocal b\n"))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
