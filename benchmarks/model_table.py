@@ -34,6 +34,7 @@ def table(rows: list[Row], compiled: dict[str, Row]) -> str:
                 [beside["ms"], f"{ratio(beside):.2f}", beside["cold_s"]] if handled else ["fails", "", ""]
             )
         span = f"{row['speedup']} ({row['range'][0]}–{row['range'][1]})" if "speedup" in row else ""
+        span += f", {row['first']} at first" if row.get("first") else ""
         lines.append(
             f"| {row['name']} | {row['verdict']}{', bitwise' if row.get('bitwise') else ''} | {runs_as(row)} "
             f"| {row.get('before_ms', '')} | {row.get('after_ms', '')} | {span} | {row.get('cold_s', '')} "
@@ -64,6 +65,10 @@ def summary(rows: list[Row], compiled: dict[str, Row]) -> str:
         f"slower than eager: {len(slower)}{_named(slower)}, "
         f"of these surely (in every round): {sum(r['range'][1] < 1 for r in slower)}",
     ]
+    again = [r for r in rows if r.get("first")]
+    if again:
+        both = ", ".join(f"{r['name']} {r['first']} and {r.get('speedup')}" for r in again)
+        text.append(f"slower than eager beside others, and measured again alone in new processes: {both}")
     for kind, group in (
         ("all", timed),
         ("whole", [r for r in timed if r in whole]),
