@@ -242,7 +242,7 @@ class _Walk:
     def _through(self, layer: Layer, node: ast.Call, origins: list[str | None]) -> str | None:
         first = origins[0] if origins else None
         for index, origin in enumerate(origins):
-            shape = self._taken(layer, index, node)
+            shape = self._taken(layer, index, node) if origin else None
             if origin and shape is not None:
                 self.learn(origin, shape)
             elif origin and layer.name not in TRANSPARENT:
