@@ -23,6 +23,7 @@ from refactor.rewrite.imports import Imports, settle
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Edit, Patch, Proposal, Refusal, RuntimeImport
 from refactor.rewrite.names import PLACEHOLDER
+from refactor.rewrite.scripted import compiled_around
 from refactor.rewrite.spread import separated
 from refactor.rule import Hit, Rule
 from refactor.source import Source
@@ -74,6 +75,13 @@ def _propose(facts: Facts, accepted: Sequence[Accepted]) -> dict[Finding, Propos
         if rule.propose is None:
             first = rule.instead.partition("\n")[0]
             answers[finding] = Refusal(f"{rule.code} is explained, not rewritten. Use instead: {first}")
+            continue
+        compiled = compiled_around(facts, hit.event.node)
+        if compiled:
+            answers[finding] = Refusal(
+                f"`{compiled}` is compiled by torch.jit.script, which may not understand the rewritten code; "
+                "take it out of that, or make the change by hand and compile it again"
+            )
             continue
         answer = rule.propose(facts, hit)
         if isinstance(answer, Proposal) and answer.joint is not None:
