@@ -38,6 +38,8 @@ LIGHT, LIGHTEST = 100, 110  # a call of at most so many operations is made so of
 FEW_TENSORS = 4
 MOST_TENSORS = 32  # of a state_dict that are rebound one by one: the first, the last, and some between
 POISONS: tuple[Json, ...] = ({"k": "const", "s": "nan"}, {"k": "const", "s": 1e30})
+EDITS = ("first", "middle", "last", "turned", "breath")
+MOST_EDITED = 8  # tensors of a call that are edited
 LAYOUTS = ("transposed", "stepped", "expanded", "offset")
 NORMAL = PLAIN_FILLS[0]
 
@@ -114,6 +116,17 @@ class Certain:
             yield from cut(steps)
             yield from self._undeclared(base)
         yield from self._by_habit(self.call(self.high, 24))
+        yield from self._edited(self.call(self.high, 25))
+
+    def _edited(self, base: Json) -> Iterator[Steps]:
+        """Of each tensor one element changes, or the order: a memo by a part of it shows."""
+        steps = [base]
+        for path in [path for path, spec in leaves(self.target) if isinstance(spec, TensorSpec)][
+            :MOST_EDITED
+        ]:
+            for edit in EDITS:
+                steps += [changed(base, path, {**held(base, path), "edit": edit}), base]
+        yield from cut(steps if len(steps) > 1 else [])
 
     def _by_habit(self, base: Json) -> Iterator[Steps]:
         """Arguments are given by position, and left out where their default is a declared value."""
@@ -179,6 +192,23 @@ class Certain:
                 {**self.high, **{n: s[k * (len(s) - 1) // max(1, longest - 1)] for n, s in every.items()}}
                 for k in range(longest)
             ]
+        yield from self._alike(sized)
+
+    def _alike(self, sized: list[tuple[str, int, int]]) -> Iterator[list[dict[str, int]]]:
+        """Sizes of two dimensions with one product, or one sum: a lookup by either finds another."""
+        for (a, low_a, high_a), (b, low_b, high_b) in pairwise(sized):
+            every = [
+                (m, n)
+                for m in range(max(1, low_a), min(high_a, max(1, low_a) + 7) + 1)
+                for n in range(max(1, low_b), min(high_b, max(1, low_b) + 7) + 1)
+            ]
+            for multiplied in (True, False):
+                groups: dict[int, list[tuple[int, int]]] = {}
+                for m, n in every:
+                    groups.setdefault(m * n if multiplied else m + n, []).append((m, n))
+                most = max(groups.values(), key=len, default=[])
+                if len(most) > 1:
+                    yield [{**self.high, a: m, b: n} for m, n in most[:4]]
 
     def sizes(self, low: int, high: int) -> list[int]:
         """All sizes of a short range; else boundaries, and numbers of the programs with their neighbours."""
@@ -424,7 +454,8 @@ def ends(spec: ScalarSpec, dims: Dims, thresholds: Sequence[float | int]) -> lis
     first: float | int = low if low is not None else (0 if whole else -2.0)
     last = max(first, high if high is not None else (8 if whole else 2.0))
     inside = [n for n in thresholds if first <= n <= last and (not whole or n == int(n))][:3]
-    found = (first, last, (first + last) / 2, *inside)
+    plain = [n for n in (0, 1, -1) if first <= n <= last]  # for which programs have ways of their own
+    found = (first, last, (first + last) / 2, *inside, *plain)
     return list(dict.fromkeys(int(n) if whole else float(n) for n in found))
 
 

@@ -19,6 +19,7 @@ from . import (
     holders,
     idioms,
     isolation,
+    lookups,
     manners,
     margins,
     numerics,
@@ -45,7 +46,7 @@ FAMILIES = (
     idioms, programs, sequences, steps, ungraphed, decoding,
     outputs, optimizing, values, isolation, streams,
     manners, margins, scripts, contracts, roundings, edges, habits, holders, gradients, fields,
-    corners, capturable,
+    corners, capturable, lookups,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from refactor.verify.certain import LENGTH, Certain, ends, leaves
+import torch
+from refactor.verify.certain import EDITS, LENGTH, Certain, ends, leaves
 from refactor.verify.explore import explore, reduced
 from refactor.verify.recipes import (
     EXTREME_FILLS,
@@ -21,6 +22,7 @@ from refactor.verify.scenarios import scenarios
 from refactor.verify.session import Outcome
 from refactor.verify.spec import ScalarSpec, TensorSpec, parse
 from refactor.verify.targets import DEFAULT_VARY, OPT_IN_VARY, Target
+from refactor.verify.worker.inputs import tensor
 
 Json = dict[str, Any]
 STATE = tuple(f"layer{k}.weight" for k in range(9))
@@ -95,7 +97,7 @@ def test_each_argument_changes_alone_nested_ones_and_every_choice_included() -> 
             changed.setdefault(names[0], set()).add(repr(after[names[0]]))
     assert set(changed) == {"x", "y", "scale", "kind", "extra"}
     assert {repr({"v": v}) for v in ("sum", "mean", "max")} == changed["kind"]
-    assert {repr({"v": v}) for v in (0.5, 1.25, 1.5, 2.0)} == changed["scale"]
+    assert {repr({"v": v}) for v in (0.5, 1.0, 1.25, 1.5, 2.0)} == changed["scale"]
     assert len(list(leaves(TARGET))) == 7
 
 
@@ -200,3 +202,39 @@ def test_arguments_are_given_by_position_and_left_out_where_their_default_is_dec
     assert any(sorted(a) == ["_0", "_1", "_2", "_3"] for a in found)
     left_out = {name for a in found for name, recipe in a.items() if "omit" in recipe}
     assert left_out == {"scale"}, "a default outside the declared values is nobody's evidence"
+
+
+def test_each_tensor_is_edited_in_every_way_and_goes_back() -> None:
+    edits: dict[str, set[str]] = {}
+    for steps in steps_of("arguments"):
+        for before, after in pairwise(s["a"] for s in steps):
+            for name, recipe in after.items():
+                if "edit" in recipe:
+                    assert {k: v for k, v in recipe.items() if k != "edit"} == before[name]
+                    edits.setdefault(name, set()).add(recipe["edit"])
+    assert edits
+    assert all(found == set(EDITS) for found in edits.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "bool", "complex64"])
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_changes_something_and_keeps_the_declared_bounds(dtype: str, edit: str) -> None:
+    recipe = {"t": dtype, "shape": [5, 3], "fill": {"k": "normal"}, "seed": 4}
+    recipe |= {} if dtype in ("bool", "complex64") else {"lo": 1, "hi": 9}
+    plain, edited = tensor(recipe), tensor({**recipe, "edit": edit})
+    assert plain.dtype == edited.dtype
+    assert not torch.equal(plain, edited)
+    if "lo" in recipe:
+        assert 1 <= edited.min() <= edited.max() <= 9
+    if edit != "turned":
+        assert int((plain != edited).sum()) == 1
+
+
+def test_sizes_with_one_product_come_after_one_another() -> None:
+    inputs = (("x", parse("float32[B, S]", "x")),)
+    target = replace(TARGET, inputs=inputs, dims=(("B", (1, 4)), ("S", (1, 6))))
+    walked = [
+        [(s["a"]["x"]["shape"][0], s["a"]["x"]["shape"][1]) for s in steps]
+        for steps in steps_of("shapes", target)
+    ]
+    assert any((2, 3) in w and (3, 2) in w for w in walked)

@@ -26,7 +26,8 @@ from .trees import Subject, seed_everything
 
 Step = dict[str, Any]
 LOOKS = 3
-KEPT = 12  # results kept alive, and looked at again at the end
+KEPT = 12  # results kept alive, and looked at again at the end,
+EARLY = 3  # and the first ones: a ring of buffers may be longer
 
 
 @dataclass
@@ -172,7 +173,7 @@ class Episode:
         given = [pair for pairs in before.values() for pair in pairs]
         self._observe(number, index, call, given, step)
         self.builders[index].last_tensors = [t for _, t in observe.tensors_of(call.result)]
-        for old in self.calls[:-KEPT]:
+        for old in self.calls[EARLY:-KEPT]:
             old.result = None
 
     def arguments(self, index: int, step: Step) -> dict[str, Any]:
@@ -430,7 +431,7 @@ class Episode:
         """Look again at everything that was kept."""
         groups: dict[str, Any] = {"kept": [], "state": [], "gradients": []}
         groups |= {"held state": [], "held gradients": []}
-        for call in self.calls[-KEPT:]:
+        for call in [*self.calls[: min(EARLY, max(0, len(self.calls) - KEPT))], *self.calls[-KEPT:]]:
             if call.result is not None:
                 groups["kept"] += self.recorder.leaves(call.result, f"result of step {call.step}")
             for name, value in call.arguments.items():

@@ -11,6 +11,11 @@ In single precision the same is asked of programs that differ by more than a uni
 some tensor, which other orders of summation seldom reach: an epsilon of 1e-6 for 1e-5, or a constant typed
 with six digits, lies far below what the rule for single results allows. What is off by less than two units in
 float64 is let pass: a constant may be typed with seven digits.
+
+`benchmarks/calibrate.py --part 2`, 48 seeds, on a CPU with torch 2.13: none of 3,696 right targets is
+rejected, in three dtypes. Of eighteen wrong ones fourteen are rejected, in 6 to 84 of 84 targets. Not seen
+are, in single precision, a mean over 514 for 512 and a factor of 1.005, both far beyond its last places, and
+in half precision a constant of six digits.
 """
 
 from __future__ import annotations

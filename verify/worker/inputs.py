@@ -4,7 +4,8 @@ A recipe is JSON. ``{"t": "float32", "shape": [2, 3], "fill": {"k": "normal"}, "
 ``{"v": 0.5}`` a plain value, ``{"dict": {...}}`` and ``{"list": [...]}`` containers; ``{"same": NAME}`` is
 the object given for another argument, ``{"view": NAME}`` a view of it, ``{"again": NAME}`` the object the
 last call got, ``{"out": K, "else": RECIPE}`` the K-th tensor of the last result where shape and dtype fit,
-``{"omit": VALUE}`` an argument that is left out, whose default is VALUE.
+``{"omit": VALUE}`` an argument that is left out, whose default is VALUE. A tensor's ``"edit"`` changes little
+of it: its first, middle or last element, the order of its elements, or the middle one by a breath.
 """
 
 from __future__ import annotations
@@ -112,6 +113,34 @@ def _integers(
 
 def tensor(recipe: Mapping[str, Any]) -> Tensor:
     """A contiguous tensor on the CPU, as the recipe says."""
+    made = _filled(recipe)
+    return edited(made, recipe["edit"], recipe.get("lo"), recipe.get("hi")) if "edit" in recipe else made
+
+
+def edited(data: Tensor, edit: str, low: float | None, high: float | None) -> Tensor:
+    """The same data but for one element or its order: a memo must not take it for the other."""
+    flat = data.flatten().clone()
+    if edit == "turned" or not flat.numel():
+        return flat.flip(0).view(data.shape)
+    place = {"first": 0, "last": flat.numel() - 1}.get(edit, flat.numel() // 2)
+    value = flat[place].clone()
+    if data.dtype == torch.bool:
+        flat[place] = ~value
+    elif data.is_floating_point() or data.is_complex():
+        breath = value * (1 + max(4 * torch.finfo(data.dtype).eps, 2.0**-12))
+        other = breath if edit == "breath" else value + 0.5
+        if low is not None and high is not None:
+            other = low + high - value if edit != "breath" else breath.clamp(low, high)
+        elif not data.is_complex() and (low is not None or high is not None):
+            other = other.clamp(low, high)
+        flat[place] = other
+    else:
+        first, last = int(low if low is not None else 0), int(high if high is not None else 7)
+        flat[place] = int(value) + 1 if int(value) < last else first
+    return flat.view(data.shape)
+
+
+def _filled(recipe: Mapping[str, Any]) -> Tensor:
     dtype, shape = dtype_of(recipe["t"]), list(recipe["shape"])
     fill: Mapping[str, Any] = recipe.get("fill") or {"k": "normal"}
     generator = torch.Generator().manual_seed(int(recipe.get("seed", 0)))
