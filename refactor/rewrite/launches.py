@@ -124,9 +124,17 @@ def _selection_work(facts: Facts, function: FunctionNode, node: ast.AST, free: C
     around = (n for n in ancestors(facts, node) if isinstance(n, ast.Call))
     mean = any(getattr(call.func, "attr", "") == "mean" for call in around)
     stored = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
-    launches = 3 if stored else 2 + 4 * mean
+    launches = 2 if stored or not _is_stored(facts, node) else 0  # the choice and the copy of an assignment
+    launches += 4 * mean
     parts = work(facts, function, ast.iter_child_nodes(node), free)
     return LAUNCH * launches + parts * (1 + mean)
+
+
+def _is_stored(facts: Facts, node: ast.AST) -> bool:
+    """Whether what a mask selects is assigned to what a mask selects: ``x[mask] = y[mask] * 2``."""
+    stmt = next((n for n in ancestors(facts, node) if isinstance(n, ast.stmt)), None)
+    targets = stmt.targets if isinstance(stmt, ast.Assign) else ()
+    return isinstance(node, ast.Subscript) and any(isinstance(t, ast.Subscript) for t in targets)
 
 
 def _rounds(loop: ast.For | ast.While, unknown: int) -> int:
