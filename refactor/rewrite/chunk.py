@@ -22,6 +22,7 @@ from refactor.source import Source
 MAX_DEPTH = 80
 """Deeper nesting brings libcst's recursive passes near the interpreter's recursion limit (LibCST#1000)."""
 
+Positions = Mapping[cst.CSTNode, CodeRange]
 _Range = tuple[int, int, int, int]
 _KINDS: dict[type[ast.AST], tuple[type[cst.CSTNode], ...]] = {
     ast.FunctionDef: (cst.FunctionDef,),
@@ -109,6 +110,7 @@ class Parsed:
 
     module: cst.Module
     nodes: Mapping[Change, cst.CSTNode]
+    positions: Positions
     carriage_returns: bool  # the chunk's lines end with "\r" alone, which libcst does not keep
 
 
@@ -138,7 +140,7 @@ def parse_chunk(source: Source, chunk: Chunk, changes: Sequence[Change]) -> Pars
     if single:  # it does not show how the file ends lines and indents
         ends = "\n" if bare else source.newline
         module = module.with_changes(default_newline=ends, default_indent=_indent(source))
-    return Parsed(module, nodes, bare)
+    return Parsed(module, nodes, positions, bare)
 
 
 def _indent(source: Source) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from refactor.analysis.model import EventKind, Facts
 from refactor.findings import Finding, Outcome
-from refactor.rewrite.chunk import Chunk, chunk_of, parse_chunk
+from refactor.rewrite.chunk import Chunk, Positions, chunk_of, parse_chunk
 from refactor.rewrite.imports import Imports, settle
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Edit, Patch, Proposal, Refusal, RuntimeImport
@@ -212,7 +212,7 @@ def _rewrite(
     changes: dict[cst.CSTNode, list[Change]] = {}
     for change, node in sorted(parsed.nodes.items(), key=lambda pair: pair[0].moves):
         changes.setdefault(node, []).append(change)
-    transformer = _Replace(changes)
+    transformer = _Replace(changes, parsed.positions)
     module = parsed.module.visit(transformer)
     failed = {owner[change]: refusal for change, refusal in transformer.refused.items()}
     failed.update({owner[change]: _LOST for change in transformer.vanished(module, owner)})
@@ -234,14 +234,22 @@ _LOST = Refusal("another rewrite replaces the code around it; apply again after 
 class _Replace(cst.CSTTransformer):
     """Applies each change when its original node is left, so that it sees all inner changes made."""
 
-    def __init__(self, changes: Mapping[cst.CSTNode, Sequence[Change]]) -> None:
+    def __init__(self, changes: Mapping[cst.CSTNode, Sequence[Change]], positions: Positions) -> None:
         super().__init__()
         self.changes = changes
+        self.positions = positions
+        self.starts = {positions[node].start.line for node in changes}
         self.refused: dict[Change, Refusal] = {}
         self.made: dict[Change, tuple[cst.CSTNode, ...]] = {}
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        return True
+        """Whether a change may be inside: libcst makes all it visits anew, which is slow."""
+        if not isinstance(node, cst.BaseCompoundStatement | cst.SimpleStatementLine):
+            return True
+        decorators = getattr(node, "decorators", ())
+        first = self.positions[decorators[0] if decorators else node].start.line
+        last = self.positions[node].end.line
+        return any(first <= line <= last for line in self.starts)
 
     def on_leave(self, original_node: Any, updated_node: Any) -> Any:
         for change in self.changes.get(original_node, ()):
