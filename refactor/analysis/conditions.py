@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refactor.analysis import shapes
 from refactor.analysis.arithmetic import tensor_binary
@@ -66,6 +66,19 @@ _NO_TENSORS = names("int float str bool list tuple dict Number SparseTensor ndar
 _CONTAINERS = names("list tuple dict sequence mapping iterable")
 
 
+_ASKING = frozenset({EventKind.READBACK, EventKind.TO_HOST, EventKind.BOOL_OP, EventKind.BRANCH})
+"""What a test does to get its answer; whatever else waits in it would wait without the test, too."""
+
+
+class Leaf(NamedTuple):
+    """What is read back in a test, and how it would be recorded elsewhere."""
+
+    kind: EventKind
+    node: ast.expr
+    subject: ast.expr
+    detail: str
+
+
 @value
 class Decision:
     """Outcome of a test, where known, and the expressions whose tensors it reads back."""
@@ -89,11 +102,16 @@ def decide(it: Interpreter, frame: Frame, test: ast.expr) -> Decision:
     value = it.evaluate(frame, test)
     leaves, frame.leaves = frame.leaves, outer
     frame.header -= 1
+    asks = read_back(value)
     if frame.header:
         frame.leaves.extend(leaves)
-    if read_back(value):
+    elif asks or any(leaf.kind in _ASKING for leaf in leaves):
+        for leaf in leaves:
+            if asks or leaf.kind not in _ASKING:
+                it.emit(frame, *leaf)
+    if asks:
         return Decision(None, (test,))
-    return Decision(truth(value), tuple(leaves))
+    return Decision(truth(value), tuple(leaf.node for leaf in leaves))
 
 
 def _decide_boolop(it: Interpreter, frame: Frame, test: ast.BoolOp) -> Decision:

@@ -183,7 +183,8 @@ def _ifexp(it: Interpreter, frame: Frame, node: ast.IfExp) -> Val:
     result = conditions.decide(it, frame, node.test)
     if result.tensors:
         if frame.header:
-            frame.leaves.extend(result.tensors)
+            asked = result.tensors[0]
+            frame.leaves.append(conditions.Leaf(EventKind.BRANCH, node, asked, "conditional expression"))
         else:
             it.emit(frame, EventKind.BRANCH, node, result.tensors[0], "conditional expression")
     outcomes: list[Val] = []

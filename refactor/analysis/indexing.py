@@ -308,19 +308,28 @@ def store(it: Interpreter, frame: Frame, target: ast.Subscript, value: Val) -> N
         index_tensor(it, frame, target, owner, value)
         return
     index = it.evaluate(frame, target.slice)
-    from refactor.analysis.conditions import place
-
-    key = place(target.value)
-    if key is None or key not in frame.env:
-        return
     if isinstance(owner, Dict):
         if isinstance(index, Host) and index.value is not NO_VALUE:
             rest = tuple(entry for entry in owner.entries if entry[0] != index.value)
-            frame.env[key] = replace(owner, entries=(*rest, (index.value, value)))
+            _hold(it, frame, target.value, replace(owner, entries=(*rest, (index.value, value))))
         else:
-            frame.env[key] = replace(owner, element=join(owner.element, value), open=True)
+            joined = value if owner.element is None else join(owner.element, value)
+            _hold(it, frame, target.value, replace(owner, element=joined, open=True))
     elif isinstance(owner, Seq):
-        frame.env[key] = Seq(owner.type, None, join(element(owner), value))
+        _hold(it, frame, target.value, Seq(owner.type, None, join(element(owner), value)))
+
+
+def _hold(it: Interpreter, frame: Frame, target: ast.expr, value: Dict | Seq) -> None:
+    """What a variable or attribute holds from here on, after one of its elements was assigned."""
+    from refactor.analysis.conditions import place
+
+    if isinstance(target, ast.Attribute):
+        owner = it.evaluate(frame, target.value)
+        if isinstance(owner, Obj):
+            instances.set_attribute(it, frame, owner, target.attr, value)
+    key = place(target)
+    if key is not None and (key in frame.env or isinstance(target, ast.Attribute)):
+        frame.env[key] = value
 
 
 # -- unpacking and iteration ---------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 from refactor.analysis import calls, decorators, expressions, instances, statements
 from refactor.analysis.binding import as_annotated, bind_call, bind_region
+from refactor.analysis.conditions import Leaf
 from refactor.analysis.domain import (
     NONE,
     OPAQUE,
@@ -63,7 +64,7 @@ class Frame:
     yielded: Val | None = None
     statement: ast.stmt | None = None
     header: int = 0  # inside the test of a branch or loop, which reports its own readbacks
-    leaves: list[ast.expr] = field(default_factory=list)  # tensors that the test at hand reads back
+    leaves: list[Leaf] = field(default_factory=list)  # what the test at hand reads back
     init_of: ClassInfo | None = None
     only: ast.expr | None = None  # a test of the precision around the statement at hand
     placeless: bool = False  # a script that names no device: what it makes is where its models are
@@ -226,7 +227,7 @@ class Interpreter:
     def readback(self, frame: Frame, kind: EventKind, node: ast.expr, subject: ast.expr, detail: str) -> None:
         """Record a value read back, or leave it to the branch or loop in whose header it stands."""
         if frame.header:
-            frame.leaves.append(node)
+            frame.leaves.append(Leaf(kind, node, subject, detail))
         else:
             self.emit(frame, kind, node, subject, detail)
 

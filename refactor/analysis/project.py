@@ -58,9 +58,7 @@ class ClassInfo:
             elif isinstance(stmt, ast.ClassDef):
                 table[stmt.name] = ClassInfo(stmt, self.module, f"{self.qualname}.{stmt.name}")
             elif isinstance(stmt, ast.Assign):
-                for target in stmt.targets:
-                    if isinstance(target, ast.Name):
-                        table[target.id] = stmt.value
+                table.update(pair for target in stmt.targets for pair in _assigned(target, stmt.value))
             elif isinstance(stmt, ast.AnnAssign) and isinstance(stmt.target, ast.Name) and stmt.value:
                 table[stmt.target.id] = stmt.value
         return table
@@ -259,8 +257,7 @@ class ModuleInfo:
             yield from import_bindings(self, stmt)
         elif isinstance(stmt, ast.Assign):
             for target in stmt.targets:
-                if isinstance(target, ast.Name):
-                    yield target.id, stmt.value
+                yield from _assigned(target, stmt.value)
         elif isinstance(stmt, ast.AnnAssign) and isinstance(stmt.target, ast.Name) and stmt.value:
             yield stmt.target.id, stmt.value
 
@@ -474,6 +471,17 @@ def _wraps(bound: Any, name: str) -> bool:
     """``f = script(f)``: a decorator in other words, which the analysis looks through."""
     first = bound.args[0] if isinstance(bound, ast.Call) and bound.args else None
     return isinstance(first, ast.Name) and first.id == name
+
+
+def _assigned(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    """The names of an assignment with their values, as far as both are written out."""
+    if isinstance(target, ast.Name):
+        yield target.id, value
+    elif isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
+        starred = any(isinstance(item, ast.Starred) for item in (*target.elts, *value.elts))
+        if len(target.elts) == len(value.elts) and not starred:
+            for inner, item in zip(target.elts, value.elts, strict=True):
+                yield from _assigned(inner, item)
 
 
 def _flat(stmts: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -177,7 +177,7 @@ def _for(it: Interpreter, frame: Frame, stmt: ast.For) -> bool:
         leaves, frame.leaves = frame.leaves, outer
         frame.header -= 1
         if leaves:
-            it.emit(frame, EventKind.COUNTED_LOOP, stmt, leaves[0], "range")
+            it.emit(frame, EventKind.COUNTED_LOOP, stmt, leaves[0].node, "range")
     item = indexing.iterate(it, frame, source, stmt.iter)
     _loop(it, frame, stmt.body, lambda: indexing.bind(it, frame, stmt.target, item))
     return block(it, frame, stmt.orelse) if stmt.orelse else True

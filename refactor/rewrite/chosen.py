@@ -138,6 +138,8 @@ def _enclosed(node: Any) -> Any:
 
 def _statement(choice: Choice, wrapped: Wrapped, name: str) -> Any:
     def build(node: cst.If) -> Any:
+        from refactor.rewrite.continued import as_one
+
         test, hosts = node.test, None
         if choice.guarded:
             assert isinstance(test, cst.BooleanOperation)
@@ -158,7 +160,7 @@ def _statement(choice: Choice, wrapped: Wrapped, name: str) -> Any:
         if hosts is not None:
             return node.with_changes(test=hosts, body=cst.IndentedBlock(before))
         before[0] = before[0].with_changes(leading_lines=node.leading_lines)
-        return cst.FlattenSentinel(before)
+        return cst.FlattenSentinel(as_one(before))
 
     return build
 

@@ -56,7 +56,15 @@ _KINDS: dict[type[ast.AST], tuple[type[cst.CSTNode], ...]] = {
     ast.IfExp: (cst.IfExp,),
     ast.List: (cst.List,),
     ast.Tuple: (cst.Tuple,),
+    ast.Dict: (cst.Dict,),
+    ast.Set: (cst.Set,),
     ast.GeneratorExp: (cst.GeneratorExp,),
+    ast.ListComp: (cst.ListComp,),
+    ast.SetComp: (cst.SetComp,),
+    ast.DictComp: (cst.DictComp,),
+    ast.Lambda: (cst.Lambda,),
+    ast.NamedExpr: (cst.NamedExpr,),
+    ast.JoinedStr: (cst.FormattedString, cst.ConcatenatedString),
 }
 
 

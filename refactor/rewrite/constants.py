@@ -14,7 +14,7 @@ from refactor.analysis.model import Device, Facts, Kind
 from refactor.rewrite.escape import Fate, fate
 from refactor.rewrite.fills import filled
 from refactor.rewrite.lazily import libcst as cst
-from refactor.rewrite.model import Change, Proposal, Refusal
+from refactor.rewrite.model import Build, Change, Proposal, Refusal
 from refactor.rewrite.names import reference
 from refactor.rewrite.syntax import argument, dotted, expression, keyword
 from refactor.rewrite.uploads import draws, varies
@@ -211,14 +211,29 @@ def propose_index(facts: Facts, hit: Hit) -> Proposal | Refusal:
         if why:
             return Refusal(why)
 
-    def build(node: cst.BaseExpression) -> cst.BaseExpression:
-        device = expression(ast.unparse(base) + ".device")
-        args = [argument(node), argument(device, "device")]
-        return cst.Call(reference("constant"), args)
+    def build(empty: bool) -> Build:
+        def made(node: cst.BaseExpression) -> cst.BaseExpression:
+            device = expression(ast.unparse(base) + ".device")
+            args = [argument(node)]
+            if empty:  # as an index an empty list is one of integers, as a tensor it is not
+                args.append(argument(cst.Attribute(reference("torch"), cst.Name("long")), "dtype"))
+            return cst.Call(reference("constant"), [*args, argument(device, "device")])
+
+        return made
 
     note = "the index is built once per device and kept"
-    changes = (*(Change(part, build) for part in copied), *filled(facts, subscript, index))
-    return Proposal(changes, note, frozenset({"constant"}))
+    empty = {part: _may_be_empty(facts, part) for part in copied}
+    changes = (*(Change(part, build(empty[part])) for part in copied), *filled(facts, subscript, index))
+    imports = frozenset({"torch"} if any(empty.values()) else ())
+    return Proposal(changes, note, frozenset({"constant"}), imports=imports)
+
+
+def _may_be_empty(facts: Facts, part: ast.expr) -> bool:
+    """Whether an index on the host is a list that may have no elements."""
+    if isinstance(part, ast.List | ast.Tuple):
+        return all(isinstance(item, ast.Starred) for item in part.elts)
+    value = facts.value(part)
+    return value.kind is not Kind.TENSOR and not value.items
 
 
 def _is_copied(facts: Facts, part: ast.expr) -> bool:
@@ -234,12 +249,10 @@ def _unfit_index(facts: Facts, index: ast.expr, detail: str) -> str:
     if isinstance(index, ast.List | ast.Tuple):
         if not index.elts:
             return "an empty index selects nothing; write an empty slice"
-        if not all(_is_int(facts, item) for item in index.elts):
+        if detail != "integers" and not all(_is_int(facts, item) for item in index.elts):
             return "only a flat list of integers is rewritten; masks and nested lists differ"
         return ""
-    if _is_kept_tensor(facts, index) or _names_integers(facts, index):
-        return ""
-    if is_plain(index) and detail == "integers":
+    if detail == "integers" or _is_kept_tensor(facts, index) or _names_integers(facts, index):
         return ""
     why = "it is no tensor" if facts.value(index).kind is not Kind.TENSOR else varies(facts, index)
     return f"the index is computed on the host at every call, and {why}; make it on the device" if why else ""

@@ -111,25 +111,30 @@ class Outliner:
         return suite.with_changes(body=self.lines(suite.body, plan))
 
     def lines(self, old: Sequence[Any], plan: Block) -> list[_Line]:
-        """The lines of a block, in the order of the plan."""
+        """The lines of a block, in the order of the plan; a statement may have become several."""
+        from refactor.rewrite.continued import by_statement
+
+        found = by_statement(old)
         used = [
             i
             for e in plan.entries
             if not isinstance(e, Decide)
             for i in (e.units if isinstance(e, Piece) else (e.unit,))
         ]
-        if sorted(used) != list(range(len(old))):
+        if sorted(used) != list(range(len(found))):
             raise _Mismatch
         new: list[_Line] = []
         for entry in plan.entries:
             if isinstance(entry, Keep):
-                new.append(old[entry.unit])
+                new += found[entry.unit]
             elif isinstance(entry, Nest):
-                new.append(self.nest(old[entry.unit], entry))
+                if len(found[entry.unit]) > 1:
+                    raise _Mismatch
+                new.append(self.nest(found[entry.unit][0], entry))
             elif isinstance(entry, Decide):
                 new.append(self.decision(entry.hoist))
             else:
-                new.append(self.call(entry, [old[i] for i in entry.units]))
+                new.append(self.call(entry, [line for i in entry.units for line in found[i]]))
         return new
 
     def decision(self, hoist: Hoist) -> cst.SimpleStatementLine:

@@ -163,6 +163,34 @@ class Drop(nn.Module):
     "a readback in a condition is one finding": forward(
         "if x.max().item() > 3:  # !CG301\n    x = -x\nreturn x"
     ),
+    "what waits in a condition whatever is asked is a finding of its own": forward(
+        """
+        if (
+            x[x[:, 0] > 0].sum() > 3  # !CG203
+        ):
+            x = -x
+        return x
+        """.replace("if (", "if (  # !CG301")
+    ),
+    "a table kept under a key that is made at run time": HEAD
+    + """
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tables = {}
+        self.onto = {}
+        self.sizes = {}
+        self.sizes["k"] = 4
+
+    def forward(self, x: torch.Tensor):
+        n = x.shape[0]
+        if n not in self.tables:
+            self.tables[n] = torch.zeros(n, 1)
+            self.onto[n] = torch.zeros(n, 1, device=x.device)
+        if self.sizes["k"] > 3:
+            x = x + self.onto[n].to(x.device)
+        return x + self.tables[n].to(x.device)  # !CG402
+""",
     "a guard clause that raises is a check": forward(
         "if torch.isnan(x).any():  # !CG104\n    raise ValueError('nan')\nreturn x"
     ),

@@ -336,6 +336,37 @@ def test_tensors_in_with_blocks_keep_their_context(tmp_path: Path) -> None:
     assert block in new
 
 
+def test_a_branch_that_becomes_several_lines_stays_one_step_of_the_plan(tmp_path: Path) -> None:
+    body = """
+        h = self.b(self.a(x))
+        if h.mean() > 0:
+            return self.b(self.a(h))
+        h = self.a(self.b(h))
+        if h.abs().max() > 1:
+            h = h / h.norm(dim=-1, keepdim=True)
+        return self.a(self.b(h))
+    """
+    new = rewritten(module(body), tmp_path)
+    assert "@segment" in new
+    assert "return self.a(self.b(h))" in new
+    assert new.count("torch.where") == 2
+    assert new.count("if ") == 1
+
+
+@pytest.mark.parametrize("test", ["h[h.sum(1).argmax()].norm() > 1", "h[h[:, 0] > 0].sum() > 0"])
+def test_a_test_that_waits_in_another_way_too_is_in_no_segment(test: str, tmp_path: Path) -> None:
+    body = f"""
+        h = self.b(self.a(x))
+        if {test}:
+            h = h * 2
+        return self.a(self.b(h))
+    """
+    new = rewritten(module(body), tmp_path)
+    segments, forward = new.split("    def forward")
+    assert test in forward
+    assert test not in segments
+
+
 BOXES = """\
 import torch
 from torch import nn

@@ -181,7 +181,7 @@ class Model(nn.Module):
         return x[:, self.order]
 """
     new = rewrite(code, tmp_path, ["CG403"])
-    assert "x[:, constant(self.order, device=x.device)]" in new
+    assert "x[:, constant(self.order, dtype=torch.long, device=x.device)]" in new
     x = torch.randn(3, 4)
     assert_same(run(code)["Model"]()(x), run(new)["Model"]()(x))
 
@@ -244,3 +244,26 @@ class Masked(nn.Module):
     assert after in new
     x = torch.randn(2, 3, 4, dtype=torch.float64)
     assert_same(run(code)["Masked"]()(x), run(new)["Masked"]()(x))
+
+
+def test_a_list_computed_on_the_host_is_an_index_even_when_it_is_empty(tmp_path: Path) -> None:
+    code = """import torch
+from torch import nn
+
+LEFT, RIGHT = (1, 2), [0]
+
+
+class Mirror(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.odd = [i for i in range(1) if i % 2]
+        self.pairs = [(0, 1), (1, 2)]
+
+    def forward(self, x: torch.Tensor):
+        some = x[:, [i for i in range(3) if i != 1]], x[:, [b for a, b in self.pairs]]
+        return x[:, [0, *LEFT, *RIGHT]], x[:, list(LEFT)], x[:, sorted(RIGHT)], x[:, self.odd], some
+"""
+    new = rewrite(code, tmp_path, ["CG403"])
+    assert new.count("constant(") == 6
+    x = torch.randn(2, 3)
+    assert_same(run(code)["Mirror"]()(x), run(new)["Mirror"]()(x))
