@@ -486,7 +486,7 @@ def overhead(with_compile: bool) -> Iterator[Row]:
             "state": lambda: runner._state(call),
             "find the graph (modes, state included)": lambda: runner._find(call),
             "is a capture under way": torch.cuda.is_current_stream_capturing,
-            "copies and replay in the runtime": lambda: graph(call),
+            "copies and replay in the runtime": lambda: graph.play(call),
         }
         print(
             "one kernel, microseconds of the host:", {k: round(host_time(fn), 2) for k, fn in pieces.items()}

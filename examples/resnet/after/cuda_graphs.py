@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 8f04c026c12019ab3cd42afe78b9ced8ce3d84a2fd2e8c24b90d37a98bdb8b55). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 48576502b88c328e4ffc3a8309de53ced29754de1914240ae3ce432ad1e44b31). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -79,7 +79,8 @@ def _torch(name: str, fallback: Any) -> Any:
 
 
 _compiling = torch.compiler.is_compiling
-_active_transform = _torch("_C._functorch.peek_interpreter_stack", lambda: None)
+_transforms = _torch("_C._functorch.peek_interpreter_stack", lambda: None)
+_transforming = _torch("_C._are_functorch_transforms_active", lambda: _transforms() is not None)
 _tracing = _torch("_C._is_tracing", lambda: torch._C._get_tracing_state() is not None)
 _symbolic = _torch("fx._symbolic_trace.is_fx_symbolic_tracing", lambda: False)
 _capturing = _torch("_C._cuda_isCurrentStreamCapturing", lambda: torch.cuda.is_current_stream_capturing())
@@ -191,7 +192,7 @@ def segment(method: Any = None, *, guard: str | Sequence[str] = ()) -> Any:
         runner = home.made.get(call)
         if runner is None:
             runner = home.kept(call, lambda: _Runner(types.MethodType(method, self), options, modular=True))
-        return runner(args, kwargs)
+        return runner.call(args, kwargs)
 
     return call
 
@@ -209,7 +210,7 @@ def scratch(owner: Any, name: str, *operands: Any) -> Tensor | None:
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return None
     home = _home(owner)
-    if home is None or _active_transform() is not None or _tracing() or torch.is_autocast_enabled("cuda"):
+    if home is None or _transforming() or _tracing() or torch.is_autocast_enabled("cuda"):
         return None
     if _symbolic():
         return None
@@ -274,7 +275,7 @@ def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None)
             return cast(Tensor, create("call_function", _make_constant, (data, dtype, device), {}))
     target = device if isinstance(device, torch.device) or device is None else torch.device(device)
     plain = target is None or target.type != "cuda" or (isinstance(data, Tensor) and data.is_cuda)
-    plain = plain or torch.compiler.is_compiling() or _active_transform() is not None
+    plain = plain or torch.compiler.is_compiling() or _transforming()
     content = None if plain else _content(data)
     if content is None or target is None:
         return _make_constant(data, dtype, device)
@@ -430,7 +431,7 @@ class Graphed:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if _compiling():
             return self._cg_runner.fn(*args, **kwargs)
-        return self._cg_runner(args, kwargs)
+        return self._cg_runner.call(args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         fn = self.__dict__["_cg_runner"].fn
@@ -542,14 +543,14 @@ def _children(value: Any) -> tuple[tuple[Any, Any], Iterable[Any]] | None:
     return None
 
 
-def _flatten(values: Iterable[Any], leaves: list[Tensor], form: list[Hashable]) -> bool:
+def _flatten(values: Iterable[Any], leaves: list[Tensor], form: list[Any]) -> bool:
     """Append the tensors of trees to ``leaves``, all else to ``form``; return whether there are objects."""
     objects = False
     for value in values:
         kind = type(value)
         if kind in _TENSORS:
             leaves.append(value)
-            form.append(cast(Hashable, kind))
+            form.append(kind)
         elif kind in _SCALARS:
             form.append(_token(value))
         elif isinstance(value, Tensor):
@@ -855,6 +856,9 @@ _TO_SUBMODULES = frozenset(  # the same, for submodules
     | {"parameters", "named_parameters", "_parameters", "get_parameter", "state_dict"}
     | {"buffers", "named_buffers", "_buffers", "get_buffer"}
 )
+_LIVE: tuple[Any, ...] = (dict.values, iter)  # ways to read a space that need not be repeated to see changes
+_END = (object(),)  # behind the last value: one more or one less is seen, too
+_chain = itertools.chain.from_iterable
 _CACHED: Any = type(functools.lru_cache(int))
 _LOCK = type(threading.Lock())
 _ELSEWHERE = frozenset({"threading", "queue", "concurrent", "asyncio", "multiprocessing"})
@@ -889,12 +893,12 @@ def _is_library(kind: Any) -> bool:
 
 @functools.cache
 def _entries(*names: str) -> Callable[[Any], Any]:
-    return operator.itemgetter(*names, names[0])  # a tuple also for one name
+    return operator.itemgetter(*names, *names[: len(names) == 1])  # a tuple also for one name
 
 
 @functools.cache
 def _attributes(*names: str) -> Callable[[Any], Any]:
-    return operator.attrgetter(*names, names[0])
+    return operator.attrgetter(*names, *names[: len(names) == 1])
 
 
 def _names_in(code: types.CodeType) -> set[str]:
@@ -955,6 +959,10 @@ def _looking_alike(tensors: Sequence[Tensor]) -> Callable[..., bool]:
             return check
     except (AttributeError, TypeError):
         pass
+    if torch.is_inference_mode_enabled():  # in some releases it fails there whatever the tensors are
+        with torch.inference_mode(False):
+            outside = _looking_alike(tensors)
+        return lambda *now: torch.inference_mode(False)(outside)(*now)
     expected = _looks(tensors)
     return lambda *now: _looks(now) == expected
 
@@ -1053,9 +1061,12 @@ class _Watch:
         self.seen[id(root)] = None  # all others are kept alive
         self.pointed: list[tuple[Tensor, str]] = []  # the tensors that graphs read: compared by address
         self.host: list[Tensor] = []  # CPU tensors that were read
-        self.getters = list(self.groups)
-        self.spaces = [spaces for spaces, _ in self.groups.values()]
-        self.set = [(getter, space) for getter, (spaces, _) in self.settings.items() for space in spaces]
+        self.groups = dict(sorted(self.groups.items(), key=lambda group: group[0] in _LIVE))
+        self.getters = [getter for getter in self.groups if getter not in _LIVE]
+        self.spaces = [self.groups[getter][0] for getter in self.getters]
+        tables, others = (self.groups.get(getter, ((), ()))[0] for getter in _LIVE)
+        self.live = [*map(dict.values, tables), *others]  # goes with what it shows
+        self.setters, self.set = [*self.settings], [spaces for spaces, _ in self.settings.values()]
         self.hooked = [*map(id, self._hooks(self.hookable))]
         self.held = [holder.keys() - _ADDED_BESIDE for holder, _ in self.sized]
         self.current, self.differing = 0, ""  # the number of the state, and what changed last
@@ -1287,8 +1298,10 @@ class _Watch:
             self.followed.add(id(fn.__code__))
             if "-packages" not in fn.__code__.co_filename:  # a notebook loads changed functions in place
                 self._read(_get_code, fn, label, self.settings)
-            if own:
+            if own.keys() - {_HOME}:
                 self._read_all(own, label)
+            elif own:
+                self.sized.append((own, label))
             self.todo += [(given, f"a default of {label}") for given in (fn.__defaults__, fn.__kwdefaults__)]
             for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
                 with contextlib.suppress(ValueError):  # a variable without a value yet
@@ -1319,22 +1332,22 @@ class _Watch:
 
     def values(self) -> tuple[list[Any], list[Any]]:
         """Everything that is compared, in a fixed order: by identity, and by value."""
-        chain = itertools.chain.from_iterable
-        found = [*chain(chain(map(map, self.getters, self.spaces)))]
-        return found, [getter(space) for getter, space in self.set]
+        read = _chain(map(map, self.getters, self.spaces))
+        return [*_chain(itertools.chain(read, self.live))], [*_chain(map(map, self.setters, self.set))]
 
     def _expect(self, values: tuple[list[Any], list[Any]]) -> None:
         self.expected, self.expected_settings = values
+        self.ended = [*self.expected, *_END]
         self.sizes = [len(holder) for holder, _ in self.sized]
         self.holders = [holder for holder, _ in self.sized]
         self.kinds = [*map(type, self.instances)]
         self.registered = RemovableHandle.next_id
         self.requiring = [t.requires_grad for t, _ in self.found]
-        self.tensors = [t for t, _ in self.pointed]
+        self.tensors = tuple([t for t, _ in self.pointed])
         self.addresses = [*map(Tensor.data_ptr, self.tensors)]
         self.looks = _looks(self.tensors)
         self.alike: dict[Hashable, Callable[..., bool]] = {}  # for each mode of autograd
-        self.latest: Callable[..., bool] | None = None
+        self.latest: Callable[..., bool] = lambda *now: False
         self.numbers = [*map(_number_of, self.host)]
         self.idle = not (any(values) or self.sizes or self.tensors or self.host or self.found)
 
@@ -1346,11 +1359,6 @@ class _Watch:
         self._expect((self.expected, self.expected_settings))
 
     def _look_alike(self) -> bool:
-        if torch.is_inference_mode_enabled():  # where the check in C may fail whatever the tensors are
-            with torch.inference_mode(False):
-                return self._look_alike()
-        if self.latest is not None and self.latest(*self.tensors):
-            return True
         mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cuda")
         check = self.alike.get(mode)
         if check is None or not check(*self.tensors):
@@ -1365,24 +1373,25 @@ class _Watch:
         if self.idle:
             return self.current
         try:
-            values, settings = self.values()
+            read = _chain(map(map, self.getters, self.spaces)) if self.getters else ()
+            now = _chain(itertools.chain(read, self.live, (_END,))) if read or self.live else _END
             if (
                 not thorough
-                and len(values) == len(self.expected)
-                and all(map(operator.is_, values, self.expected))
-                and settings == self.expected_settings
+                and all(map(operator.is_, now, self.ended))
+                and [*_chain(map(map, self.setters, self.set))] == self.expected_settings
                 and self.registered == RemovableHandle.next_id
                 and [*map(len, self.holders)] == self.sizes
-                and [*map(type, self.instances)] == self.kinds
+                and (not self.instances or [*map(type, self.instances)] == self.kinds)
                 and type(self.root.refer()) is self.kind
                 and (not self.tensors or [*map(Tensor.data_ptr, self.tensors)] == self.addresses)
-                and (not self.tensors or self._look_alike())
+                and (not self.tensors or self.latest(*self.tensors) or self._look_alike())
                 and (not self.host or [*map(_number_of, self.host)] == self.numbers)
             ):
                 return self.current
+            values = self.values()
         except (AttributeError, KeyError, ValueError, RuntimeError):
             raise _Rebound("an attribute") from None
-        return self._moved((values, settings))
+        return self._moved(values)
 
     def _moved(self, found: tuple[list[Any], list[Any]]) -> int:
         """Something differs: the number of the new state, if only scalars do."""
@@ -1842,7 +1851,7 @@ class _Graph:
         twice = bool(written) and len(set(addresses)) < len(addresses)
         return twice or not self.writes.isdisjoint(addresses) or not self.reads.isdisjoint(written)
 
-    def __call__(self, call: _Call) -> Any:
+    def play(self, call: _Call) -> Any:
         """Copy in, replay, hand out."""
         pool = self.pool
         with pool.lock:
@@ -1957,11 +1966,20 @@ def _modes() -> tuple[Hashable, ...]:
         torch.get_default_dtype(),
         _deterministic(),
         _cudnn_deterministic(),
-        torch.is_autocast_enabled("cuda")
+        torch.is_autocast_enabled()  # of "cuda", which to name takes longer
         and (torch.get_autocast_dtype("cuda"), torch.is_autocast_cache_enabled()),
         _precision(),
         _function_modes() and torch.get_default_device(),
     )
+
+
+def _check(leaves: Iterable[Tensor]) -> None:
+    """Raise _Eager for a tensor that no graph can take."""
+    for leaf in leaves:
+        if not leaf.is_cuda:
+            raise _Eager("an argument is in CPU memory")
+        if leaf.layout is not torch.strided:
+            raise _Eager(f"an argument has layout {leaf.layout}")
 
 
 class _Runner:
@@ -1988,6 +2006,7 @@ class _Runner:
             self.eager: Counter[str] = Counter()
             self.warned: set[str] = set()
             self.plans: dict[Hashable, list[_LeafPlan]] = {}
+            self.latest: tuple[Any, _Graph | None] = None, None  # the last to be found, with its key
             self.flat: dict[Hashable, Tensor] = {}  # the memory of the static inputs that buckets share
             self.watches: dict[int, _Watch] = {}
             self.barred = ""  # why there are none
@@ -2000,8 +2019,9 @@ class _Runner:
 
     # -- the hot path
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _local.inline or _active_transform() is not None or _tracing() or _symbolic():
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the code returns, from a graph if there is one, else from the code itself."""
+        if _local.inline or _transforming() or _tracing() or _symbolic():
             return self.fn(*args, **kwargs)
         try:
             call = self._take_apart(args, kwargs)
@@ -2012,7 +2032,7 @@ class _Runner:
                 if graph is not None:
                     if (graph.writes or graph.mutated) and graph.conflicts(call):
                         raise _Eager("an argument shares memory with something that the code writes")
-                    return self._ranged(graph, call) if _nsight or _profiling() else graph(call)
+                    return self._ranged(graph, call) if _nsight or _profiling() else graph.play(call)
                 self._worth_it(call)
             return self._first(call, key)
         except _Eager as reason:
@@ -2027,15 +2047,14 @@ class _Runner:
         if kwargs:
             form.append(tuple(kwargs))
             objects |= _flatten(kwargs.values(), leaves, form)
-        for leaf in leaves:
-            if not leaf.is_cuda:
-                raise _Eager("an argument is in CPU memory")
-            if leaf.layout is not torch.strided:
-                raise _Eager(f"an argument has layout {leaf.layout}")
         if _broken or not (leaves or torch.cuda.is_available()):
             raise _Eager(_broken[0] if _broken else "there is no GPU")
         if len(leaves) > 1:
-            addresses = [*map(_storage, leaves)]
+            try:
+                addresses = [*map(_storage, leaves)]
+            except RuntimeError:
+                _check(leaves)
+                raise
             if len({*addresses}) < len(addresses):
                 ids = [*map(id, leaves)]
                 form += [tuple(map(ids.index, ids)), tuple(map(addresses.index, addresses))]
@@ -2047,6 +2066,7 @@ class _Runner:
         if modes[0] and any(leaf.requires_grad for leaf in call.leaves):
             raise _Eager("autograd records: an argument requires a gradient")
         if not self.watches:
+            _check(call.leaves)
             self._look()
         if modes[0] and self.modular:
             for watch in self.watches.values():
@@ -2058,6 +2078,7 @@ class _Runner:
             else:
                 looks = self._pad(call)
         except RuntimeError:
+            _check(call.leaves)
             raise _Eager("an argument is a nested tensor, which has no one shape") from None
         base: tuple[Hashable, ...] = (call.form, tuple(looks), modes)
         if self.options.guard:
@@ -2078,10 +2099,13 @@ class _Runner:
             if graph is not None and graph.graph is not None:
                 self.fruitless = 0
                 return graph, here
-        graph = self.graphs.get(key)
+        known, graph = self.latest
+        if graph is None or graph.graph is None or known != key:  # to hash it takes longer than to compare
+            graph = self.graphs.get(key)
         if graph is not None and graph.graph is not None:
-            self.fruitless = 0
+            self.fruitless, self.latest = 0, (key, graph)
             return graph, key
+        _check(call.leaves)
         if self.refused and key in self.refused:
             raise _Eager(self.refused[key])
         return None, key
@@ -2125,9 +2149,9 @@ class _Runner:
         """A replay that shows in a profile, under emit_nvtx also as an NVTX range."""
         if _profiling():
             with torch.autograd.profiler.record_function(f"cuda_graph:{self.name}"):
-                return graph(call)
+                return graph.play(call)
         with torch.cuda.nvtx.range(f"cuda_graph:{self.name} {graph.name}"):
-            return graph(call)
+            return graph.play(call)
 
     # -- keeping up with changes
 
@@ -2351,7 +2375,7 @@ class _Runner:
             )
         call = self._take_apart(*self._examples(args, kwargs))
         if padding is None or self.exact or not self._pad(call) or not call.sizes:
-            self(call.args, call.kwargs)
+            self.call(call.args, call.kwargs)
             return
         steps: list[set[int]] = []
         for name, size in call.sizes.items():
@@ -2359,7 +2383,7 @@ class _Runner:
             steps.append(up_to if type(listed.get(name, size)) is int else set(listed[name]))
         for sizes in sorted(itertools.product(*steps), key=math.prod, reverse=True):
             cut = call.with_sizes(dict(zip(call.sizes, sizes, strict=True)))
-            self(*_rebuild((call.args, call.kwargs), iter(cut.leaves)))
+            self.call(*_rebuild((call.args, call.kwargs), iter(cut.leaves)))
 
     def _grown(self, sizes: Mapping[str, int]) -> Any:
         """The arguments of the latest recording with other sizes, their tensors on the meta device."""
