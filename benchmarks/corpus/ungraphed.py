@@ -65,7 +65,104 @@ class Con(nn.Module):
 """,
 )
 
+TABLE_BY_LENGTH = control(
+    "table_by_length_no_graph",
+    "buffers",
+    "A table is kept for each length at its first call; the rewrite keeps its copy on the device.",
+    'entry="program:Pos"\ninputs={x="float32[B, N, 4]"}\ndims={B=[1,3], N=[1,6]}\ndevice="cuda"\n',
+    TORCH
+    + """
+class Pos(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.tables = {}
+        self.longest = 0
+    def forward(self, x):
+        n = x.shape[1]
+        if n not in self.tables:
+            self.longest = max(self.longest, n)
+            self.tables[n] = torch.arange(n, dtype=torch.float32)[:, None] / n
+        y = self.lin(x) + self.tables[n].to(x.device)
+        return y.sum(1)
+""",
+    TORCH
+    + """
+class Pos(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.tables, self._placed = {}, {}
+        self.longest = 0
+    def forward(self, x):
+        n = x.shape[1]
+        if n not in self.tables:
+            self.longest = max(self.longest, n)
+            self.tables[n] = torch.arange(n, dtype=torch.float32)[:, None] / n
+            self._placed[n] = self.tables[n].to(x.device)
+        y = self.lin(x) + self._placed[n]
+        return y.sum(1)
+""",
+)
+
+FIRST_BATCH = control(
+    "initialised_by_the_first_batch_no_graph",
+    "state",
+    "Scales are set from the first batch; the rewrite fills a constant on the device.",
+    'entry="program:Act"\ninputs={x="float32[B, 4]"}\ndims={B=[2,5]}\ndevice="cuda"\n',
+    TORCH
+    + """
+class Act(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(4))
+        self.ready = False
+    def forward(self, x):
+        if not self.ready:
+            self.scale.copy_(x.abs().amax(0) + 1)
+            self.ready = True
+        return x / self.scale * torch.tensor(2.0, device=x.device)
+""",
+    TORCH
+    + """
+class Act(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(4))
+        self.ready = False
+    def forward(self, x):
+        if not self.ready:
+            self.scale.copy_(x.abs().amax(0) + 1)
+            self.ready = True
+        return x / self.scale * torch.full((), 2.0, device=x.device)
+""",
+)
+
 PAIRS: tuple[Pair, ...] = (
+    TABLE_BY_LENGTH,
+    TABLE_BY_LENGTH.mutant(
+        "kept_table_of_another_length",
+        "result",
+        "A longer table serves shorter inputs, although it was divided by its own length.",
+        ("self.lin(x) + self._placed[n]", "self.lin(x) + self._placed[self.longest][:n]"),
+    ),
+    TABLE_BY_LENGTH.mutant(
+        "kept_table_lost",
+        "attributes",
+        "Only the copy on the device is kept.",
+        (
+            "            self._placed[n] = self.tables[n].to(x.device)\n",
+            "            self._placed[n] = self.tables.pop(n).to(x.device)\n",
+        ),
+        ("if n not in self.tables", "if n not in self._placed"),
+    ),
+    FIRST_BATCH,
+    FIRST_BATCH.mutant(
+        "initialised_by_every_batch",
+        "attributes",
+        "The scales are set again by every batch.",
+        ("self.ready = True", "self.ready = bool(self.ready)"),
+    ),
     TRAIN_WHERE_NO_GRAPH,
     TRAIN_WHERE_NO_GRAPH.mutant(
         "train_where_swapped",
