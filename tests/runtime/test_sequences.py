@@ -292,6 +292,49 @@ def test_prepare_takes_shapes_instead_of_tensors(shape: Any) -> None:
     assert wrapper.stats()["replays"] == 8
 
 
+def tokens(ids: torch.Tensor, mask: torch.Tensor, *, shift: float = 0.0) -> torch.Tensor:
+    return (ids * mask).cumsum(1) + shift
+
+
+AHEAD: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "dtypes where all sizes have names": ((torch.long,), {"mask": torch.float32}),
+    "tensors of other sizes": (
+        (torch.ones(1, 2, dtype=torch.long, device="meta"),),
+        {"mask": torch.ones(1, 2, device="meta")},
+    ),
+    "some of both": ((torch.long,), {"mask": torch.ones(3, 1, device="meta"), "shift": 2.0}),
+}
+
+
+@pytest.mark.parametrize(("args", "kwargs"), AHEAD.values(), ids=AHEAD.keys())
+@torch.inference_mode()
+def test_prepare_takes_sizes_by_name_before_any_call_with(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    wrapper = graphed(tokens, pad={"ids": "B S", "mask": "B S"})
+    wrapper.reset()
+    wrapper.prepare({"B": 4, "S": [3]}, *args, **kwargs)
+    before = wrapper.stats()
+    assert before["graphs"] == 3
+    extra = {"shift": 2.0} if "shift" in kwargs else {}
+    for n in (1, 2, 3, 4):
+        ids, mask = torch.arange(3 * n).view(n, 3).to("cuda"), rnd(n, 3, seed=n)
+        same(wrapper(ids, mask=mask, **extra), tokens(ids, mask=mask, **extra))
+    after = wrapper.stats()
+    assert after["replays"] == before["replays"] + 4
+    assert after["eager"] == before["eager"]
+
+
+@torch.inference_mode()
+def test_prepare_takes_sizes_and_a_shape_before_any_call() -> None:
+    model = nn.Linear(4, 4).cuda().half()
+    wrapper = graphed(model, pad="B _")
+    wrapper.prepare({"B": [2, 8]}, (1, 4))
+    assert prepared(wrapper) == [8, 2]
+    with pytest.raises(ValueError, match="leaves sizes of 'B _' open"):
+        wrapper.prepare({"B": 2}, torch.float16)
+
+
 @torch.inference_mode()
 def test_prepare_takes_sizes_by_name_after_a_call() -> None:
     embedding = nn.Embedding(5, 4).cuda()
@@ -305,7 +348,7 @@ def test_prepare_takes_sizes_by_name_after_a_call() -> None:
 
     pad = {"ids": "B _"}
     wrapper = graphed(fn, pad=pad)
-    with pytest.raises(ValueError, match="call once before"):
+    with pytest.raises(ValueError, match="Before one, add what calls pass"):
         wrapper.prepare({"B": 8})
     call(3)
     wrapper.prepare({"B": 16})

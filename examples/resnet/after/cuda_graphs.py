@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 48576502b88c328e4ffc3a8309de53ced29754de1914240ae3ce432ad1e44b31). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 419dd83aa422e53317e02b5b5ba495207ef6386f58a61ce81f39bc0fdc6f9650). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -475,9 +475,10 @@ class Graphed:
 
         A tensor on the meta device stands for one of its shape and dtype, and where no argument is a tensor a
         tuple of sizes for one of the dtype of the first parameter; they are filled with random numbers, or
-        with ones where they are whole. After a call sizes by name will do: ``prepare({"B": 32})`` for all up
-        to 32, ``prepare({"B": [1, 8]})`` for these, ``prepare()`` for the ``buckets`` that were given.
-        Raises ValueError for sizes by name before any call.
+        with ones where they are whole. Sizes by name in front grow what follows to them, where a dtype stands
+        for a tensor if ``pad`` names all its dimensions: ``prepare({"B": 32}, (1, 16))`` for all up to 32,
+        ``prepare({"B": [1, 8]}, …)`` for these. After a call nothing need follow, and ``prepare()`` is for
+        the ``buckets`` that were given. Raises ValueError for sizes alone before any call.
         """
         self._cg_runner.prepare(args, kwargs)
 
@@ -736,10 +737,10 @@ class _Padding:
             raise _Eager(f"dimension {name} has size {size}, above the largest bucket {sizes[-1]}")
         return next(n for n in sizes if n >= size)
 
-    def has_sizes(self, args: tuple[Any, ...]) -> bool:
-        """Whether these arguments are sizes by name, or nothing, instead of those of a call."""
-        if len(args) != 1:
-            return not args
+    def has_sizes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether these arguments begin with sizes by name, or are none, instead of those of a call."""
+        if not args:
+            return not kwargs
         values = args[0].values() if isinstance(args[0], Mapping) and self.names >= set(args[0]) else [None]
         return all(type(n) is int for v in values for n in (v if isinstance(v, (list, tuple)) else [v]))
 
@@ -750,9 +751,13 @@ class _Padding:
             if type(value) in _TENSORS:
                 fill = self._lookup(self.fill, path, position)
                 explicit = isinstance(self.fill, Mapping) and fill is not None
-                dims = self._match(self._lookup(self.pad, path, position), value.dim(), path)
+                dims = self._match(self.pattern(path, position), value.dim(), path)
                 plans.append(_LeafPlan(dims, 0 if fill is None else fill, explicit))
         return plans
+
+    def pattern(self, path: tuple[Any, ...], position: int | None) -> str | None:
+        """What ``pad`` says about an argument or a part of one."""
+        return cast("str | None", self._lookup(self.pad, path, position))
 
     @staticmethod
     def _lookup(table: Any, path: tuple[Any, ...], position: int | None) -> Any:
@@ -2366,14 +2371,20 @@ class _Runner:
 
     def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call the code with its arguments cut to every bucket, the largest first."""
-        padding = self.options.padding
+        padding, sizes = self.options.padding, dict[str, int]()
         listed: dict[str, Any] = {}
-        if padding is not None and not kwargs and padding.has_sizes(args):
+        if padding is not None and padding.has_sizes(args, kwargs):
             listed = dict(args[0]) if args else dict(padding.buckets)
-            args, kwargs = self._grown(
-                {n: size if type(size) is int else max(size) for n, size in listed.items()}
-            )
-        call = self._take_apart(*self._examples(args, kwargs))
+            sizes = {name: size if type(size) is int else max(size) for name, size in listed.items()}
+            args = args[1:]
+            if not args and not kwargs:
+                if self.example is None:
+                    raise ValueError(
+                        "prepare() by sizes alone follows a call. Before one, add what calls pass: "
+                        'prepare({"B": 32}, torch.empty(1, 16, device="meta"))'
+                    )
+                args, kwargs = self.example
+        call = self._take_apart(*self._examples(args, kwargs, sizes))
         if padding is None or self.exact or not self._pad(call) or not call.sizes:
             self.call(call.args, call.kwargs)
             return
@@ -2381,48 +2392,48 @@ class _Runner:
         for name, size in call.sizes.items():
             up_to = {min(padding.bucket(name, n), size) for n in range(1, size + 1)}
             steps.append(up_to if type(listed.get(name, size)) is int else set(listed[name]))
-        for sizes in sorted(itertools.product(*steps), key=math.prod, reverse=True):
-            cut = call.with_sizes(dict(zip(call.sizes, sizes, strict=True)))
+        for some in sorted(itertools.product(*steps), key=math.prod, reverse=True):
+            cut = call.with_sizes(dict(zip(call.sizes, some, strict=True)))
             self.call(*_rebuild((call.args, call.kwargs), iter(cut.leaves)))
 
-    def _grown(self, sizes: Mapping[str, int]) -> Any:
-        """The arguments of the latest recording with other sizes, their tensors on the meta device."""
-        if self.example is None:
-            raise ValueError("prepare() by sizes alone follows a call: call once before, or give shapes")
-        example, padding = self.example, cast(_Padding, self.options.padding)
-        leaves, form = _taken_apart(example)
-        grown: list[Tensor] = []
-        for leaf, plan in zip(
-            leaves, padding.plan(self.fn, _Call(example[0], example[1], leaves, form, False)), strict=True
+    def _examples(self, args: tuple[Any, ...], kwargs: dict[str, Any], sizes: Mapping[str, int]) -> Any:
+        """The arguments with tensors of these sizes for shapes, dtypes and what is on the meta device."""
+        padding = self.options.padding if sizes else None
+        form = _taken_apart((args, kwargs))
+        named = _Call(args, kwargs, *form, False).named(self.fn)
+        made: list[Any] = []
+        for value, pattern in (
+            (value, padding.pattern(path, position)) if padding is not None else (value, None)
+            for position, path, value in named
+            if len(path) == 1
         ):
-            names = dict(plan.dims)
-            shape = [sizes.get(names.get(dim, ""), size) for dim, size in enumerate(leaf.shape)]
-            grown.append(torch.empty_strided(shape, _compact(shape, leaf), dtype=leaf.dtype, device="meta"))
-        return _rebuild(example, iter(grown), lambda v: v.refer() if type(v) is _Same else v)
+            kind, names = type(value), pattern.split() if pattern else []
+            if kind is torch.dtype and names:
+                if not sizes.keys() >= set(names):
+                    raise ValueError(f"prepare(): a dtype leaves sizes of {pattern!r} open, give a shape")
+                value = torch.empty([sizes[name] for name in names], dtype=value, device="meta")
+            elif (
+                not form[0] and kind in (tuple, list, torch.Size) and value and set(map(type, value)) == {int}
+            ):
+                value = torch.empty(value, dtype=self._dtype(), device="meta")
+            made.append(value)
+        args, kwargs = tuple(made[: len(args)]), dict(zip(kwargs, made[len(args) :], strict=True))
+        leaves, now = _taken_apart((args, kwargs))
+        plans = padding.plan(self.fn, _Call(args, kwargs, leaves, now, False)) if padding is not None else []
+        for i, leaf in enumerate(leaves):
+            if padding is not None:
+                known = dict(plans[i].dims)
+                shape = [sizes.get(known.get(dim, ""), size) for dim, size in enumerate(leaf.shape)]
+                leaf = torch.empty_strided(shape, _compact(shape, leaf), dtype=leaf.dtype, device="meta")
+            leaves[i] = _example(leaf) if leaf.is_meta else leaf
+        return _rebuild((args, kwargs), iter(leaves), lambda v: v.refer() if type(v) is _Same else v)
 
-    def _examples(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The arguments with tensors in place of shapes and of tensors on the meta device."""
-        given = _taken_apart((args, kwargs))[0]
-        if not given:
-            if not self.watches:
-                self._look()
-            found = [
-                t.dtype for watch in self.watches.values() for t, _ in watch.found if t.is_floating_point()
-            ]
-            dtype = found[0] if found else torch.get_default_dtype()
-
-            def stand_in(value: Any) -> Any:
-                shape = (
-                    type(value) in (tuple, list, torch.Size) and value and all(type(n) is int for n in value)
-                )
-                return torch.empty(value, dtype=dtype, device="meta") if shape else value
-
-            args, kwargs = (
-                tuple(map(stand_in, args)),
-                {name: stand_in(value) for name, value in kwargs.items()},
-            )
-        leaves = [_example(t) if t.is_meta else t for t in _taken_apart((args, kwargs))[0]]
-        return _rebuild((args, kwargs), iter(leaves))
+    def _dtype(self) -> torch.dtype:
+        """That of the first parameter."""
+        if not self.watches:
+            self._look()
+        found = [t.dtype for watch in self.watches.values() for t, _ in watch.found if t.is_floating_point()]
+        return found[0] if found else torch.get_default_dtype()
 
 
 def _example(like: Tensor) -> Tensor:
