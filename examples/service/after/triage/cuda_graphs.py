@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 419dd83aa422e53317e02b5b5ba495207ef6386f58a61ce81f39bc0fdc6f9650). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 c939ffcef08a68df990e853f28dfb83a22cb12e7ea40f831f5cb3a2c4e65f936). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -868,6 +868,7 @@ _CACHED: Any = type(functools.lru_cache(int))
 _LOCK = type(threading.Lock())
 _ELSEWHERE = frozenset({"threading", "queue", "concurrent", "asyncio", "multiprocessing"})
 _STARTS_OTHERS = frozenset({"run_backward", "start_new_thread", "start_joinable_thread"})
+_SEEDS = frozenset({"manual_seed", "seed", "set_state", "set_offset", "graphsafe_set_state"})  # a generator
 _get_cell: Callable[[Any], Any] = operator.attrgetter("cell_contents", "cell_contents")
 _MEMBERS = (staticmethod, classmethod, property, functools.cached_property, functools.partialmethod)
 _get_code: Callable[[Any], Any] = operator.attrgetter("__code__", "__defaults__")
@@ -983,6 +984,7 @@ class _Ran:
     def __init__(self) -> None:
         self.codes: dict[int, tuple[types.CodeType, dict[str, Any]]] = {}  # with its globals
         self.partly = False  # whether code may have run that was not seen
+        self.seeds = False  # whether it has set a random number generator
 
     def __enter__(self) -> None:
         if sys.getprofile() is None:
@@ -1005,6 +1007,7 @@ class _Ran:
             kind = type(getattr(arg, "__self__", None))
             if arg.__name__ in _STARTS_OTHERS or kind.__module__ == "_queue" or kind is _LOCK:
                 self.partly = True
+            self.seeds = self.seeds or (arg.__name__ in _SEEDS and issubclass(kind, torch.Generator))
 
     def __or__(self, other: _Ran) -> _Ran:
         both = _Ran()
@@ -1535,6 +1538,7 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.generators: dict[int, tuple[torch.Generator, Tensor]] = {}  # with their state before
         self.reason = ""
         self.blas = False  # whether cuBLAS may be at work
+        self.random = False  # whether what this thread runs may draw from torch's own generators
         self.add(torch.default_generator)
         self.add(self.default)
         numpy = [sys.modules["numpy.random"]] if "numpy.random" in sys.modules else []
@@ -1559,6 +1563,8 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     if isinstance(tensor, Tensor):
                         self._meet(tensor, writes, schema.name == "aten::lift_fresh")
         self.blas = self.blas or (schema is not None and any(part in schema.name for part in _BLAS))
+        known = schema is not None and schema.name.startswith(("aten::", "prims::"))
+        self.random = self.random or not known or torch.Tag.nondeterministic_seeded in func.tags
         result = func(*args, **kwargs)
         for item in result if isinstance(result, (list, tuple)) else (result,):
             if isinstance(item, Tensor) and item.layout == torch.strided and type(item) in _TENSORS:
@@ -1594,9 +1600,14 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(self.read[address])
                 self.written[address] = (whole, whole.clone())
 
+    def _ours(self) -> list[tuple[torch.Generator, Tensor]]:
+        """The generators that this thread may have drawn from: torch's own may have moved for others."""
+        shared = () if self.random else (torch.default_generator, self.default)
+        return [pair for pair in self.generators.values() if all(pair[0] is not g for g in shared)]
+
     def drawn(self) -> set[str]:
         """Where random numbers were drawn, "cpu" or "cuda"."""
-        moved = {g.device.type for g, s in self.generators.values() if not torch.equal(g.get_state(), s)}
+        moved = {g.device.type for g, s in self._ours() if not torch.equal(g.get_state(), s)}
         same = all(pickle.dumps(_host_state(g)[0]) == pickle.dumps(state) for g, state, _ in self.on_host)
         return moved if same else moved | {"cpu"}
 
@@ -1605,7 +1616,7 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with torch.inference_mode(False), torch.no_grad():
             for whole, before in self.written.values():
                 whole.copy_(before)
-        for generator, state in self.generators.values():
+        for generator, state in self._ours():
             generator.set_state(state)
         for _, state, put_back in self.on_host:
             put_back(state)
@@ -1699,10 +1710,22 @@ class _Pool:
             self.last, self.last_raw = stream, raw
 
     @contextlib.contextmanager
-    def capture(self, graph: Any, handle: Any) -> Iterator[None]:
-        """Record what is launched inside, into the memory that the handle names."""
+    def capture(self, graph: Any, handle: Any, draws: bool = False) -> Iterator[None]:
+        """Record what is launched inside, into the memory that the handle names.
+
+        In many releases a capture takes the default generator, and whoever draws from it in another thread
+        gets an error until the end. If nothing inside draws, the capture gets another state in its place.
+        """
+        generator, shared = torch.cuda.default_generators[self.index], None
         with torch.cuda.stream(self.stream):
-            graph.capture_begin(pool=handle, capture_error_mode="thread_local")
+            if not draws and hasattr(generator, "clone_state"):
+                shared = generator.graphsafe_get_state()
+                generator.graphsafe_set_state(generator.clone_state())
+            try:
+                graph.capture_begin(pool=handle, capture_error_mode="thread_local")
+            finally:
+                if shared is not None:
+                    generator.graphsafe_set_state(shared)
             try:
                 yield
             except BaseException:
@@ -1748,7 +1771,7 @@ class _Pool:
             graph = torch.cuda.CUDAGraph()
             for generator in generators:
                 graph.register_generator_state(generator)
-            with self.capture(graph, None):
+            with self.capture(graph, None, draws=True):
                 torch.zeros(1, device=self.device)
             graph.reset()
             state = torch.cuda.get_rng_state(self.device)
@@ -2602,6 +2625,9 @@ class _Recording:
         with _uncompiled(), observer, self.ran:
             out = self._body(inputs)
         self._check_state()
+        observer.random = observer.random or self.ran.partly
+        if self.ran.seeds and observer.random:
+            raise _Changing("it sets a random number generator, which a replay would not do")
         drawn = observer.drawn()
         if "cpu" in drawn:
             raise _Changing("it draws random numbers on the host (random, NumPy or a CPU generator)")
@@ -2722,7 +2748,7 @@ class _Recording:
         torch.cuda.synchronize(device)
         reserved = torch.cuda.memory_reserved(device)
         self.capturing = made
-        with pool.capture(made, handle), self.ran:
+        with pool.capture(made, handle, self.drew), self.ran:
             out = self._body(graph.inputs)
         self.capturing = None
         graph.bytes = max(torch.cuda.memory_reserved(device) - reserved, 0)
