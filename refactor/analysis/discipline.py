@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from refactor.analysis.callees import Callees, FunctionNode, Scope, inside, own_nodes, renamed
 from refactor.analysis.drivers import captures
+from refactor.analysis.graphmemory import IN, OUT, Each, Fields, Memory
 from refactor.analysis.model import Event, EventKind, Region
 from refactor.analysis.project import ModuleInfo, last_name
 from refactor.analysis.replays import few_replays
 from refactor.analysis.trees import walk
 
 _Found = tuple[str, ast.AST, ast.expr | None]
+_COPIES = frozenset({"clone", "cpu", "item", "tolist", "numpy", "copy"})
 
 
 def discipline(module: ModuleInfo) -> Iterator[Event]:
@@ -20,13 +22,14 @@ def discipline(module: ModuleInfo) -> Iterator[Event]:
     if b"cuda.graph" not in module.source.data and b"CUDAGraph" not in module.source.data:
         return
     callees = Callees.of(module.tree)
-    static = _Static(callees)
+    memory = Memory(callees)
     for scope in callees.scopes:
         function = scope.node if isinstance(scope.node, FunctionNode) else None
         name = scope.name or "<module>"
         found = [
             *_of_captures(callees, scope),
-            *_uncloned(callees, scope, static),
+            *_uncloned(callees, scope, memory),
+            *_rebound(callees, scope, memory),
             *_wrong_key(callees, scope),
         ]
         for block in scope.nodes:
@@ -173,86 +176,92 @@ def _inside(block: ast.With, nodes: list[ast.AST]) -> Iterator[_Found]:
         yield "zero-grad", block, block.items[0].context_expr
 
 
-class _Static:
-    """Names and attributes that hold outputs of captures: each replay overwrites them."""
-
-    def __init__(self, callees: Callees) -> None:
-        self.callees = callees
-        self.attributes: set[str] = set()
-        self.names: dict[int, set[str]] = {}
-        for scope in callees.scopes:
-            self.names[id(scope.node)] = set()
-            for block in scope.nodes:
-                if captures(block) and isinstance(block, ast.With):
-                    for target in _targets(block.body):
-                        self._add(scope, target)
-        for scope in callees.scopes:
-            self._returned(scope)
-
-    def _add(self, scope: Scope, target: ast.expr) -> None:
-        if isinstance(target, ast.Attribute):
-            self.attributes.add(ast.unparse(target))
-        elif isinstance(target, ast.Name):
-            self.names[id(scope.node)].add(target.id)
-
-    def _returned(self, scope: Scope) -> None:
-        """``graph, out = capture(model, x)``: what a helper captured and returned."""
-        for node in scope.nodes:
-            inner = self.callees.entered(node.value, scope) if isinstance(node, ast.Assign) else None
-            if inner is None or not isinstance(node, ast.Assign):
-                continue
-            for given in inner.nodes:
-                if isinstance(given, ast.Return) and given.value is not None:
-                    for target in node.targets:
-                        for name, value in _paired(target, given.value):
-                            if self.holds(inner, value):
-                                self._add(scope, name)
-
-    def holds(self, scope: Scope, value: ast.expr) -> bool:
-        """Whether an expression is such a name or attribute, in a scope."""
-        if isinstance(value, ast.Attribute):
-            return ast.unparse(value) in self.attributes
-        around: Scope | None = scope
-        while isinstance(value, ast.Name) and around is not None:
-            if value.id in self.names[id(around.node)]:
-                return True
-            around = around.outer
-        return False
-
-
-def _paired(target: ast.expr, value: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
-    if isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
-        if len(target.elts) == len(value.elts):
-            yield from zip(target.elts, value.elts, strict=True)
-    elif not isinstance(target, ast.Tuple | ast.List):
-        yield target, value
-
-
-def _targets(body: list[ast.stmt]) -> Iterator[ast.expr]:
-    for stmt in body:
-        for inner in walk(stmt):
-            if isinstance(inner, ast.Assign):
-                yield from inner.targets
-
-
-def _uncloned(callees: Callees, scope: Scope, static: _Static) -> Iterator[_Found]:
+def _uncloned(callees: Callees, scope: Scope, memory: Memory) -> Iterator[_Found]:
     """Static outputs that leave a function which replays: the next replay overwrites what the caller kept."""
     nodes = scope.nodes
     replays = [n for n in nodes if isinstance(n, ast.Call) and _replays(callees, scope, n)]
-    if not replays:
+    if not replays or _copied_by_callers(callees, scope):
         return
     first = min(call.lineno for call in replays)
     for stmt in nodes:
-        kept: list[ast.expr] = []
-        if isinstance(stmt, ast.Return | ast.Yield) and stmt.value is not None and stmt.lineno >= first:
-            kept = list(stmt.value.elts) if isinstance(stmt.value, ast.Tuple | ast.List) else [stmt.value]
-        elif (
-            isinstance(stmt, ast.Call) and isinstance(stmt.func, ast.Attribute) and stmt.func.attr == "append"
-        ):
-            kept = [arg for arg in stmt.args if stmt.lineno >= first]
-        for value in kept:
-            if isinstance(value, ast.Name | ast.Attribute) and static.holds(scope, value):
+        for value in _leaving(stmt) if getattr(stmt, "lineno", 0) >= first else ():
+            if memory.value(scope, value) == OUT and callees.entered(value, scope) is None:
                 yield "uncloned", value, value
+
+
+def _leaving(node: ast.AST) -> list[ast.expr]:
+    """What a statement or call hands out or keeps, displays taken apart."""
+    kept: list[ast.expr] = []
+    if isinstance(node, ast.Return | ast.Yield) and node.value is not None:
+        kept = [node.value]
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        kept = list(node.args) if node.func.attr in ("append", "put", "put_nowait") else []
+    elif isinstance(node, ast.AugAssign) and isinstance(node.value, ast.List | ast.Tuple):
+        kept = [node.value]
+    elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+        kept = [node.value] if isinstance(node.targets[0].value, ast.Name) else []
+    found: list[ast.expr] = []
+    while kept:
+        value = kept.pop(0)
+        if isinstance(value, ast.Tuple | ast.List):
+            kept[:0] = value.elts
+        elif isinstance(value, ast.Dict):
+            kept[:0] = value.values
+        else:
+            found.append(value)
+    return found
+
+
+def _copied_by_callers(callees: Callees, scope: Scope) -> bool:
+    """Whether every call of a helper is ``helper(...).clone()`` or another copy."""
+    calls = list(callees.callers(scope))
+    copied = {
+        id(node.value)
+        for caller, _ in calls
+        for node in caller.nodes
+        if isinstance(node, ast.Attribute) and node.attr in _COPIES
+    }
+    return bool(calls) and all(id(call) in copied for _, call in calls)
+
+
+def _rebound(callees: Callees, scope: Scope, memory: Memory) -> Iterator[_Found]:
+    """``static = x`` before a replay: the graph goes on reading the tensor that it was captured with."""
+    replays = [n for n in scope.nodes if isinstance(n, ast.Call) and _replays(callees, scope, n)]
+    if not replays:
+        return
+    own = memory.captures[id(scope.node)]
+    loops = [n for n in scope.nodes if isinstance(n, ast.For | ast.While)]
+    for stmt in scope.nodes:
+        if not isinstance(stmt, ast.Assign) or isinstance(stmt.value, ast.Constant):
+            continue
+        again = [loop for loop in loops if inside(stmt, loop)]
+        if any(stmt.lineno <= one.last or _in_any(one.place, again) for one in own):
+            continue  # before the capture, or captured anew each time
+        if not own and _records(callees, scope, stmt):
+            continue
+        if not any(call.lineno > stmt.lineno or _in_any(call, again) for call in replays):
+            continue
+        for target in stmt.targets:
+            if _is_input(memory, scope, target) and memory.value(scope, stmt.value) != IN:
+                yield "rebound", stmt, target
+
+
+def _is_input(memory: Memory, scope: Scope, target: ast.expr) -> bool:
+    if isinstance(target, ast.Subscript):
+        held = memory.value(scope, target.value)
+        return isinstance(held, Each | Fields) and memory.value(scope, target) == IN
+    return isinstance(target, ast.Name | ast.Attribute) and memory.value(scope, target) == IN
+
+
+def _in_any(node: ast.AST, loops: Sequence[ast.AST]) -> bool:
+    return any(inside(node, loop) for loop in loops)
+
+
+def _records(callees: Callees, scope: Scope, stmt: ast.stmt) -> bool:
+    """Whether a function captures anew behind a statement, itself or through a helper."""
+    later = [n for n in scope.nodes if getattr(n, "lineno", 0) > stmt.lineno]
+    below = callees.below(later, scope)
+    return any(_captures_in(node) for node in below if isinstance(node, ast.stmt | ast.Call))
 
 
 def _replays(callees: Callees, scope: Scope, call: ast.Call) -> bool:
@@ -272,7 +281,8 @@ def _wrong_key(callees: Callees, scope: Scope) -> Iterator[_Found]:
         if not isinstance(node.test.ops[0], ast.NotIn) or not made:
             continue
         table, key = ast.unparse(node.test.comparators[0]), ast.unparse(node.test.left)
-        for target in _targets(node.body):
+        targets = [t for n in own_nodes(node.body) if isinstance(n, ast.Assign) for t in n.targets]
+        for target in targets:
             stored = isinstance(target, ast.Subscript) and ast.unparse(target.value) == table
             if stored and isinstance(target, ast.Subscript) and ast.unparse(target.slice) != key:
                 yield "key", target, node.test.left

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from refactor.analysis.liveness import target_names, writes
@@ -29,7 +29,8 @@ class Driver:
 def drivers(module: ModuleInfo) -> Iterator[Driver]:
     """Functions and methods of a file that train or capture, in order."""
     data = module.source.data
-    if b"backward(" not in data and b"cuda.graph" not in data and b".step(" not in data:
+    marks = (b"backward(", b"cuda.graph", b"CUDAGraph", b".step(")
+    if not any(mark in data for mark in marks):
         return
     for info, owner in functions(module):
         windows = {**_steps(module, info.qualname, info.node), **_captured(module, info.qualname, info.node)}
@@ -68,21 +69,64 @@ def names_device(node: ast.AST) -> bool:
 
 def captures(node: ast.AST) -> bool:
     """Whether a statement is ``with torch.cuda.graph(...)``."""
-    return isinstance(node, ast.With) and any(
-        isinstance(item.context_expr, ast.Call)
-        and isinstance(item.context_expr.func, ast.Attribute)
-        and item.context_expr.func.attr == "graph"
-        and last_name(item.context_expr.func.value) in ("cuda", "graphs")
-        for item in node.items
+    return isinstance(node, ast.With) and any(_is_graph(item.context_expr) for item in node.items)
+
+
+def _is_graph(node: ast.expr) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    func = node.func
+    if isinstance(func, ast.Name):
+        return func.id == "graph"  # from torch.cuda import graph
+    return isinstance(func, ast.Attribute) and (
+        func.attr == "graph" and last_name(func.value) in ("cuda", "graphs")
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """What is captured by hand: a ``with`` block, or all between ``capture_begin`` and ``capture_end``."""
+
+    place: ast.stmt
+    body: tuple[ast.stmt, ...]
+
+    @property
+    def last(self) -> int:
+        """The line of its end."""
+        return max((s.end_lineno or s.lineno for s in self.body), default=self.place.lineno)
+
+
+def captured_in(nodes: Iterable[ast.AST]) -> list[Capture]:
+    """The captures among some nodes, in order."""
+    found: list[Capture] = []
+    for node in nodes:
+        if captures(node) and isinstance(node, ast.With):
+            found.append(Capture(node, tuple(node.body)))
+        for body in _bodies(node):
+            begin = next((i for i, stmt in enumerate(body) if _calls(stmt, "capture_begin")), None)
+            end = next((i for i, stmt in enumerate(body) if _calls(stmt, "capture_end")), None)
+            if begin is not None and end is not None and begin < end:
+                found.append(Capture(body[begin], tuple(body[begin + 1 : end])))
+    return found
+
+
+def _bodies(node: ast.AST) -> list[list[ast.stmt]]:
+    bodies = [getattr(node, name, None) for name in ("body", "orelse", "finalbody")]
+    return [body for body in bodies if isinstance(body, list)]
+
+
+def _calls(stmt: ast.stmt, name: str) -> bool:
+    """``graph.name(...)`` as a statement."""
+    call = stmt.value if isinstance(stmt, ast.Expr) else None
+    return isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == name
 
 
 def _captured(module: ModuleInfo, name: str, scope: ast.AST) -> dict[ast.stmt, Region]:
     windows: dict[ast.stmt, Region] = {}
-    for node in walk(scope):
-        if captures(node) and isinstance(node, ast.With):
-            region = Region("captured", name, module.name, node)
-            windows.update(dict.fromkeys(node.body, region))
+    for capture in captured_in(walk(scope)):
+        node = capture.place if isinstance(capture.place, ast.With) else scope
+        region = Region("captured", name, module.name, node)
+        windows.update(dict.fromkeys(capture.body, region))
     return windows
 
 

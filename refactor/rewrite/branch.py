@@ -26,7 +26,15 @@ from refactor.rewrite.readback import propose_kept
 from refactor.rewrite.receiver import made_in_calls, module_of
 from refactor.rewrite.refusals import described, nothing_to_cut
 from refactor.rewrite.segmented import belongs_to_segments
-from refactor.rewrite.syntax import FunctionNode, dotted, enclosing_class, is_owner, owner_name, same_scope
+from refactor.rewrite.syntax import (
+    FunctionNode,
+    ancestors,
+    dotted,
+    enclosing_class,
+    is_owner,
+    owner_name,
+    same_scope,
+)
 from refactor.rewrite.training import computes_loss, only_trains
 from refactor.rule import Hit
 
@@ -102,6 +110,11 @@ def propose_around(facts: Facts, hit: Hit) -> Proposal | Refusal:
 
     The hit may stand in another file that a method of this one leads to.
     """
+    if hit.event.region.kind == "captured" and hit.event.region.node in ancestors(facts, hit.event.node):
+        return Refusal(
+            "it stands in a capture made by hand, where nothing can wait for the device; move it behind the "
+            "replay, or end the capture before it"
+        )
     functions = _functions(facts, hit)
     reasons = [_unfit(facts, function) for function in functions]
     if not any(reason == "" for reason in reasons):

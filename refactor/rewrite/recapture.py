@@ -308,11 +308,58 @@ def propose_clone(facts: Facts, hit: Hit) -> Proposal | Refusal:
     return Proposal((Change(value, build),), "what leaves is a copy; the next replay does not change it")
 
 
+def propose_copy(facts: Facts, hit: Hit) -> Proposal | Refusal:
+    """``static = x`` becomes ``static.copy_(x)``."""
+    stmt, target = hit.event.node, hit.event.subject
+    assert isinstance(stmt, ast.Assign)
+    assert target is not None
+    text = ast.unparse(target)
+    if len(stmt.targets) != 1:
+        return Refusal(f"several names are bound here; write `{text}.copy_(...)` on a line of its own")
+    if not (_makes_tensor(facts, stmt.value) or _starts_as_tensor(facts, target)):
+        return Refusal(f"it is not known that `{text}` is one tensor; if it is, write `{text}.copy_(...)`")
+
+    def build(node: Any) -> Any:
+        written = cst.Attribute(node.targets[0].target, cst.Name("copy_"))
+        return cst.Expr(cst.Call(written, [argument(node.value)]), semicolon=node.semicolon)
+
+    note = "the input is copied to where the graph reads it; shapes must be those of the capture"
+    return Proposal((Change(stmt, build),), note)
+
+
+_MADE = frozenset(
+    {"clone", "zeros", "ones", "empty", "full", "randn", "rand", "randint", "arange", "tensor"}
+    | {"zeros_like", "ones_like", "empty_like", "full_like", "randn_like", "rand_like", "cuda", "contiguous"}
+)
+
+
+def _makes_tensor(facts: Facts, value: ast.expr) -> bool:
+    """Whether an expression surely gives one tensor."""
+    return facts.value(value).kind is Kind.TENSOR or (
+        isinstance(value, ast.Call) and last_name(value.func) in _MADE
+    )
+
+
+def _starts_as_tensor(facts: Facts, target: ast.expr) -> bool:
+    """Whether everything else that a place is given in its class or function is one tensor."""
+    text = ast.unparse(target)
+    values = [
+        node.value
+        for node in walk(facts.tree)
+        if isinstance(node, ast.Assign) and any(ast.unparse(t) == text for t in node.targets)
+    ]
+    return any(_makes_tensor(facts, value) for value in values)
+
+
 def _is_tensor(facts: Facts, value: ast.expr) -> bool:
     """Whether a static output is one tensor, by what the capture assigns to it or how it is used."""
+    if isinstance(value, ast.Call) or (isinstance(value, ast.Subscript) and _slices(value.slice)):
+        return True  # a view of it
     text = ast.unparse(value)
     made: list[ast.expr] = []
     for node in walk(facts.tree):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == text and _slices(node.slice):
+            return True
         if isinstance(node, ast.Assign) and any(ast.unparse(t) == text for t in node.targets):
             inside = any(isinstance(n, ast.With) and captures(n) for n in ancestors(facts, node))
             made += [node.value] if inside else []
@@ -330,6 +377,12 @@ def _is_tensor(facts: Facts, value: ast.expr) -> bool:
         ):
             return True
     return bool(made) and all(_gives_tensor(facts, node) for node in made)
+
+
+def _slices(index: ast.expr) -> bool:
+    """``[:n]``, which of all that a model gives only a tensor takes: a tuple is unpacked or indexed."""
+    parts = index.elts if isinstance(index, ast.Tuple) else [index]
+    return any(isinstance(part, ast.Slice) for part in parts)
 
 
 def _gives_tensor(facts: Facts, node: ast.expr) -> bool:

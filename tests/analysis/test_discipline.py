@@ -84,6 +84,121 @@ def run(graph, x):
     y = x + 1
     return y
 """,
+    "inputs that are written into, outputs that are copied, names for something else": WARM
+    + """
+class Served:
+    def __init__(self, model, x):
+        self.model, self.x = model, x.clone()
+        self._record()
+
+    def _record(self):
+        warm_up(self.model, self.x)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.out = self.model(self.x)
+
+    def _run(self, x):
+        self.x.copy_(x)
+        self.graph.replay()
+        return self.out
+
+    def __call__(self, x, n):
+        self.x[:n] = x
+        return self._run(x).clone(), self.out.shape, self._run(x).cpu()
+
+    def resize(self, x):
+        self.x = x.clone()
+        self._record()
+        self.graph.replay()
+        return self.out.argmax(-1)
+
+class Other:
+    def __call__(self, graph, x):
+        self.x = x
+        graph.replay()
+
+def over(model, xs):
+    found = []
+    for x in xs:
+        static = x.clone()
+        warm_up(model, static)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=None):
+            out = model(static)
+        graph.replay()
+        found.append(out.clone())
+    return found
+""",
+    "a table of graphs with their tensors": WARM
+    + """
+class Table:
+    def __init__(self, model):
+        self.model, self.graphs, self.inputs = model, {}, {}
+
+    def __call__(self, x):
+        n = x.shape[0]
+        if n not in self.graphs:
+            self.inputs[n] = x.clone()
+            warm_up(self.model, self.inputs[n])
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                y = self.model(self.inputs[n])
+            self.graphs[n] = (graph, y)
+        graph, y = self.graphs[n]
+        self.inputs[n].copy_(x)
+        graph.replay()
+        return {"y": y[: n - 1]}  # !uncloned
+
+    def stale(self, x):
+        n = x.shape[0]
+        self.inputs[n] = x  # !rebound
+        graph, y = self.graphs[n]
+        graph.replay()
+        return y.cpu()
+""",
+    "fields of what a model returns, collected": WARM
+    + """
+def serve(model, batches):
+    batch = {k: v.clone() for k, v in batches[0].items()}
+    warm_up(model, batch)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = model(**batch)
+    found, last = [], {}
+    for i, new in enumerate(batches):
+        batch["ids"] = new["ids"]  # !rebound
+        graph.replay()
+        found += [out.logits]  # !uncloned
+        last[i] = out["hidden"].view(-1)  # !uncloned
+    return found, last
+""",
+    "names imported from torch.cuda, and a capture by hand": """
+from torch.cuda import CUDAGraph, graph
+
+def record(model, x):
+    static = x.clone()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        model(static)
+    g, h = CUDAGraph(), CUDAGraph()
+    with graph(g, pool=None):
+        y = model(static)
+    h.capture_begin()
+    z = model(static)
+    h.capture_end()
+
+    def run(new):
+        nonlocal static
+        static = new  # !rebound
+        g.replay()
+        return y  # !uncloned
+
+    def again(new):
+        static.copy_(new)
+        h.replay()
+        return z.T  # !uncloned
+
+    return run, again
+""",
     "nobody warms up": """
 def record(fn, x):
     graph = torch.cuda.CUDAGraph()
