@@ -2052,7 +2052,7 @@ class _Runner:
             return self.fn(*args, **kwargs)
         try:
             call = self._take_apart(args, kwargs)
-            if _capturing():
+            if (not call.leaves or call.leaves[0].is_cuda) and _capturing():
                 return self.fn(*args, **kwargs)
             with self.lock:
                 graph, key = self._find(call)
