@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 c939ffcef08a68df990e853f28dfb83a22cb12e7ea40f831f5cb3a2c4e65f936). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 ea77d40697ea37fe3e27bfb4b9b4c0fd5fd367c67fb0d6d7cd1b884267d679dc). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -2053,7 +2053,7 @@ class _Runner:
             return self.fn(*args, **kwargs)
         try:
             call = self._take_apart(args, kwargs)
-            if _capturing():
+            if (not call.leaves or call.leaves[0].is_cuda) and _capturing():
                 return self.fn(*args, **kwargs)
             with self.lock:
                 graph, key = self._find(call)
