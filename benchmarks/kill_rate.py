@@ -28,6 +28,8 @@ from corpus import PAIRS, Pair
 from corpus.pair import FILE
 
 SHOWN = (
+    ("called", r"[^:]*\(\)\["),
+    ("files", r"file "),
     ("kept", r"(result|\S+) of step \d+"),
     ("aliasing", r".*shares memory with"),
     ("exception", r"call: |message\b"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 
+from .process import OutOfTime
 from .recipes import Json, Scenario
 from .session import Outcome
 
@@ -62,6 +63,9 @@ def explore(scenario: Scenario, examples: int, seed: int, run: Run, deadline: fl
     )(hypothesis.seed(seed)(given(scenario.steps)(drawn.once)))
     try:
         test()
+    except OutOfTime:
+        if found.failing is None:
+            raise
     except (_Differs, hypothesis.errors.HypothesisException):
         if found.failing is None and not found.errors:
             raise

@@ -49,11 +49,23 @@ class WorkerDied(Exception):
         super().__init__(f"{how}{at}" + (f": {words}" if words else ""))
 
 
+class OutOfTime(BaseException):
+    """The time that a target or a run may take is over. ``words`` are the last ones of a worker.
+
+    No Exception: neither hypothesis nor a handler of faults may take it for one.
+    """
+
+    def __init__(self, words: str = "") -> None:
+        super().__init__(words)
+        self.words = words
+
+
 class Worker:
     """A running worker; ``ask`` sends a request and waits, ``begin`` and ``finish`` do half of it."""
 
-    def __init__(self, side: str, python: str, cwd: Path) -> None:
+    def __init__(self, side: str, python: str, cwd: Path, over: threading.Event | None = None) -> None:
         self.side = side
+        self.over = over or threading.Event()  # once set, whatever is asked raises OutOfTime
         to_read, to_write = os.pipe()
         from_read, from_write = os.pipe()
         environment = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
@@ -93,7 +105,9 @@ class Worker:
                 self._words.extend(line[-400:] for line in block.splitlines()[-40:])
 
     def begin(self, request: dict[str, Any]) -> None:
-        """Send a request. Raises WorkerDied."""
+        """Send a request. Raises WorkerDied and OutOfTime."""
+        if self.over.is_set():
+            raise OutOfTime
         self.step = None
         try:
             wire.send(self._out, request)
@@ -101,7 +115,10 @@ class Worker:
             self._die(None)
 
     def finish(self, timeout: float) -> dict[str, Any]:
-        """The answer; ``timeout`` in seconds counts anew for every step reported. Raises WorkerDied."""
+        """The answer; ``timeout`` in seconds counts anew for every step reported.
+
+        Raises WorkerDied and OutOfTime.
+        """
         while True:
             try:
                 message = wire.receive(self._in, timeout)
@@ -115,7 +132,7 @@ class Worker:
             self.step = message.get("step")
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """``begin`` and ``finish``. Raises WorkerDied."""
+        """``begin`` and ``finish``. Raises WorkerDied and OutOfTime."""
         self.begin(request)
         return self.finish(timeout)
 
@@ -123,6 +140,8 @@ class Worker:
         code = self.stop(kill=hung is not None)
         self._reader.join(1.0)
         words = b"\n".join(list(self._words)[-12:]).decode(errors="replace").strip()
+        if self.over.is_set():
+            raise OutOfTime(f"{self.side} worker: {words}" if words else "")
         if hung is not None:
             how = f"hung ({hung})"
         elif code is not None and code < 0:
@@ -131,6 +150,12 @@ class Worker:
         else:
             how = f"ended with exit code {code}"
         raise WorkerDied(how, words, self.step, code)
+
+    def interrupt(self) -> None:
+        """Kill it from another thread than the one that asks; who waits for an answer is told."""
+        if self.alive and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def stop(self, kill: bool = False) -> int | None:
         """End the worker and everything it started; its exit code. A second call does nothing."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,8 @@ from typing import TypeVar
 from .certain import affordable
 from .evidence import bound
 from .explore import Explored, explore, reduced
-from .process import interpreter
+from .leaks import leaked
+from .process import OutOfTime, interpreter
 from .ranges import covered, ranges, wholes
 from .recipes import PLAIN_FILLS, Json, Scenario, cycle, plain_call
 from .replay import Failing
@@ -21,7 +24,7 @@ from .scenarios import scenarios
 from .script import script
 from .session import Outcome, Pair, SetupError
 from .sides import sides
-from .targets import Target, Unfinished
+from .targets import RUNS, Target, Unfinished
 from .timing import Timed, measure
 from .trees import Trees
 from .trees import pair as pair_of_trees
@@ -42,6 +45,8 @@ class Options:
     python: str | None = None
     timeout: float = 60.0  # seconds one step may take
     src: tuple[str, ...] = ()
+    target_limit: float = 1800.0  # seconds one target may take, whatever it is doing
+    run_limit: float = 14400.0  # seconds all targets together may take
     budget: float = 240.0  # seconds of drawing for one target: a stop for emergencies, which the report tells
     jobs: int = 1
     timed: bool = True
@@ -57,7 +62,8 @@ def verify(options: Options) -> Report:
     # what is timed on a GPU has it for itself
     alone = options.device != "emulated" and any(t.device == "cuda" for t in options.targets)
     with ThreadPoolExecutor(1 if alone else max(1, options.jobs)) as pool:
-        done = list(pool.map(lambda t: _Verification(t, trees, python, options).run(), options.targets))
+        end = time.monotonic() + options.run_limit
+        done = list(pool.map(lambda t: _Verification(t, trees, python, options, end).run(), options.targets))
     device = next((d for _, d, _ in done if d), options.device)
     torch = next((t for _, _, t in done if t), "unknown")
     blank = (TargetReport(t.name, "error", f"{t.place}: {t.reason}") for t in options.unfinished)
@@ -67,19 +73,29 @@ def verify(options: Options) -> Report:
 class _Verification:
     """The course of one target."""
 
-    def __init__(self, target: Target, trees: Trees, python: str, options: Options) -> None:
+    def __init__(self, target: Target, trees: Trees, python: str, options: Options, end: float) -> None:
         self.target, self.trees, self.options = target, trees, options
         self.pair = Pair(target, trees, python, options.device, options.timeout)
         self.checks: list[Check] = []
         self.capture = Capture()
         self.timed: Timed | None = None
+        self.end = end  # of the whole run, by time.monotonic
+        self.check = "load"  # what is under way
 
     def run(self) -> tuple[TargetReport, str, str]:
         """The report, the device's name and the torch version."""
         started = time.monotonic()
+        left = min(self.options.target_limit, self.end - started)
+        alarm = threading.Timer(max(0.0, left), self.pair.interrupt)
+        alarm.daemon = True
         try:
+            if left <= 0:
+                raise OutOfTime
+            alarm.start()
             self.pair.start()
             report = self._explore()
+        except OutOfTime as over:
+            report = self._stopped(over, left)
         except SetupError as error:
             status = "fail" if error.verdict == "fail" else error.verdict
             check = Check(error.check, status, 0)
@@ -92,6 +108,7 @@ class _Verification:
                 self.target.name, "error", text, (*self.checks, Check("verifier", "error", 0))
             )
         finally:
+            alarm.cancel()
             files = self.pair.loaded()
             self.pair.close()
         report = replace(
@@ -101,6 +118,21 @@ class _Verification:
             after=tuple(bound(self.trees.after, files).items()),
         )
         return report, str(self.pair.hello.get("device", "")), str(self.pair.hello.get("torch", ""))
+
+    def _stopped(self, over: OutOfTime, seconds: float) -> TargetReport:
+        """No verdict within the limit: what was under way, and what was seen until then."""
+        tally = self.pair.tally
+        whole = seconds < self.options.target_limit
+        limit = f"--run-limit {self.options.run_limit:g}" if whole else f"--target-limit {seconds:g}"
+        if seconds <= 0:
+            text = f"not started: the time of the whole run was over ({limit})"
+        else:
+            seen = f"{tally.sequences} sequences, {tally.calls} calls until then, and none differed"
+            text = f"stopped after {max(0.0, seconds):.3g} s ({limit}) in {self.check}: {seen}"
+        text += f"; last words of the {over.words}" if over.words else ""
+        verdict = "inconclusive" if tally.sequences else "error"
+        self.checks.append(Check("time limit", verdict, 0))
+        return self._report(verdict, text)
 
     # -- the course -----------------------------------------------------------------------------------------
     def _explore(self) -> TargetReport:
@@ -123,6 +155,7 @@ class _Verification:
             count = max(min(4, self.options.examples), round(wanted))
             spent += plan.weight
             deadline = start + self.options.budget * spent / total
+            self.check = plan.name
             if plan.note_only:
                 self._noted(plan, count, self.options.seed + number, deadline)
                 continue
@@ -142,7 +175,7 @@ class _Verification:
                 tally, seed = self.pair.tally, self.options.seed
                 hints = sides(self.target, hints, tally.one_sided, self.pair.probe, seed)
                 plans[1:] = scenarios(self.target, hints)[1:]
-        return self._after_scenarios(plans)
+        return self._after_scenarios(plans, hints.operations)
 
     def _weight(self) -> int:
         """Operations of one call of the original: what it costs, whatever the clock says."""
@@ -159,14 +192,21 @@ class _Verification:
             tally.notes.append(f'{plan.name} (fails where vary lists "{plan.name}"): {found.outcome.text}')
         self.checks.append(Check(plan.name, "skipped" if found.failing else "pass", found.examples))
 
-    def _after_scenarios(self, plans: list[Scenario]) -> TargetReport:
+    def _after_scenarios(self, plans: list[Scenario], operations: int) -> TargetReport:
         """Checks that need the whole picture: graphs stop growing, and capture by the verifier."""
+        self.check = "graph growth and capture"
         if self.pair.tally.replays:
             grown = self._growth(plans)
             if grown is not None:
                 return grown
         elif self.target.device == "cuda":
             self._capture_whole(plans)
+        if RUNS not in self.target.vary:
+            self.check = "memory growth"
+            text = leaked(self.pair, cycle(self.target), operations)
+            self.checks.append(Check("memory growth", "fail" if text else "pass", 1))
+            if text:
+                return self._report("fail", f"memory growth: {text}")
         return self._conclude()
 
     def _growth(self, plans: list[Scenario]) -> TargetReport | None:
@@ -238,7 +278,9 @@ class _Verification:
     def _failed(self, plan: Scenario, found: Explored) -> TargetReport:
         assert found.failing is not None
         assert found.outcome is not None
-        steps, outcome = reduced(found.failing, found.outcome, self._once)
+        steps, outcome = found.failing, found.outcome
+        with contextlib.suppress(OutOfTime):  # what was found stands, however long it is
+            steps, outcome = reduced(found.failing, found.outcome, self._once)
         self.checks.append(Check(plan.name, "fail", found.examples))
         at = f" at step {outcome.step}" if outcome.step is not None else ""
         reason = f"{plan.name}: {outcome.text}{at} of {len(steps)}"
@@ -263,6 +305,7 @@ class _Verification:
             why = f": {self.capture.blocked_by}" if self.capture.blocked_by else ""
             return self._report("inconclusive", f"no graph was replayed{why}")
         if real and self.capture.replays and self.options.timed:
+            self.check = "timing"
             self.timed = measure(self.pair, self.options.seed, self.capture.by == "verifier")
             wrong = self.timed.outcome
             self.checks.append(Check("timed results", "pass" if wrong.status == "equal" else "fail", 1))

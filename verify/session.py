@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .process import NO_TORCH, Worker, WorkerDied
+from .process import NO_TORCH, OutOfTime, Worker, WorkerDied
 from .recipes import Hints
 from .targets import Target
 from .trees import Trees, sizes_in
@@ -81,6 +82,7 @@ class Pair:
         self.workers: dict[str, Worker] = {}
         self.hello: Json = {}
         self.is_module = False
+        self.over = threading.Event()  # the time of the target is over: nothing more is asked
         self.is_down = False  # a worker died: both are started anew before the next request
         self.modules: set[str] = set()  # files that were imported, relative to a root
         self.clues = Hints()
@@ -91,7 +93,7 @@ class Pair:
     def control(self) -> Worker:
         """A second process of the original, for the noise between processes. Raises SetupError."""
         if "control" not in self.workers:
-            self.workers["control"] = Worker("control", self.python, self.trees.before)
+            self.workers["control"] = Worker("control", self.python, self.trees.before, self.over)
             self._one("control", {"op": "hello", "device": self.device, "needs_cuda": True})
             answer = self._one("control", {**self._load_request("before"), "state": None})
             if "error" in answer:
@@ -115,6 +117,12 @@ class Pair:
             worker.stop(kill=True)
         self._folder.cleanup()
 
+    def interrupt(self) -> None:
+        """End whatever is under way, from another thread: it raises OutOfTime there."""
+        self.over.set()
+        for worker in list(self.workers.values()):
+            worker.interrupt()
+
     # -- start ----------------------------------------------------------------------------------------------
     def start(self) -> None:
         """Start both workers, import both trees, give both the same state. Raises SetupError."""
@@ -123,7 +131,7 @@ class Pair:
             worker.stop(kill=True)
         for side, root in (("before", self.trees.before), ("after", self.trees.after)):
             try:
-                self.workers[side] = Worker(side, self.python, root)
+                self.workers[side] = Worker(side, self.python, root, self.over)
             except OSError as error:  # noqa: PERF203
                 raise SetupError(
                     "error", f"cannot start the interpreter {self.python}: {error.strerror}"
@@ -206,8 +214,8 @@ class Pair:
 
     def loaded(self) -> set[str]:
         """Files that either side has imported, relative to its root; of a dead one what was known before."""
-        for worker in self.workers.values():
-            with contextlib.suppress(WorkerDied):
+        for worker in () if self.over.is_set() else self.workers.values():
+            with contextlib.suppress(WorkerDied, OutOfTime):
                 if worker.alive:
                     self.modules |= set(worker.ask({"op": "loaded"}, self.timeout).get("modules", ()))
         return self.modules
@@ -288,6 +296,19 @@ class Pair:
             return 0
         self.is_down = self.is_down or bool(answer.get("poisoned")) or "broken" in answer
         return int(answer.get("operations", 0))
+
+    def levels(self, steps: list[Json], rounds: list[int]) -> tuple[list[Json], list[Json]] | None:
+        """What there is in either process after rounds of calls; None if one of them cannot tell."""
+        request = {**self.request(steps, 1), "op": "levels", "rounds": rounds}
+        found: list[list[Json]] = []
+        try:
+            for side in ("before", "after"):
+                self.workers[side].begin(request)
+            answers = [self.workers[side].finish(self.timeout) for side in ("before", "after")]
+            found = [answer["levels"] for answer in answers if "levels" in answer]
+        except WorkerDied:
+            self.is_down = True
+        return (found[0], found[1]) if len(found) == 2 else None
 
     def _judge(self, request: Json, written: Path) -> Outcome:
         try:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .worker.isolation import OVERLAY
+
 RUNTIME = "cuda_graphs.py"
 MOST_SIZE = 1 << 16
 MOST_SIZES = 64
@@ -163,6 +165,7 @@ def overlay(working: Path, originals: Mapping[str, bytes | None], into: Path) ->
     """A tree like ``working`` with some files replaced (None: absent); the rest is linked, not copied."""
     working = working.resolve()
     into.mkdir(parents=True, exist_ok=True)
+    (into / OVERLAY).write_bytes(b"")
     _link(working, into, "", set(originals))
     for file, content in originals.items():
         if content is not None:

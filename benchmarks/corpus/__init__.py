@@ -6,6 +6,7 @@ from . import (
     aliasing,
     branches,
     buffers,
+    calling,
     capturable,
     capture,
     concurrency,
@@ -19,6 +20,7 @@ from . import (
     holders,
     idioms,
     isolation,
+    leaving,
     lookups,
     manners,
     margins,
@@ -38,6 +40,7 @@ from . import (
     undecided,
     ungraphed,
     values,
+    written,
 )
 from .pair import Pair
 
@@ -47,6 +50,7 @@ FAMILIES = (
     outputs, optimizing, values, isolation, streams,
     manners, margins, scripts, contracts, roundings, edges, habits, holders, gradients, fields,
     corners, capturable, lookups,
+    written, calling, leaving,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

@@ -41,6 +41,8 @@ class _Request:
     seed: int
     python: str | None
     timeout: float
+    target_limit: float
+    run_limit: float
     jobs: int
     is_shown: bool
     """Whether a person reads along: standard output is not JSON."""
@@ -86,6 +88,20 @@ class _Verify(click.Command):
     help="Seconds one call may take.",
 )
 @click.option(
+    "--target-limit",
+    type=click.FloatRange(0.1),
+    default=1800.0,
+    show_default=True,
+    help="Seconds one target may take in all.",
+)
+@click.option(
+    "--run-limit",
+    type=click.FloatRange(0.1),
+    default=14400.0,
+    show_default=True,
+    help="Seconds all targets together may take; those that are not reached are errors.",
+)
+@click.option(
     "--jobs",
     type=click.IntRange(1),
     help="Targets verified at the same time (default: one per CPU, at most 8); on a GPU one after the other.",
@@ -104,6 +120,8 @@ def verify(
     junit: str | None,
     python: str | None,
     timeout: float,
+    target_limit: float,
+    run_limit: float,
     jobs: int | None,
 ) -> None:
     """Prove that the rewritten TARGETS (default: all) behave as the original, and time them on a GPU.
@@ -116,7 +134,20 @@ def verify(
     jobs = jobs or min(MOST_JOBS, len(os.sched_getaffinity(0)) if sys.platform == "linux" else 2)
     shown = json_file != "-"
     request = _Request(
-        names, before, after, targets, device, examples, seed, python, timeout, jobs, shown, ctx.meta[PROGRAM]
+        names,
+        before,
+        after,
+        targets,
+        device,
+        examples,
+        seed,
+        python,
+        timeout,
+        target_limit,
+        run_limit,
+        jobs,
+        shown,
+        ctx.meta[PROGRAM],
     )
     try:
         report = _run(request)
@@ -170,6 +201,8 @@ def _run(request: _Request) -> Report:
             seed=request.seed,
             python=python,
             timeout=request.timeout,
+            target_limit=request.target_limit,
+            run_limit=request.run_limit,
             src=src,
             root=settings.root,
         )

@@ -14,7 +14,8 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SCENARIOS = {
     "values", "shapes", "padding", "arguments", "kept outputs", "mutation", "aliasing", "rebinding",
-    "train/eval", "reseeding", "instances", "exceptions", "long", "mixed", "graph growth", "load", "deepcopy",
+    "train/eval", "reseeding", "instances", "exceptions", "long", "mixed", "graph growth", "memory growth",
+    "load", "deepcopy",
 }  # fmt: skip
 
 
@@ -101,6 +102,8 @@ def test_an_edit_that_does_not_occur_exactly_once_is_refused() -> None:
         ("long: self.calls: 3 in the original, 1 in the rewrite", "attributes"),
         ("values: stdout number 0: 1 of 2 values differ", "printed"),
         ("values: generators: the random generators are in another state", "random"),
+        ("values: file scores.csv: 'a' in the original", "files"),
+        ("values: result['gap']()[0]: 4 of 4 values differ", "called"),
         ("values: state: 3 of 3 values differ", "inputs"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,31 @@ def test_a_setting_changed_from_outside_must_be_seen_where_it_is_listed(
     assert report.verdict == verdict, report.reason
     assert {c.name: c.status for c in report.checks}["attributes"] == status
     assert (status == "skipped") == any(n.startswith("attributes (fails where vary") for n in report.notes)
+
+
+def test_a_target_that_takes_too_long_is_named_with_what_was_seen_and_the_others_go_on(
+    tmp_path: Path,
+) -> None:
+    asleep = "import time\n        if x.shape[0] == 5: print('asleep', flush=True); time.sleep(600)\n        "
+    for side, slow, more in (("before", "", ""), ("after", asleep, " + 0")):
+        (tmp_path / side).mkdir()
+        text = HEAD + NET.replace("Net", "Slow") + f"        {slow}return self.a(x)\n"
+        (tmp_path / side / "program.py").write_text(text + f"\n\n{NET}        return self.a(x){more}\n")
+    tables = "".join(
+        "[[target]]\n" + TARGET.replace("Net", entry).replace('"net"', f'"{entry}"') + 'device = "cpu"\n'
+        for entry in ("Slow", "Net")
+    )
+    (tmp_path / "targets.toml").write_text(tables)
+    options = Options(
+        tuple(load(tmp_path / "targets.toml")), tmp_path / "before", tmp_path / "after", device="emulated",
+        examples=4, timeout=60.0, target_limit=9.0, jobs=2,
+    )  # fmt: skip
+    slow, net = verify(options).targets
+    assert net.verdict == "pass", net.reason
+    assert slow.verdict == "inconclusive"
+    assert "stopped after 9 s (--target-limit 9) in shapes" in slow.reason
+    assert "none differed; last words of the after worker: asleep" in slow.reason
+    assert slow.checks[-1].json() == {"name": "time limit", "status": "inconclusive", "examples": 0}
+    (late,) = verify(replace(options, targets=options.targets[1:], run_limit=0.0)).targets
+    assert late.verdict == "error"
+    assert "not started: the time of the whole run was over" in late.reason

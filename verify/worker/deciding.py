@@ -109,6 +109,8 @@ def decide(
         elif suspect.group in KEPT and _overflowed(suspect):
             notes.append(f"{suspect.path}: overflows, from there on nothing is compared")
             undefined = suspect.step
+        elif suspect.group == "files" and _unsteady(suspect, runs):
+            notes.append(f"{suspect.path}: the original writes other numbers when it is run again")
         elif _unsteady(suspect, runs):
             unsteady = f"{suspect.path}: the original gives other results when it is run again"
         elif runs.tensor("double", suspect) is None and suspect.before.is_floating_point():
@@ -120,7 +122,11 @@ def decide(
         if undefined is not None and difference.step >= undefined:
             continue
         if runs.changed("rerun", difference, mine):
-            unsteady = f"{difference.path}: the original itself changes when it is run again"
+            text = f"{difference.path}: the original itself changes when it is run again"
+            if difference.group == "files":  # a date, a duration, a name drawn at random
+                notes.append(text)
+            else:
+                unsteady = text
         elif any(runs.changed(kind, difference, mine) for kind in ("perturbed1", "perturbed2")):
             notes.append(
                 f"{difference.path}: the original itself changes under a disturbance in the last place"

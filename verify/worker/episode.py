@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import held, holdings, leaving, observe
+from . import calling, held, holdings, leaving, observe
+from .files import Files
 from .hardware import Hardware
 from .inputs import Builder, tensor
 from .isolation import is_sticky
@@ -42,6 +43,7 @@ class Call:
     settings: dict[str, str] = field(default_factory=dict)  # of the process, before the call
     left: dict[str, str] = field(default_factory=dict)  # and after it
     parameters: dict[str, Tensor] = field(default_factory=dict)  # of the module, before the call
+    called: dict[str, Any] = field(default_factory=dict)  # what came of calling what it gave
 
 
 @dataclass
@@ -58,10 +60,12 @@ class Plan:
     starts: Mapping[str, Tensor] = field(default_factory=dict)  # of large state, by the recorder's names
     wrap: Callable[[Subject], Callable[..., Any]] | None = None
     listener: Listener = field(default_factory=lambda: Listener(Path("/")))
+    files: Files = field(default_factory=lambda: Files(Path("/")))
     hardware: Hardware = field(default_factory=Hardware)
     on_step: Callable[[int], None] = lambda index: None
     looking: Callable[[], Callable[[Any], Any] | None] = lambda: None
     unwatched: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    aside: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     contexts: list[Callable[[], contextlib.AbstractContextManager[Any]]] = field(default_factory=list)
 
 
@@ -169,6 +173,10 @@ class Episode:
                 self.stepping.add(index)
             if step.get("backward") and call.error is None:
                 self.backward(index, call, step)
+            if call.error is None:
+                with self.plan.listener.listening(call.spoken), self.plan.aside():
+                    owner = self.subjects[index].network
+                    call.called = calling.called(call.result, call.arguments, "result", owner, times=2)
         self.calls.append(call)
         given = [pair for pairs in before.values() for pair in pairs]
         self._observe(number, index, call, given, step)
@@ -388,6 +396,7 @@ class Episode:
                     groups["message"] += recorder.leaves(value, f"message.{name}")
         else:
             groups["result"] = recorder.leaves(call.result, "result")
+            groups["called"] = self._answers(call.called)
             kept = [
                 (f"result of step {c.step}: {p}", t)
                 for c in self.calls[-4:]
@@ -401,6 +410,7 @@ class Episode:
         groups["inputs"] = [leaf for path, t in given for leaf in recorder.leaves(t, path)]
         groups["containers"] = observe.containers(call.arguments, given, call.result)
         groups["flags"] = leaving.flags(subject, call.settings, call.left, call.parameters)
+        groups["flags"] += leaving.said(call.spoken.left)
         call.parameters = {}
         groups["input gradients"] = [
             leaf for path, t in given if t.requires_grad for leaf in recorder.leaves(t.grad, f"{path}.grad")
@@ -420,6 +430,7 @@ class Episode:
             groups["observed"] = holdings.shown(subject, recorder, index, self.plan.looking())
         groups["printed"] = call.spoken.printed()
         groups["recorded"] = call.spoken.recorded()
+        groups["files"] = self.plan.files.leaves(recorder)
         groups["random"] = observe.random_state(self.plan.device)
         entry = {"step": number, "outside": bool(step.get("outside")), "settings": self.settings}
         entry["wide"] = bool(step.get("wide"))
@@ -427,13 +438,21 @@ class Episode:
         entry["laid out"] = any("layout" in r for r in step.get("a", {}).values())
         self.observed.append({**entry, "groups": groups})
 
+    def _answers(self, called: dict[str, Any]) -> list[list[Any]]:
+        """What came of calling what a call gave, as plain data."""
+        return [leaf for path, given in called.items() for leaf in self.recorder.leaves(given, path)]
+
     def _finish(self, number: int) -> None:
         """Look again at everything that was kept."""
-        groups: dict[str, Any] = {"kept": [], "state": [], "gradients": []}
+        groups: dict[str, Any] = {"kept": [], "state": [], "gradients": [], "called": []}
         groups |= {"held state": [], "held gradients": []}
         for call in [*self.calls[: min(EARLY, max(0, len(self.calls) - KEPT))], *self.calls[-KEPT:]]:
             if call.result is not None:
-                groups["kept"] += self.recorder.leaves(call.result, f"result of step {call.step}")
+                label = f"result of step {call.step}"
+                groups["kept"] += self.recorder.leaves(call.result, label)
+                with self.mode(), self.plan.listener.listening(Spoken()), self.plan.aside():
+                    later = calling.called(call.result, call.arguments, label)
+                groups["called"] += self._answers(later)
             for name, value in call.arguments.items():
                 for path, t in observe.tensors_of(value, f"{name} of step {call.step}"):
                     groups["kept"] += self.recorder.leaves(t, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import traceback
 import types
@@ -28,6 +29,16 @@ class Counter:
     captures: int = 0
     replays: int = 0
     failed: str = ""
+    apart: int = 0  # of the captures, those of callables that a call has handed out
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is captured inside the block belongs to no call of the target."""
+        before = self.captures
+        try:
+            yield
+        finally:
+            self.apart += self.captures - before
 
     def install(self, hardware: Hardware) -> None:
         """Wrap the graph class that the program finds in ``torch.cuda``; replays come late on hardware."""

@@ -7,6 +7,7 @@ import io
 import os
 from pathlib import Path
 
+OVERLAY = ".refactor-overlay"  # lies in a rebuilt original, whose other files are links to the working tree
 KEPT = 1 << 18  # characters of output that are kept of one call; of the rest only the number counts
 ECHOED = 4096  # characters of one write that are passed on, for the last words of a worker that dies
 STICKY = (

@@ -106,9 +106,9 @@ class Comparison:
 
 KEPT = ("state", "gradients", "held state", "held gradients")  # what goes into every later step
 GROUPS = (
-    "exception", "message", "result", "inputs", "containers", "flags", "aliasing", "state", "gradients",
-    "held state", "held gradients", "input gradients", "attributes", "optimizers",
-    "observed", "printed", "recorded", "random", "kept",
+    "exception", "message", "result", "called", "inputs", "containers", "flags", "aliasing", "state",
+    "gradients", "held state", "held gradients", "input gradients", "attributes", "optimizers",
+    "observed", "printed", "recorded", "files", "random", "kept",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -61,6 +62,11 @@ def flags(
     return leaves
 
 
+def said(left: Mapping[str, str]) -> Leaves:
+    """Whether filters of warnings and standard output are what they were before the call."""
+    return [[f"setting of the process: {name}", ["value", "setting", text]] for name, text in left.items()]
+
+
 def settings() -> dict[str, str]:
     """Settings of the process that a call may change and forget to put back."""
     cuda: Any = torch.cuda
@@ -69,6 +75,13 @@ def settings() -> dict[str, str]:
     found: dict[str, Any] = {
         "collection of garbage": gc.isenabled(),
         "working directory": os.getcwd(),
+        "path of modules": sys.path,
+        "limit of recursion": sys.getrecursionlimit(),
+        "when garbage is collected": gc.get_threshold(),
+        "handler of interrupts": _named(signal.getsignal(signal.SIGINT)),
+        "hook for exceptions": _named(sys.excepthook),
+        "how tensors are printed": vars(torch._tensor_str.PRINT_OPTS),
+        "every warning is given": torch.is_warn_always_enabled(),
         "variables of the environment": _environment(),
         "level below which nothing is logged": logging.root.manager.disable,
         "level of the root logger": logging.root.level,
@@ -95,10 +108,15 @@ def settings() -> dict[str, str]:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         found["errors of NumPy"] = numpy.geterr()
+        found["how arrays are printed"] = numpy.get_printoptions()
     if cuda.is_available() and cuda.is_initialized():
         found["current device"] = cuda.current_device()
         found["current stream is the default one"] = cuda.current_stream() == cuda.default_stream()
     return {name: str(value) for name, value in found.items()}
+
+
+def _named(function: Any) -> str:
+    return str(getattr(function, "__qualname__", function))
 
 
 def _saving() -> bool:

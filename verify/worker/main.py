@@ -15,12 +15,13 @@ import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from . import reference, wire
+from . import leaks, reference, wire
 from .branches import Branches
 from .building import LEAST
 from .clues import buffers_of, class_files, clues, held_by
 from .deciding import Kind, decide
 from .episode import Episode, Plan
+from .files import Files
 from .finer import Finer, is_coarse
 from .graphs import CaptureBlocked, Capturing, Counter
 from .hardware import Hardware
@@ -55,6 +56,7 @@ class Worker:
         self.starts: dict[str, torch.Tensor] = {}  # of it what is large, by the names of a recorder
         self.device = "cpu"
         self.listener = Listener(Path("/"))
+        self.files = Files(Path("/"))
         self.traces: dict[int, Trace] = {}
         self.other = Trace([], [])  # what was last compared with
         self.finer = Finer()
@@ -104,6 +106,8 @@ class Worker:
         self.target = Target(self.tree, request["target"], self.device)
         self.listener = Listener(self.tree.root)
         self.listener.install()
+        self.files = Files(self.tree.root)
+        self.files.install()
         watch_optimizers()
         if request["side"] == "before":
             register_module_parameter_registration_hook(self._count_built)
@@ -210,6 +214,8 @@ class Worker:
             strides=bool(request.get("strides")),
             starts=self.starts,
             listener=self.listener,
+            files=self.files,
+            aside=self.counter.aside,
             hardware=self.hardware,
             on_step=progress,
             looking=self.tree.looking if self.tree is not None else lambda: None,
@@ -226,6 +232,7 @@ class Worker:
         assert self.target is not None
         assert self.tree is not None
         go_home(self.tree.root)
+        self.files.restore()
         self.target.fresh()
         episode = Episode(self._make_wide if plan.wide else self._make, plan)
         try:
@@ -233,6 +240,7 @@ class Worker:
             return Trace(episode.observed, episode.recorder.tensors)
         finally:
             del episode
+            self.files.restore()
             if self.device == "cuda":
                 gc.collect()
                 self._freeze()
@@ -245,14 +253,14 @@ class Worker:
 
     def do_run(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run a sequence; keep the trace here, or write it where the request says."""
-        captures, replays = self.counter.captures, self.counter.replays
+        captures, replays, self.counter.apart = self.counter.captures, self.counter.replays, 0
         plan = self._plan(request)
         growth: list[int] = []
         built: list[int] = []
         step_report = plan.on_step
 
         def progress(step: int) -> None:
-            growth.append(self.counter.captures - captures)
+            growth.append(self.counter.captures - self.counter.apart - captures)
             built.append(self.built)
             step_report(step)
 
@@ -279,7 +287,7 @@ class Worker:
             self.traces = {int(request["id"]): trace}
         answer["captures"] = self.counter.captures - captures
         answer["replays"] = self.counter.replays - replays
-        answer["growth"] = [*growth, self.counter.captures - captures]
+        answer["growth"] = [*growth, self.counter.captures - self.counter.apart - captures]
         answer["built"] = [*built, self.built]
         answer["poisoned"] = _poisoned(trace)
         if self.sites is not None:
@@ -342,6 +350,7 @@ class Worker:
             else:
                 self.traces = {int(request["id"]): trace}
             self.stopwatch = None
+            self.files.restore()
         return answer
 
     def do_judge(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -383,6 +392,18 @@ class Worker:
         with self.sites.unwatched() if self.sites is not None else contextlib.nullcontext():
             trace = self._episode(request, plan)
         return {"operations": counting.operations, "poisoned": _poisoned(trace)}
+
+    def do_levels(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What there is in the process after some rounds of calls."""
+        assert self.target is not None
+        assert self.tree is not None
+        go_home(self.tree.root)
+        self.target.fresh()
+        with self.sites.unwatched() if self.sites is not None else contextlib.nullcontext():
+            episode = Episode(self._make, self._plan(request))
+            found = leaks.levels(episode, request["steps"], request["rounds"])
+        self.files.restore()
+        return {"levels": found}
 
     def do_deterministic(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the sequence twice, and tell whether the original gives the same bits."""

@@ -65,6 +65,7 @@ class Reference:
         return any(
             (d.step, d.group) <= (difference.step, difference.group) or d.step < difference.step
             for d in certain
+            if d.group != "files" or difference.group == "files"  # which may name the time
         )
 
 

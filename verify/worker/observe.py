@@ -119,6 +119,7 @@ class Recorder:
             children = []
         else:
             public = public_items(value)
+            label = "callable" if is_function(value) else label
             out.append([path, ["object", label, [k for k, _ in public]]])
             children = [(f"{path}.{k}", v) for k, v in public]
         for child_path, child in children:
@@ -189,6 +190,14 @@ def shown_names(kind: type) -> tuple[str, ...]:
         name
         for name in sorted({n for base in kind.__mro__ for n in vars(base)})
         if not name.startswith("_") and isinstance(inspect.getattr_static(kind, name), looked)
+    )
+
+
+def is_function(value: Any) -> bool:
+    """Whether a value is a function in any of its forms: which of them it is, its caller does not see."""
+    return isinstance(
+        value,
+        (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial),
     )
 
 

@@ -41,6 +41,8 @@ class Sensitivity:
             ):  # what it does is what it keeps
                 result = [
                     *result,
+                    *(entry["groups"].get("called") or []),
+                    *(entry["groups"].get("files") or []),
                     *(r for g in ("state", "held state", "attributes") for r in entry["groups"][g]),
                 ]
             kinds = repr([(path, leaf[0], leaf[4:5]) for path, leaf in result])

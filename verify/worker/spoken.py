@@ -24,6 +24,7 @@ Leaves = list[list[Any]]
 
 LIMIT = 20_000  # characters of text compared for one call
 MOST = 10_000  # records, and warnings, of one call
+_ALL = "(?s:.*)"
 _RATE = re.compile(r"\[[\d:?]+<[\d:?]+,\s*[\d.?]+\w*/\w+")  # of tqdm: times of this run
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)\b")
 
@@ -36,6 +37,7 @@ class Spoken:
     err: Output = field(default_factory=Output)
     logged: list[str] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)  # settings of warnings and output that a call changed
 
     def printed(self) -> Leaves:
         """Printed text as plain data: words exactly, numbers as numbers."""
@@ -94,8 +96,13 @@ class Listener:
                 contextlib.redirect_stderr(spoken.err),
                 warnings.catch_warnings(),
             ):
-                warnings.simplefilter("ignore")
+                warnings.filterwarnings("ignore", message=_ALL)  # no filter of a program's is equal to it
+                filters = list(warnings.filters)
                 yield
+                spoken.left = spoken.left or {
+                    "filters of warnings": "as before the call" if warnings.filters == filters else "changed",
+                    "standard output": "as before the call" if sys.stdout is spoken.out else "another one",
+                }
         finally:
             self.current = before
 
