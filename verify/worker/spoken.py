@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Spoken:
     err: Output = field(default_factory=Output)
     logged: list[str] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
+    filtered: bool = False  # a line of the user's tree has set a filter of warnings
     left: dict[str, str] = field(default_factory=dict)  # settings of warnings and output that a call changed
 
     def printed(self) -> Leaves:
@@ -80,11 +81,23 @@ class Listener:
             kwargs["stacklevel"] = (args[0] if args else kwargs.get("stacklevel", 1)) + 1
             warn(message, category, *args[1:], **kwargs)
 
+        for name in ("simplefilter", "filterwarnings"):
+            setattr(warnings, name, self._told_of(getattr(warnings, name)))
         logging.Logger.callHandlers = heard  # type: ignore[method-assign,assignment]
         warnings.warn = warned
         logging.lastResort = logging.NullHandler()  # its output would count as printed text
         if logging.getLogger().level == logging.WARNING:
             logging.getLogger().setLevel(logging.INFO)
+
+    def _told_of(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of `warnings` that notes whether the user's own code calls it."""
+
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            if self.current is not None and under(sys._getframe(1).f_code.co_filename, self.root):
+                self.current.filtered = True
+            return change(*args, **kwargs)
+
+        return noting
 
     @contextlib.contextmanager
     def listening(self, spoken: Spoken) -> Iterator[None]:
@@ -99,8 +112,9 @@ class Listener:
                 warnings.filterwarnings("ignore", message=_ALL)  # no filter of a program's is equal to it
                 filters = list(warnings.filters)
                 yield
+                changed = warnings.filters != filters  # importing a library may change them as well
                 spoken.left = spoken.left or {
-                    "filters of warnings": "as before the call" if warnings.filters == filters else "changed",
+                    "filters of warnings": "changed" if spoken.filtered and changed else "as before the call",
                     "standard output": "as before the call" if sys.stdout is spoken.out else "another one",
                 }
         finally:
