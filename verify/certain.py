@@ -69,7 +69,7 @@ class Certain:
         """Every threshold, every extreme and every other fill once, at one size; a call is repeated."""
         extremes = (*EXTREME_FILLS[::-1], *PLACED_FILLS, {"k": "const", "s": "nan"})
         plain = (*PLAIN_FILLS, *SHIFTED_FILLS)
-        for group in (self.hints.edges, extremes, plain):
+        for group in (self.hints.edges, self.hints.neighbours, extremes, plain):
             if group and self.tensors:
                 fills = (NORMAL, *group, NORMAL)
                 steps = [self.call(self.high, 17 + k, fill) for k, fill in enumerate(fills)]
@@ -102,6 +102,7 @@ class Certain:
         """To and fro between the sides of every branch, with arguments of one size."""
         for first, second in self.hints.sides:
             yield [first, second, first, first, second, second, first, second]
+        yield from self.hints.near
         for change, call in self.hints.turned:
             yield [call, change, call, call, {**change, "seed": change["seed"] + 500}, call, change, call]
 
@@ -453,7 +454,7 @@ def ends(spec: ScalarSpec, dims: Dims, thresholds: Sequence[float | int]) -> lis
     whole = spec.kind == "int"
     first: float | int = low if low is not None else (0 if whole else -2.0)
     last = max(first, high if high is not None else (8 if whole else 2.0))
-    inside = [n for n in thresholds if first <= n <= last and (not whole or n == int(n))][:3]
+    inside = [n for n in thresholds if first <= n <= last and (not whole or n == int(n))][:8]
     plain = [n for n in (0, 1, -1) if first <= n <= last]  # for which programs have ways of their own
     found = (first, last, (first + last) / 2, *inside, *plain)
     return list(dict.fromkeys(int(n) if whole else float(n) for n in found))

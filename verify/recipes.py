@@ -40,6 +40,8 @@ POISON_FILLS: tuple[Json, ...] = (
     {"k": "const", "s": "nan"}, {"k": "const", "s": "inf"}, {"k": "const", "s": 1e30},
 )  # fmt: skip
 SEEDS = st.integers(0, 999)
+BESIDE = 2.0**-14  # of a threshold: nearer than half precision tells apart
+MOST_COUNTED = 64
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,11 @@ class Hints:
 
     fills: tuple[Json, ...] = ()
     calls: tuple[Json, ...] = ()
-    thresholds: tuple[float | int, ...] = ()  # numbers the original compares with
+    thresholds: tuple[float | int, ...] = ()  # numbers that either program compares with
     settings: tuple[Json, ...] = ()  # attributes it reads: {"at": "block", "name": "gain", "values": […]}
     state: tuple[str, ...] = ()  # what its state_dict names
     sizes: tuple[int, ...] = ()  # whole numbers in either program that may be sizes, as of buckets
+    near: tuple[list[Json], ...] = ()  # for each branch calls that come ever nearer to where it turns
     sides: tuple[tuple[Json, Json], ...] = ()  # for each branch two calls of one size, one to each side
     turned: tuple[list[Json], ...] = ()  # sequences after which a branch goes to its other side
     operations: int = 0  # of one call; 0 if it is not known
@@ -67,6 +70,17 @@ class Hints:
             signs = (number, -number) if number else (0.0,)
             found += [{"k": "edge", "s": s} for s in signs]
             found += [{"k": kind, "s": number} for kind in ("peak", "alone") if number]
+        return tuple(found)
+
+    @property
+    def neighbours(self) -> tuple[Json, ...]:
+        """Fills just beside each threshold: one that was rounded, or moved by little, lies between them."""
+        found: list[Json] = []
+        for number in self.thresholds:
+            found.append({"k": "near", "s": number})
+            found += [{"k": "edge", "s": number * (1 + sign * BESIDE)} for sign in (1, -1) if number]
+            if number == int(number) and 1 <= number <= MOST_COUNTED:  # a count of what is large
+                found += [{"k": "count", "s": int(number) + more} for more in (0, 1)]
         return tuple(found)
 
 

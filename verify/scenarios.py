@@ -61,7 +61,7 @@ def scenarios(target: Target, hints: Hints) -> list[Scenario]:
         return found
     if "values" in wanted:
         add("values", make.values(), sure.values(), 2.0)
-        if hints.sides or hints.fills or hints.calls or hints.turned:
+        if hints.sides or hints.fills or hints.calls or hints.turned or hints.near:
             add("branches", make.values(), sure.branches())
     if "shapes" in wanted and has_sizes:
         add("shapes", make.shapes(), sure.shapes(), 2.0)

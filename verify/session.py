@@ -13,7 +13,7 @@ from typing import Any
 from .process import NO_TORCH, OutOfTime, Worker, WorkerDied
 from .recipes import Hints
 from .targets import Target
-from .trees import Trees, sizes_in
+from .trees import RUNTIME, Trees, sizes_in
 
 FINER_CHECKS = 8  # sequences that are run in float64 on both sides
 START_TIMEOUT_S = 60.0  # at least, and five times what a step may take: importing on a cold, busy machine
@@ -147,8 +147,9 @@ class Pair:
         self.modules |= {m for answer in answers.values() for m in answer["modules"]}
         self.is_module = bool(answers["before"]["is_module"])
         told = answers["before"]
+        others = [n for n in answers["after"]["thresholds"] if n not in told["thresholds"]]
         self.clues = Hints(
-            thresholds=tuple(told["thresholds"]),
+            thresholds=(*told["thresholds"], *others),
             settings=tuple(told["settings"]),
             state=tuple(told["state"]),
             sizes=sizes_in(self.trees),
@@ -169,6 +170,7 @@ class Pair:
             "harness": self.target.harness,
             "target": self.target.wire(),
             "differing": sorted(self.trees.differing),
+            "runtime": RUNTIME,
             "state": str(self.folder / "state.pt") if before else None,
         }
 

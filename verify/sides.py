@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from .between import between
 from .explore import samples
 from .recipes import Calls, Hints, Json, boundaries, cheap, dims_of, plain_call, probes, scalar
 from .scenarios import scenarios
@@ -23,6 +25,7 @@ SEARCHES = 6
 MOST_PROBES = 400  # calls of the original for one side of one branch: a count, so that no clock decides
 SHUFFLES = 24  # other parameters that are tried for a side which no argument reaches
 MOST_SIDES = 8
+TRIED = 6  # calls to either side, until two of one size are found
 
 
 def sides(target: Target, known: Hints, one_sided: Mapping[str, bool], probe: Probe, seed: int) -> Hints:
@@ -63,6 +66,8 @@ def sides(target: Target, known: Hints, one_sided: Mapping[str, bool], probe: Pr
     turned = shuffled(target, known, wanted, probe) if wanted and known.state else []
     calls = [seen[s][not only][0] for s, only in one_sided.items() if (not only) in seen.get(s, {})]
     pairs = [pair for outcomes in seen.values() for pair in _pair(outcomes)]
+    near = [_near(site, outcomes, probe) for site, outcomes in list(seen.items())[:MOST_SIDES]]
+    known = replace(known, near=tuple(steps for steps in near if steps))
     known = replace(known, fills=tuple(fills[:8]), calls=tuple(calls[:12]), turned=tuple(turned))
     return replace(known, sides=tuple(pairs[:MOST_SIDES]))
 
@@ -83,6 +88,23 @@ def shuffled(target: Target, known: Hints, wanted: Mapping[str, bool], probe: Pr
             if side in result.taken.get(site, []):
                 found.setdefault(site, steps)
     return list(found.values())[:MOST_SIDES]
+
+
+def _near(site: str, outcomes: Mapping[bool, list[Json]], probe: Probe) -> list[Json]:
+    """Calls near to where a branch turns, between the first two of one size that differ in what they are."""
+    for first in outcomes.get(False, [])[:TRIED]:
+        for second in outcomes.get(True, [])[:TRIED]:
+            if _sizes(first) == _sizes(second) and plain(first) and plain(second):
+                found = between(site, first, second, probe)
+                if found:
+                    return found
+    return []
+
+
+def plain(step: Json) -> bool:
+    """Whether every tensor of a call is filled with finite numbers of a usual size."""
+    text = json.dumps(step)
+    return not any(f'"k": "{kind}"' in text for kind in ("nan", "inf", "huge", "tiny"))
 
 
 def _pair(outcomes: Mapping[bool, list[Json]]) -> list[tuple[Json, Json]]:

@@ -36,6 +36,7 @@ from . import (
     state,
     steps,
     streams,
+    thresholds,
     training,
     undecided,
     ungraphed,
@@ -50,7 +51,7 @@ FAMILIES = (
     outputs, optimizing, values, isolation, streams,
     manners, margins, scripts, contracts, roundings, edges, habits, holders, gradients, fields,
     corners, capturable, lookups,
-    written, calling, leaving,
+    written, calling, leaving, thresholds,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

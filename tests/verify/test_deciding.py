@@ -92,3 +92,21 @@ def test_halves_that_the_original_comes_to_by_roundings_may_go_either_way() -> N
 
 def test_what_differs_everywhere_is_no_step_of_a_grid() -> None:
     assert stepped(on_grid(GRID * 1.0001) * (1 + 3e-7), on_grid(GRID))
+
+
+def test_what_lies_exactly_at_a_number_is_decided_by_the_roundings_of_the_original_alone() -> None:
+    """The comparison turns in every disturbed run, and in float64, whose 0.6 is another number."""
+    before = trace({"result": torch.tensor([[0.3, 1.0]])})
+    after = trace({"result": torch.tensor([[0.6, 1.0]])})
+    turned = trace({"result": torch.tensor([[0.6, 1.0]])})
+    runs: dict[str, Trace | str] = {f"perturbed{k}": turned for k in range(1, 9)}
+    runs["double"] = trace({"result": torch.tensor([[0.6, 1.0]], dtype=torch.float64)})
+
+    def again(kind: Kind) -> Trace | str:
+        return runs.get(kind.name, before)
+
+    compared = compare(before, after, False)
+    assert decide(again, before, compared)["equal"]
+    assert not decide(again, before, compared, placed=frozenset((0,)))["equal"]
+    runs["exact3"] = turned  # a rounding of the original's own turns it: no evidence
+    assert decide(again, before, compared, placed=frozenset((0,)))["equal"]

@@ -54,7 +54,11 @@ class Kind:
 
 
 def decide(
-    again: Callable[[Kind], Trace | str], mine: Trace, compared: Comparison, stepped: bool = False
+    again: Callable[[Kind], Trace | str],
+    mine: Trace,
+    compared: Comparison,
+    stepped: bool = False,
+    placed: frozenset[int] = frozenset(),
 ) -> dict[str, Any]:
     """What is sent to the parent. Long, because the order of the runs and what each settles is the decision.
 
@@ -63,6 +67,7 @@ def decide(
         mine: the first run of the original.
         compared: what differed, and what may.
         stepped: whether an optimizer that has a capturable form was stepped.
+        placed: steps whose inputs lie exactly at numbers that a program compares with.
     """
     recording = reference.Recording()
     impossible: dict[str, str] = {}
@@ -101,6 +106,8 @@ def decide(
             result = replace(result, bad=None, largest=0.0)
         elif result.bad is None and first.bad is not None:
             result = replace(result, bad=_stepped(suspect, first.bad, runs))
+        if result.bad is None and suspect.step in placed:
+            result = replace(result, bad=_turned(suspect, runs))
         if result.bad is not None and suspect.undefined and only_non_finite(suspect, result.bad):
             notes.append(f"{suspect.path}: gradients differ after inputs that are not finite")
             undefined = suspect.step
@@ -181,12 +188,33 @@ def _stepped(suspect: Suspect, excused: torch.Tensor, runs: Reference) -> torch.
     return found if bool(found.any()) else None
 
 
-def grid_step(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Where two results are finite and further apart than `STEP` of their row's size."""
+def _turned(suspect: Suspect, runs: Reference) -> torch.Tensor | None:
+    """Elements a step apart although the original comes to its own without a rounding that matters.
+
+    The inputs lie exactly at a number that is compared with: the smallest disturbance of them turns the
+    comparison, and so does float64 where the number is none of single precision. Roundings inside the
+    original turn nothing, so the rewrite must decide as it does.
+    """
+    a, b = suspect.before, suspect.after
+    if suspect.exact or a.is_complex() or a.shape != b.shape or a.dtype != b.dtype:
+        return None
+    found = grid_step(a, b)
+    for kind in EXACT_RUNS:
+        if not bool(found.any()):
+            return None
+        again = runs.tensor(kind, suspect)
+        if again is None or again.dtype != a.dtype:
+            return None
+        found &= again.isfinite() & ~grid_step(a, again, STEP / 16)
+    return found if bool(found.any()) else None
+
+
+def grid_step(a: torch.Tensor, b: torch.Tensor, step: float = STEP) -> torch.Tensor:
+    """Where two results are finite and further apart than ``step`` of their row's size."""
     finite = a.isfinite() & b.isfinite()
     a, b = (torch.where(finite, t.double(), torch.zeros_like(t, dtype=torch.float64)) for t in (a, b))
     rms = a.square().mean(-1, keepdim=True).sqrt() if a.dim() else a.abs()
-    return finite & ((a - b).abs() > STEP * torch.maximum(a.abs(), rms)) & (torch.maximum(a.abs(), rms) > 0)
+    return finite & ((a - b).abs() > step * torch.maximum(a.abs(), rms)) & (torch.maximum(a.abs(), rms) > 0)
 
 
 def _overflowed(suspect: Suspect) -> bool:

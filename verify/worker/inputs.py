@@ -5,7 +5,8 @@ A recipe is JSON. ``{"t": "float32", "shape": [2, 3], "fill": {"k": "normal"}, "
 the object given for another argument, ``{"view": NAME}`` a view of it, ``{"again": NAME}`` the object the
 last call got, ``{"out": K, "else": RECIPE}`` the K-th tensor of the last result where shape and dtype fit,
 ``{"omit": VALUE}`` an argument that is left out, whose default is VALUE. A tensor's ``"edit"`` changes little
-of it: its first, middle or last element, the order of its elements, or the middle one by a breath.
+of it: its first, middle or last element, the order of its elements, or the middle one by a breath. Its
+``"mix"`` is a second recipe ``"with"`` which it is mixed ``"by"`` a weight.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-EXACT = ("const", "negative", "edge", "peak", "alone")
+EXACT = ("const", "negative", "edge", "peak", "alone", "near", "count")
+PLACED = ("edge", "peak", "alone", "near", "count")
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -48,6 +50,10 @@ def _floats(shape: list[int], fill: Mapping[str, Any], generator: torch.Generato
         data = data * 1e30
     elif kind in ("edge", "peak", "alone"):
         return _at_edge(data, kind, float(fill["s"]))
+    elif kind == "near":
+        return _near(data, float(fill["s"]))
+    elif kind == "count":
+        return _counted(data, int(fill["s"]))
     data = data * scale + shift
     if kind in ("nan", "inf", "spike") and data.numel():
         flat = data.view(-1)
@@ -79,6 +85,21 @@ def _at_edge(data: Tensor, kind: str, edge: float) -> Tensor:
     return data
 
 
+def _near(data: Tensor, edge: float) -> Tensor:
+    """Elements on both sides of ``edge``, from a 64th of it away to a 2^24th, in turn."""
+    number = torch.arange(data.numel(), dtype=torch.float64).view(data.shape)
+    away = torch.exp2(-6 - number.div(2, rounding_mode="floor") % 19)
+    return edge + (1 - 2 * (number % 2)) * away * (abs(edge) if edge else 1.0)
+
+
+def _counted(data: Tensor, count: int) -> Tensor:
+    """So many elements are large and positive, the others as large and negative."""
+    found = -data.abs() - 1.5
+    flat = found.view(-1)
+    flat[:count] = -flat[:count]
+    return found
+
+
 def _bounded(data: Tensor, fill: Mapping[str, Any], low: float | None, high: float | None) -> Tensor:
     """Move floats into the declared bounds; data that already lies inside stays as it is."""
     if low is None and high is None:
@@ -93,6 +114,12 @@ def _integers(
 ) -> Tensor:
     kind = fill["k"]
     data = torch.randint(low, high + 1, shape, generator=generator, dtype=torch.int64)
+    if kind == "near":
+        return (round(float(fill["s"])) + torch.arange(data.numel()).view(shape) % 3 - 1).clamp(low, high)
+    if kind == "count":
+        found = torch.full_like(data, low)
+        found.view(-1)[: int(fill["s"])] = high
+        return found
     if kind in ("edge", "peak", "alone"):
         edge = min(max(round(float(fill["s"])), low), high)
         base = torch.full_like(data, edge) if kind == "edge" else data.clamp(max=edge) * (kind == "peak")
@@ -111,9 +138,21 @@ def _integers(
     return data
 
 
+def is_placed(recipe: Any) -> bool:
+    """Whether some tensor of it has its values exactly at a number that a program compares with."""
+    if isinstance(recipe, Mapping):
+        return recipe.get("k") in PLACED or any(map(is_placed, recipe.values()))
+    return isinstance(recipe, list) and any(map(is_placed, recipe))
+
+
 def tensor(recipe: Mapping[str, Any]) -> Tensor:
     """A contiguous tensor on the CPU, as the recipe says."""
     made = _filled(recipe)
+    if "mix" in recipe and (made.is_floating_point() or made.is_complex()):
+        other, weight = _filled(recipe["mix"]["with"]), float(recipe["mix"]["by"])
+        made = (
+            made.to(torch.complex128 if made.is_complex() else torch.float64) * (1 - weight) + other * weight
+        ).to(made.dtype)
     return edited(made, recipe["edit"], recipe.get("lo"), recipe.get("hi")) if "edit" in recipe else made
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from .finer import Finer, is_coarse
 from .graphs import CaptureBlocked, Capturing, Counter
 from .hardware import Hardware
 from .holdings import watch_optimizers
+from .inputs import is_placed
 from .isolation import go_home, is_sticky, part_at_fork
 from .judge import Trace, compare, read, write
 from .observe import plain, same_bits, state_tensors
@@ -125,8 +127,7 @@ class Worker:
         answer["is_module"] = subjects[0].network is not None
         answer["state"] = list(state_tensors(subjects[0]))
         answer["parameters"] = parameters_of(subjects[0])
-        if self.sites is not None:
-            answer |= self._clues(answer["modules"], subjects[:1])
+        answer |= self._clues(request, answer["modules"], subjects[:1])
         gc.collect()
         gc.freeze()  # torch's own objects: collections between calls look at the program's alone
         self.frozen = len(sys.modules)
@@ -147,12 +148,12 @@ class Worker:
             if t.layout is torch.strided and t.numel() >= LEAST
         }
 
-    def _clues(self, modules: list[str], subjects: list[Subject]) -> dict[str, Any]:
+    def _clues(self, request: dict[str, Any], modules: list[str], subjects: list[Subject]) -> dict[str, Any]:
         """What the files that differ, and the target's own, compare with; settings that its classes read."""
         assert self.tree is not None
-        assert self.sites is not None
         root, entry = self.tree.root, Path(subjects[0].module.__file__ or "/")
-        compared = clues({entry, *(root / m for m in modules if m in self.sites.only)})
+        differing = [m for m in modules if m in request["differing"] and Path(m).name != request["runtime"]]
+        compared = clues({entry, *(root / m for m in differing)})
         held = list(held_by(subjects, root))
         named = [*((name, value) for _, name, value in held), *buffers_of(subjects)]
         read = clues(class_files(subjects, root))
@@ -361,7 +362,9 @@ class Worker:
         if not compared.certain and not compared.suspects:
             return {"equal": True, "notes": compared.notes, "largest": 0.0}
         with self.sites.unwatched() if self.sites is not None else contextlib.nullcontext():
-            answer = decide(lambda kind: self._again(request, kind), mine, compared, self.stepped)
+            placed = frozenset(k for k, step in enumerate(request["steps"]) if is_placed(step.get("a")))
+            again = partial(self._again, request)
+            answer = decide(again, mine, compared, self.stepped, placed)
         return {**answer, "coarse": is_coarse(compared)}
 
     def do_judge_wide(self, request: dict[str, Any]) -> dict[str, Any]:
