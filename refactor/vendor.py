@@ -1,7 +1,8 @@
 """The runtime in the user's tree: where a copy goes, how it is imported, and when it is left alone.
 
 A copy starts with one line that names the version and the hash of what follows, so that an older copy of ours
-can be told from one the user edited and from a foreign file of the same name.
+can be told from one the user edited and from a foreign file of the same name. It holds what the code uses
+(`refactor.parts`); unless that is the whole runtime, the line says so, and later rewrites add to it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from pathlib import Path
 
 from refactor import __version__
 from refactor.config import Settings
+from refactor.parts import NAME, closed, part, public
 
-NAME = "cuda_graphs"
 _MARK = b"# Vendored by cudagraph-refactor "
 _HEADER = re.compile(
-    re.escape(_MARK) + rb"(?P<version>[0-9][\w.+-]*) \(sha256 (?P<hash>[0-9a-f]{64})\)[^\n]*\n"
+    re.escape(_MARK)
+    + rb"(?P<version>[0-9][\w.+-]*) \(sha256 (?P<hash>[0-9a-f]{64})\)"
+    + rb"(?: with (?P<parts>[\w, ]+) only)?[^\n]*\n"
 )
 _KEY = '`[tool.refactor] runtime = "package.module"` in pyproject.toml'
 
@@ -33,11 +36,18 @@ class Copy:
     version: str
     is_edited: bool
     is_current: bool
+    parts: frozenset[str]
+    """The public names that it offers, of those that this version knows."""
 
     @property
     def is_outdated(self) -> bool:
         """Whether `apply` replaces it: ours, not edited, not from a newer version of the tool."""
-        return not (self.is_edited or self.is_current) and _numbers(self.version) <= _numbers(__version__)
+        return not (self.is_edited or self.is_current or self.is_newer)
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer version of the tool wrote it."""
+        return _numbers(self.version) > _numbers(__version__)
 
 
 @dataclass(frozen=True)
@@ -57,11 +67,13 @@ class Refused:
 
 
 @cache
-def runtime() -> bytes:
-    """The bytes of a fresh copy."""
-    body = (Path(__file__).parent / "runtime" / f"{NAME}.py").read_bytes()
+def runtime(names: frozenset[str] | None = None) -> bytes:
+    """The bytes of a fresh copy that offers these public names; all of them by default."""
+    wanted = public() if names is None else closed(names)
+    body = part(wanted)
+    held = "" if wanted >= public() else f" with {', '.join(sorted(wanted))} only"
     advice = "Remove this line to keep changes of your own; `refactor apply` updates the file otherwise."
-    return _MARK + f"{__version__} (sha256 {_digest(body)}). {advice}\n".encode() + body
+    return _MARK + f"{__version__} (sha256 {_digest(body)}){held}. {advice}\n".encode() + body
 
 
 def _digest(body: bytes) -> str:
@@ -79,11 +91,12 @@ def copy_in(path: Path, data: bytes) -> Copy | None:
         return None
     match = _HEADER.match(data.replace(b"\r\n", b"\n"))
     if match is None:
-        return Copy(path, "0", is_edited=True, is_current=False)
+        return Copy(path, "0", is_edited=True, is_current=False, parts=public())
     body = data.replace(b"\r\n", b"\n")[match.end() :]
     is_edited = _digest(body) != match["hash"].decode()
-    is_current = data.replace(b"\r\n", b"\n") == runtime().replace(b"\r\n", b"\n")
-    return Copy(path, match["version"].decode(), is_edited, is_current)
+    parts = closed(match["parts"].decode().split(", ")) if match["parts"] else public()
+    is_current = data.replace(b"\r\n", b"\n") == runtime(parts).replace(b"\r\n", b"\n")
+    return Copy(path, match["version"].decode(), is_edited, is_current, parts)
 
 
 def site_for(file: Path, tree: ast.Module, settings: Settings) -> Site | Refused:
@@ -105,16 +118,24 @@ def site_for(file: Path, tree: ast.Module, settings: Settings) -> Site | Refused
             f"{site.path} is a runtime that was edited; move your changes elsewhere and delete it, "
             f"or name another module with {_KEY}"
         )
+    if copy.is_newer and copy.parts < public():
+        return Refused(
+            f"{site.path} is a part of the runtime of version {copy.version}, to which this version cannot "
+            f"add; update the tool, or name another module with {_KEY}"
+        )
     return site
 
 
-def needs_write(path: Path) -> bool:
-    """Whether a fresh copy has to be written to a site."""
+def fresh(path: Path, names: frozenset[str]) -> bytes | None:
+    """What to write to a site for its runtime to offer these names, too; None if it does already."""
     try:
         copy = copy_in(path, path.read_bytes())
     except OSError:
-        return True
-    return copy is None or copy.is_outdated
+        copy = None
+    if copy is None:
+        return runtime(names)
+    missing = not copy.is_newer and not names <= copy.parts
+    return runtime(copy.parts | names) if copy.is_outdated or missing else None
 
 
 def _configured(name: str, settings: Settings) -> Site | Refused:

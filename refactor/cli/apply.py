@@ -17,7 +17,7 @@ from refactor.findings import FileError, Outcome
 from refactor.journal import FOLDER, JournalError, Replacement, write
 from refactor.report import rendered
 from refactor.report.diff import to_diff
-from refactor.vendor import needs_write, runtime
+from refactor.vendor import fresh
 
 
 @click.command(short_help="Rewrite files, or print the diff.")
@@ -92,18 +92,20 @@ def edited(session: Session) -> list[Result]:
 
 def replacements(session: Session) -> list[Replacement]:
     """Everything that has to be written, runtimes first: no file may import one that is not there."""
-    runtimes: dict[Path, Replacement] = {}
+    needed: dict[Path, frozenset[str]] = {}
     for result in session.results:
-        needed = _runtime_of(result)
-        path = result.copy.path if result.copy and result.copy.is_outdated else needed
-        if path and needs_write(path):
-            runtimes[path] = Replacement(path, path.read_bytes() if path.exists() else None, runtime())
-    files = []
+        path = result.copy.path if result.copy and result.copy.is_outdated else _runtime_of(result)
+        if path:
+            names = result.made.patch.runtime if result.made and result.made.patch else frozenset()
+            needed[path] = needed.get(path, frozenset()) | names
+    runtimes = {path: data for path, names in needed.items() if (data := fresh(path, names)) is not None}
+    files: list[Replacement] = []
     for result in edited(session):
         assert result.patch is not None
         before, after = result.patch.source.data, result.patch.new
         files.append(Replacement(result.job.path, before, after, needs=_runtime_of(result)))
-    return [*(runtimes[path] for path in sorted(runtimes)), *files]
+    old = {path: path.read_bytes() if path.exists() else None for path in runtimes}
+    return [*(Replacement(path, old[path], runtimes[path]) for path in sorted(runtimes)), *files]
 
 
 def _runtime_of(result: Result) -> Path | None:

@@ -1,9 +1,16 @@
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
-it afterwards; ``scratch`` and ``constant`` keep temporaries and constants out of the hot path. On a CPU,
-under autograd, ``torch.compile`` or a function transform, and for anything that cannot be replayed
-faithfully, the original code runs instead, and one warning says why.
+it afterwards. For anything that cannot be replayed faithfully the original code runs instead, and one warning
+says why.
+
+``constant`` builds a constant once for each device.
+
+``scratch`` keeps temporaries in buffers.
+
+``grouped_mm`` is a product of groups that a graph can hold.
+
+On a CPU, under autograd, ``torch.compile`` or a function transform all of it does what plain code does.
 
 How to read this file, in its order:
 1. the public functions;

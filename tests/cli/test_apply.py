@@ -13,7 +13,7 @@ import pytest
 def runtime_copy() -> bytes:
     from refactor.vendor import runtime
 
-    return runtime()
+    return runtime(frozenset({"graphed"}))
 
 
 class TestWhatMustNotChange:

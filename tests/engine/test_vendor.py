@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
+import itertools
 import json
+import symtable
 
 import pytest
 
 from refactor import vendor
+from refactor.parts import closed, public
 from refactor.vendor import NAME, copy_in, runtime
 
+GRAPHS = frozenset({"graphed", "segment"})
 PLAIN = "hazard_runtime(1)\n"
 RELATIVE = "from . import other\nhazard_runtime(1)\n"
 SCRIPT = "from . import other\nhazard_runtime(1)\nif __name__ == '__main__':\n    pass\n"
@@ -62,7 +67,7 @@ def test_place_and_import(command, file, packages, code, place, statement):
     path = command.write(file, code)
     assert command("apply").exit_code == 0
     assert imports(path.read_text()) == [statement]
-    assert (command.root / place).read_bytes() == runtime()
+    assert (command.root / place).read_bytes() == runtime(GRAPHS)
 
 
 class TestTheKey:
@@ -71,7 +76,7 @@ class TestTheKey:
         command.write("src/space/tools/x.py", "")
         path = command.write("src/space/deep/a.py", RELATIVE)
         command("apply")
-        assert (command.root / "src/space/tools/graphs.py").read_bytes() == runtime()
+        assert (command.root / "src/space/tools/graphs.py").read_bytes() == runtime(GRAPHS)
         assert "from space.tools.graphs import graphed" in path.read_text()
 
     def test_without_its_folder_nothing_that_needs_the_runtime_is_rewritten(self, command):
@@ -117,10 +122,10 @@ class TestACopyThatIsThere:
         assert "applied" in command("apply").stdout
         assert path.read_bytes() == data
 
-    def older(self, monkeypatch, version="0.0.9"):
+    def older(self, monkeypatch, version="0.0.9", names=None):
         with monkeypatch.context() as patch:
             patch.setattr(vendor, "__version__", version)
-            return vendor.runtime.__wrapped__()
+            return vendor.runtime.__wrapped__(names)
 
     def test_an_older_one_is_updated_also_if_no_file_is_rewritten(self, command, monkeypatch):
         old = self.older(monkeypatch)
@@ -137,6 +142,37 @@ class TestACopyThatIsThere:
         command.write("a.py", PLAIN)
         assert "applied" in command("apply").stdout
         assert path.read_bytes() == newer
+
+    def test_a_part_gets_what_a_rewrite_needs_and_keeps_what_it_has(self, command):
+        old = runtime(frozenset({"constant"}))
+        path = command.write("cuda_graphs.py", old)
+        command.write("a.py", PLAIN)
+        assert b"+def graphed(" in command("apply", "--diff").stdout_bytes
+        command("apply")
+        assert path.read_bytes() == runtime(GRAPHS | {"constant"})
+        command("undo")
+        assert path.read_bytes() == old
+
+    def test_a_part_that_has_it_already_is_left(self, command):
+        path = command.write("cuda_graphs.py", runtime(GRAPHS | {"scratch"}))
+        command.write("a.py", PLAIN)
+        command("apply")
+        assert path.read_bytes() == runtime(GRAPHS | {"scratch"})
+
+    def test_an_older_part_is_updated_and_stays_that_part(self, command, monkeypatch):
+        path = command.write("cuda_graphs.py", self.older(monkeypatch, names=frozenset({"scratch"})))
+        command("apply")
+        assert path.read_bytes() == runtime(frozenset({"scratch"}))
+
+    def test_a_part_that_was_edited_is_left(self, command):
+        part = runtime(frozenset({"constant"}))
+        reason = self.refused(command, command.write("cuda_graphs.py", part + b"x = 1\n"))
+        assert "was edited" in reason
+
+    def test_a_newer_part_is_left_and_nothing_that_it_may_lack_is_imported(self, command, monkeypatch):
+        newer = self.older(monkeypatch, "99.0", frozenset({"constant"}))
+        reason = self.refused(command, command.write("cuda_graphs.py", newer))
+        assert "update the tool" in reason
 
     def test_it_is_never_analysed(self, command):
         command.write("cuda_graphs.py", runtime() + b"hazard(1)\n")
@@ -158,6 +194,31 @@ def test_the_header_names_version_and_hash_and_the_rest_is_the_runtime_byte_for_
     assert copy is not None
     assert copy.is_current
     assert not copy.is_edited
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_every_part_is_told_by_its_header_and_offers_what_it_names(command, count):
+    for names in map(closed, itertools.combinations(sorted(public()), count)):
+        copy = copy_in(command.root, runtime(names))
+        assert (copy.parts, copy.is_current, copy.is_edited) == (names, True, False)
+        table = symtable.symtable(runtime(names).decode(), NAME, "exec")
+        bound = {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}
+        assert names <= bound
+        assert globals_of(table) - bound - {"__file__", "__name__", *dir(builtins)} == set()
+
+
+def globals_of(table):
+    """The names that code of a module looks up among its globals."""
+    found = {s.get_name() for s in table.get_symbols() if s.is_global() and s.is_referenced()}
+    return found.union(*map(globals_of, table.get_children()))
+
+
+def test_a_part_is_short_and_says_nothing_of_what_it_lacks():
+    text = runtime(frozenset({"constant"})).decode()
+    assert text.count("\n") < 150
+    assert "``constant``" in text
+    assert "``graphed" not in text
+    assert '__all__ = ["constant"]' in text
 
 
 def test_the_diff_creates_the_runtime_before_it_is_imported(command):
