@@ -1,8 +1,8 @@
 """The parts of the runtime: of its source what some of its public names need, and nothing else.
 
 A code base that needs constants alone gets a page or two, not the machinery of graphs. What a name needs
-follows from the source itself: the top-level statements that bind the names it uses, those that they use, and so
-on. Comments go with the statement below them, imports keep what is used, and the docstring keeps the paragraphs
+follows from the source: the top-level statements that bind the names it uses, those that they use, and so on.
+Comments go with the statement below them, imports keep what is used, and the docstring keeps the paragraphs
 that speak of nothing that is missing.
 """
 

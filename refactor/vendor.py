@@ -17,7 +17,8 @@ from pathlib import Path
 
 from refactor import __version__
 from refactor.config import Settings
-from refactor.parts import NAME, closed, part, public
+from refactor.parts import NAME as NAME
+from refactor.parts import closed, part, public
 
 _MARK = b"# Vendored by cudagraph-refactor "
 _HEADER = re.compile(

@@ -2059,7 +2059,7 @@ class _Runner:
             return self.fn(*args, **kwargs)
         try:
             call = self._take_apart(args, kwargs)
-            if (not call.leaves or call.leaves[0].is_cuda) and _capturing():
+            if _capturing():
                 return self.fn(*args, **kwargs)
             with self.lock:
                 graph, key = self._find(call)
@@ -2081,7 +2081,8 @@ class _Runner:
         if kwargs:
             form.append(tuple(kwargs))
             objects |= _flatten(kwargs.values(), leaves, form)
-        if _broken or not (leaves or torch.cuda.is_available()):
+        if _broken or not (leaves[0].is_cuda if leaves else torch.cuda.is_available()):
+            _check(leaves)
             raise _Eager(_broken[0] if _broken else "there is no GPU")
         if len(leaves) > 1:
             try:

@@ -1,10 +1,11 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 ea77d40697ea37fe3e27bfb4b9b4c0fd5fd367c67fb0d6d7cd1b884267d679dc). Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 f230d5c46d7d588d219875879aa23d8241d716c889a09994e614a9a1b2dc2d4a) with graphed, segment only. Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
-it afterwards; ``scratch`` and ``constant`` keep temporaries and constants out of the hot path. On a CPU,
-under autograd, ``torch.compile`` or a function transform, and for anything that cannot be replayed
-faithfully, the original code runs instead, and one warning says why.
+it afterwards. For anything that cannot be replayed faithfully the original code runs instead, and one warning
+says why.
+
+On a CPU, under autograd, ``torch.compile`` or a function transform all of it does what plain code does.
 
 How to read this file, in its order:
 1. the public functions;
@@ -28,7 +29,6 @@ import copy
 import dataclasses
 import functools
 import gc
-import hashlib
 import inspect
 import io
 import itertools
@@ -54,7 +54,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["constant", "graphed", "grouped_mm", "scratch", "segment"]
+__all__ = ["graphed", "segment"]
 
 _HOME = "_cuda_graphs"  # the private attribute under which an object keeps its graphs
 _FIRST_WARMUP, _LATER_WARMUP = 11, 3  # runs before a capture; the first number is what autograd's hooks need
@@ -195,178 +195,6 @@ def segment(method: Any = None, *, guard: str | Sequence[str] = ()) -> Any:
         return runner.call(args, kwargs)
 
     return call
-
-
-def scratch(owner: Any, name: str, *operands: Any) -> Tensor | None:
-    """Return a buffer for ``out=`` of an elementwise operation on ``operands``, or None: allocate as usual.
-
-    Shape and dtype are those of promotion and broadcasting. The buffer belongs to ``owner``, this thread and
-    this stream, and is overwritten by the next call with the same name, so its contents must not escape.
-    None where a buffer would change what the operation does: on a CPU, under autocast, ``torch.compile`` or a
-    function transform, with gradients enabled (a later operation with a parameter would save the buffer for
-    its backward, and the next call overwrite it), for tensor subclasses, for results that are not floating
-    point (their dtype depends on the operation), and for a buffer not made yet while a graph is captured.
-    """
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
-        return None
-    home = _home(owner)
-    if home is None or _transforming() or _tracing() or torch.is_autocast_enabled("cuda"):
-        return None
-    if _symbolic():
-        return None
-    tensors: list[Tensor] = []
-    looks: list[Any] = []
-    for x in operands:
-        kind = type(x)
-        if kind in _TENSORS and x.is_cuda and x.layout == torch.strided:
-            tensors.append(x)
-            looks.append((x.shape, x.stride(), x.dtype, x.device))
-        elif kind is float or kind is int or kind is bool:
-            looks.append(kind)
-        else:
-            return None
-    if not tensors:
-        return None
-    key = (name, threading.get_ident(), torch.cuda.current_stream(tensors[0].device), *looks)
-    try:
-        buffer = home.buffers[key]
-    except KeyError:
-        if _capturing():
-            return None
-        with home.lock:
-            buffer = home.buffers[key] = _new_scratch(tensors, operands)
-            while len(home.buffers) > 256:
-                home.buffers.popitem(last=False)
-    if buffer is None:
-        return None
-    address = _storage(buffer)
-    return None if address and address in map(_storage, tensors) else buffer
-
-
-def _new_scratch(tensors: list[Tensor], operands: tuple[Any, ...]) -> Tensor | None:
-    """Memory for the result of an elementwise operation, laid out as the operation would; None if unknown."""
-    device = tensors[0].device
-    with torch.inference_mode(False), torch.no_grad():
-        sketches = [
-            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
-            if isinstance(x, Tensor)
-            else x
-            for x in operands
-        ]
-        result = (
-            functools.reduce(operator.add, sketches) if len(sketches) > 1 else torch.empty_like(sketches[0])
-        )
-        plain = all(t.is_floating_point() or t.dtype == result.dtype for t in tensors)
-        if not result.is_floating_point() or not plain or any(t.device != device for t in tensors):
-            return None
-        return torch.empty_strided(result.shape, result.stride(), dtype=result.dtype, device=device)
-
-
-def constant(data: Any, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-    """Return ``torch.tensor(data)`` (for a tensor or array ``torch.as_tensor``), built once for each device.
-
-    The result is shared by all callers with equal ``data``: it must not be written to. A tensor of more than
-    64 MiB is recognised by identity and version, everything else by content. Raises what torch.tensor raises.
-    """
-    if _symbolic():
-        proxy = next((p for p in (data, dtype, device) if isinstance(p, torch.fx.Proxy)), None)
-        if proxy is not None:
-            create: Any = cast(Any, proxy).tracer.create_proxy
-            return cast(Tensor, create("call_function", _make_constant, (data, dtype, device), {}))
-    target = device if isinstance(device, torch.device) or device is None else torch.device(device)
-    plain = target is None or target.type != "cuda" or (isinstance(data, Tensor) and data.is_cuda)
-    plain = plain or torch.compiler.is_compiling() or _transforming()
-    content = None if plain else _content(data)
-    if content is None or target is None:
-        return _make_constant(data, dtype, device)
-    if target.index is None:
-        target = torch.device("cuda", torch.cuda.current_device())
-    key = (content, dtype, torch.get_default_dtype() if dtype is None else None, target)
-    with _constants_lock:
-        made = _constants.get(key)
-        if made is None:
-            with torch.inference_mode(False), torch.no_grad():
-                made = _make_constant(data, dtype, target)
-            if _capturing():
-                return made
-            _constants[key] = made
-            size = sum(t.nbytes for t in _constants.values()) if made.nbytes > _LARGE else 0
-            while len(_constants) > 1024 or (size > 1 << 28 and len(_constants) > 1):
-                size -= _constants.popitem(last=False)[1].nbytes
-        elif _capturing():
-            _captured[id(made)] = made
-    return made
-
-
-_constants: OrderedDict[Hashable, Tensor] = OrderedDict()
-_captured: dict[int, Tensor] = {}  # constants that a graph, whoever made it, has by address
-_constants_lock = threading.Lock()
-
-
-def _make_constant(data: Any, dtype: torch.dtype | None, device: Any) -> Tensor:
-    make = torch.as_tensor if isinstance(data, Tensor) or type(data).__module__ == "numpy" else torch.tensor
-    return make(data, dtype=dtype, device=device)
-
-
-def _content(data: Any) -> Hashable | None:
-    """A key that is equal only for data that gives an equal tensor; None if there is none."""
-    if type(data) in _NUMBERS:
-        return (type(data), repr(data))  # tells 1 from 1.0 and True, and 0.0 from -0.0
-    if type(data) in (list, tuple):
-        if all(type(item) in _NUMBERS for item in data):
-            return ("flat", repr(data))
-        parts = [None if isinstance(item, Tensor) else _content(item) for item in data]
-        return None if None in parts else ("sequence", *parts)
-    if type(data).__module__ == "numpy" and hasattr(data, "tobytes") and data.nbytes <= 1 << 20:
-        return ("numpy", str(data.dtype), tuple(data.shape), data.tobytes())
-    if type(data) is not Tensor or data.requires_grad or data.layout != torch.strided:
-        return None
-    if data.nbytes > 1 << 26 or data.is_conj() or data.is_neg():
-        return None if data.is_inference() else (_Same(data, strong=True), data._version)
-    content = data.reshape(-1).view(torch.uint8).numpy().data
-    seen = bytes(content) if data.nbytes <= _LARGE else hashlib.blake2b(content, digest_size=32).digest()
-    return ("tensor", data.dtype, tuple(data.shape), data.stride(), seen)
-
-
-def grouped_mm(input: Tensor, weight: Tensor, offs: Tensor | None = None, **options: Any) -> Tensor:
-    """``torch.nn.functional.grouped_mm``, which a graph can hold in any precision.
-
-    input (rows, K), weight (groups, K, N), offs (groups,): where each group ends, int32; gives (rows, N).
-    The kernel for bfloat16 on Hopper and later reads ``offs`` on the device. For all else torch reads them on
-    the host, so while a graph is captured the rows are multiplied in a fixed number of blocks, which rounds
-    otherwise; rows behind the last group are zeros then. Outside a capture it is the function itself.
-    """
-    plain: Any = getattr(nn.functional, "grouped_mm", None) or torch._grouped_mm
-    if not input.is_cuda or not torch.cuda.is_current_stream_capturing():
-        return cast(Tensor, plain(input, weight, offs=offs, **options))
-    major = torch.cuda.get_device_capability(input.device)[0]
-    if (input.dtype == weight.dtype == torch.bfloat16 and major in (9, 10)) or (
-        offs is None or input.dim() != 2 or weight.dim() != 3 or any(v is not None for v in options.values())
-    ):
-        return cast(Tensor, plain(input, weight, offs=offs, **options))
-    rows, groups = input.shape[0], weight.shape[0]
-    if rows == 0:
-        return input.new_zeros(0, weight.shape[2])
-    block = min(128, max(16, 1 << (max(rows // groups, 1) - 1).bit_length()))
-    blocks = min(rows // block + groups, rows)  # no division of the rows needs more
-    if blocks * weight[0].numel() * weight.element_size() > 1 << 31:
-        return cast(Tensor, plain(input, weight, offs=offs, **options))
-    with torch.autocast("cuda", enabled=False):
-        ends = offs.to(torch.int64)
-        starts = nn.functional.pad(ends, (1, 0))[:-1]
-        needed = (ends - starts + (block - 1)) // block
-        last = needed.cumsum(0)
-        first = last - needed
-        number = torch.arange(blocks, device=input.device)
-        group = torch.searchsorted(last, number, right=True).clamp_(max=groups - 1)
-        row = (starts[group] + (number - first[group]) * block)[:, None] + torch.arange(
-            block, device=input.device
-        )
-        product = torch.bmm(input[row.clamp_(0, rows - 1)], weight[group]).flatten(0, 1)
-        row = torch.arange(rows, device=input.device)
-        group = torch.searchsorted(ends, row, right=True).clamp_(max=groups - 1)
-        place = (first[group] * block + row - starts[group]).clamp_(max=blocks * block - 1)
-        return torch.where((row < ends[-1])[:, None], product[place], 0)
 
 
 # ---------------------------------------------------------------------- 2. wrappers and where they are kept
@@ -2053,7 +1881,7 @@ class _Runner:
             return self.fn(*args, **kwargs)
         try:
             call = self._take_apart(args, kwargs)
-            if (not call.leaves or call.leaves[0].is_cuda) and _capturing():
+            if _capturing():
                 return self.fn(*args, **kwargs)
             with self.lock:
                 graph, key = self._find(call)
@@ -2075,7 +1903,8 @@ class _Runner:
         if kwargs:
             form.append(tuple(kwargs))
             objects |= _flatten(kwargs.values(), leaves, form)
-        if _broken or not (leaves or torch.cuda.is_available()):
+        if _broken or not (leaves[0].is_cuda if leaves else torch.cuda.is_available()):
+            _check(leaves)
             raise _Eager(_broken[0] if _broken else "there is no GPU")
         if len(leaves) > 1:
             try:
