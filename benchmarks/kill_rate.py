@@ -36,7 +36,7 @@ SHOWN = (
     ("random", r"generators: "),
     ("state", r"state_dict"),
     ("gradients", r"grad\b|\w+\.grad\b"),
-    ("flags", r"setting of |requires_grad of |parameter |hooks of "),
+    ("flags", r"setting of |requires_grad of |parameter |hooks of |functions of torch"),
     ("attributes", r"self\.|program\.|class |function |unsaved buffer "),
     ("printed", r"(stdout|stderr|logged|warned) ?\d*"),
     ("result", r"result\b"),

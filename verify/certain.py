@@ -6,9 +6,11 @@ largest size comes right before one that is a row smaller. What is listed here h
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, takewhile
 
+from .edits import Path, Steps, changed, cut, held, once_more, reordered, shares, spread, switch
 from .recipes import (
     EXTREME_FILLS,
     PLACED_FILLS,
@@ -28,11 +30,7 @@ from .recipes import (
 from .spec import DictSpec, ListSpec, ScalarSpec, Spec, TensorSpec
 from .targets import Target
 
-Steps = list[Json]
-Path = tuple[str | int, ...]
-
 EVERY_SIZE = 24  # a dimension with at most as many sizes is walked through one by one
-LENGTH = 48  # steps of one sequence; a longer walk is cut
 SHORTEST, LONGEST = 36, 150  # calls of the long sequence; no number above the second is taken for a limit
 LIGHT, LIGHTEST = 100, 110  # a call of at most so many operations is made so often
 FEW_TENSORS = 4
@@ -42,6 +40,7 @@ EDITS = ("first", "middle", "last", "turned", "breath")
 MOST_EDITED = 8  # tensors of a call that are edited
 LAYOUTS = ("transposed", "stepped", "expanded", "offset")
 NORMAL = PLAIN_FILLS[0]
+ZEROS: Json = {"k": "zeros"}
 
 
 class Certain:
@@ -142,6 +141,9 @@ class Certain:
         steps += [{**base, "a": {**base["a"], name: recipe}} for name, recipe in able.items()]
         if len(able) > 1:
             steps.append({**base, "a": {**base["a"], **able}})
+        turned = {name: reordered(recipe) for name, recipe in reversed(base["a"].items())}
+        if json.dumps(turned) != json.dumps(base["a"]):
+            steps.append({**base, "a": turned})  # names and keys in another order
         if len(steps) > 1:
             yield [*steps, base]
 
@@ -166,6 +168,7 @@ class Certain:
         for walk in self._walks():
             steps = [self.call(dims, 29 + k) for k, dims in enumerate([*walk, *walk[-2::-1]])]
             yield from cut(steps)
+        yield from ([self.call(d, 29, ZEROS) for d in walk] for walk in self._alike(self._sized()))
         for name, (low, high) in self.target.dims:
             over = {**self.high, name: high + 1}
             if low != high and cheap(self.target, over, 1 << 20):
@@ -183,7 +186,7 @@ class Certain:
 
     def _walks(self) -> Iterator[list[dict[str, int]]]:
         """Rising sizes: one dimension while the others are at their largest, then all of them in step."""
-        sized = [(n, low, self.high[n]) for n, (low, _) in self.target.dims if low != self.high[n]]
+        sized = self._sized()
         every = {n: self.sizes(low, high) for n, low, high in sized}
         for name, sizes in every.items():
             yield [{**self.high, name: size} for size in sizes]
@@ -194,6 +197,9 @@ class Certain:
                 for k in range(longest)
             ]
         yield from self._alike(sized)
+
+    def _sized(self) -> list[tuple[str, int, int]]:
+        return [(n, low, self.high[n]) for n, (low, _) in self.target.dims if low != self.high[n]]
 
     def _alike(self, sized: list[tuple[str, int, int]]) -> Iterator[list[dict[str, int]]]:
         """Sizes of two dimensions with one product, or one sum: a lookup by either finds another."""
@@ -225,11 +231,13 @@ class Certain:
         a, b, c = (self.call(self.high, 41 + k) for k in range(3))
         other = self.call(self.low, 44)
         yield [a, b, a, churn, other, write, a, write, b, other, churn, c, a]
+        if self.target.mode != "train":  # of two passes forward, graphs of training keep the last alone
+            yield [a, {"op": "interleave", "calls": [a, b]}, {"op": "interleave", "calls": [c, b, a]}, a]
 
     def mutation(self) -> Iterator[Steps]:
         """The caller writes into each of his tensors alone, then all, and calls with the same objects."""
         given = self.call(self.high, 45)
-        again = {**given, "a": {n: _again(n, r) for n, r in given["a"].items()}}
+        again = {**given, "a": {n: once_more(n, r) for n, r in given["a"].items()}}
         steps = [given, again]
         fresh = self.call(self.high, 47)["a"]
         for name, _ in self.tensors:
@@ -251,7 +259,7 @@ class Certain:
             changes.append({first: {**base["a"][first], "layout": "offset"}})
         aliased = [{**base, "a": {**base["a"], **change}} for change in changes]
         yield from cut([base, *(s for step in aliased for s in (step, step, other))])
-        yield from ([step, other, step] for step in aliased if _shares(step))
+        yield from ([step, other, step] for step in aliased if shares(step))
 
     def layouts(self) -> Iterator[Steps]:
         """Each tensor in each memory layout, before and after the plain one."""
@@ -271,7 +279,7 @@ class Certain:
         """
         a, b = self.call(self.high, 71), self.call(self.low, 72)
         count = len(self.hints.state)
-        chosen = _spread(count, MOST_TENSORS)
+        chosen = spread(count, MOST_TENSORS)
         for way in ("data", "assign", "load") if count <= FEW_TENSORS else ("data",):
             steps = [a]
             for k in chosen:
@@ -284,7 +292,7 @@ class Certain:
 
     def modes(self) -> Iterator[Steps]:
         """From evaluation to training and back, twice; then from training first."""
-        a, on, off = self.call(self.high, 73), _switch(True), _switch(False)
+        a, on, off = self.call(self.high, 73), switch(True), switch(False)
         yield [a, on, a, a, off, a, a, on, a, off, a]
         yield [on, a, a, off, a, a, on, a]
 
@@ -302,7 +310,7 @@ class Certain:
         if "rebinding" in self.target.vary:
             steps += [{"op": "rebind", "how": "assign", "seed": 7, "i": 1}, a0, a1, b0, b1]
         if "train/eval" in self.target.vary:
-            steps += [{**_switch(self.target.mode != "train"), "i": 1}, a0, a1, a0]
+            steps += [{**switch(self.target.mode != "train"), "i": 1}, a0, a1, a0]
         yield steps
 
     def long(self) -> Iterator[Steps]:
@@ -404,31 +412,6 @@ def leaves(target: Target) -> Iterator[tuple[Path, TensorSpec | ScalarSpec]]:
         yield from inside(spec, (name,))
 
 
-def held(step: Json, path: Path) -> Json:
-    """The recipe at a path of a call's arguments."""
-    found = step["a"][path[0]]
-    for part in path[1:]:
-        found = found["dict"][part] if isinstance(part, str) else found["list"][part]
-    return dict(found)
-
-
-def changed(step: Json, path: Path, recipe: Json) -> Json:
-    """The call with another recipe at a path."""
-
-    def inside(found: Json, rest: Path) -> Json:
-        if not rest:
-            return recipe
-        part = rest[0]
-        if isinstance(part, str):
-            return {"dict": {**found["dict"], part: inside(found["dict"][part], rest[1:])}}
-        items = list(found["list"])
-        items[part] = inside(items[part], rest[1:])
-        return {"list": items}
-
-    name = path[0]
-    return {**step, "a": {**step["a"], name: inside(step["a"][name], path[1:])}}
-
-
 def declared(spec: Spec, value: object, dims: Dims) -> bool:
     """Whether a default is among the values that the target declares for a plain argument."""
     if not isinstance(spec, ScalarSpec):
@@ -458,29 +441,3 @@ def ends(spec: ScalarSpec, dims: Dims, thresholds: Sequence[float | int]) -> lis
     plain = [n for n in (0, 1, -1) if first <= n <= last]  # for which programs have ways of their own
     found = (first, last, (first + last) / 2, *inside, *plain)
     return list(dict.fromkeys(int(n) if whole else float(n) for n in found))
-
-
-def cut(steps: Steps, keep: int = 0) -> Iterator[Steps]:
-    """Pieces of a length that can be shown; each starts with the first ``keep`` steps."""
-    head, rest = steps[:keep], steps[keep:]
-    for start in range(0, len(rest), LENGTH):
-        yield [*head, *rest[start : start + LENGTH]]
-
-
-def _again(name: str, recipe: Json) -> Json:
-    return {"again": name, "else": recipe} if "t" in recipe else recipe
-
-
-def _shares(step: Json) -> bool:
-    return any("same" in r or "view" in r for r in step["a"].values())
-
-
-def _switch(train: bool) -> Json:
-    return {"op": "mode_switch", "train": train}
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Up to ``most`` numbers below ``count``, the first and the last among them."""
-    if count <= most:
-        return list(range(count))
-    return sorted({k * (count - 1) // (most - 1) for k in range(most)})

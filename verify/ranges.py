@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .certain import affordable, changed, leaves
+from .certain import affordable, leaves
+from .edits import changed
 from .recipes import RANGES, WHOLES, Hints, Json, plain_call, unbounded, widened
 from .session import Probed
 from .spec import ScalarSpec

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from .certain import Certain, Steps
+from .certain import Certain
+from .edits import Steps
 from .recipes import (
     EXTREME_FILLS,
     PLAIN_FILLS,

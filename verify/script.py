@@ -184,6 +184,16 @@ class Run:
             self.owners[i] = self.calls[i] = again(network)
         elif op == "threads":
             self.threads(number, i, step)
+        elif op == "interleave":
+            with self.mode():
+                made = [self.calls[i](**self.builders[i].arguments(c["a"])) for c in step["calls"]]
+                if all(hasattr(r, "__next__") for r in made):
+                    drawn, going = [[] for _ in made], list(range(len(made)))
+                    while going:
+                        going = [k for k in going if drawn[k].append(next(made[k], None)) or drawn[k][-1] is not None]
+                    made = drawn
+            self.kept += made
+            self.seen.append((f"step {number}", [copied(r) for r in made]))
 
     def backward(self, i, network, result, step):
         outputs = [t for t in tensors(result) if t.requires_grad and t.is_floating_point()]

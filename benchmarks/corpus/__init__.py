@@ -16,6 +16,7 @@ from . import (
     edges,
     fields,
     gradients,
+    guises,
     habits,
     holders,
     idioms,
@@ -51,7 +52,7 @@ FAMILIES = (
     outputs, optimizing, values, isolation, streams,
     manners, margins, scripts, contracts, roundings, edges, habits, holders, gradients, fields,
     corners, capturable, lookups,
-    written, calling, leaving, thresholds,
+    written, calling, leaving, thresholds, guises,
 )  # fmt: skip
 PAIRS: tuple[Pair, ...] = tuple(pair for family in FAMILIES for pair in family.PAIRS)
 

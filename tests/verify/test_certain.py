@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from refactor.verify.certain import EDITS, LENGTH, Certain, ends, leaves
+from refactor.verify.certain import EDITS, Certain, ends, leaves
+from refactor.verify.edits import LENGTH
 from refactor.verify.explore import explore, reduced
 from refactor.verify.recipes import (
     EXTREME_FILLS,

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import gc
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from .hardware import Hardware
 from .inputs import Builder, tensor
 from .isolation import is_sticky
 from .racing import entered, hesitating, together
-from .reference import ulps
-from .results import settled
+from .renewing import any_inference, chosen, disturbed, renewed
+from .results import by_turns, settled
 from .spoken import Listener, Spoken, said_by, told
 from .trees import Subject, seed_everything
 
@@ -198,7 +198,7 @@ class Episode:
         with self.plan.listener.listening(call.spoken):
             self.invoke_quietly(index, call)
 
-    def invoke_quietly(self, index: int, call: Call) -> None:
+    def invoke_quietly(self, index: int, call: Call, to_the_end: bool = True) -> None:
         """As invoke, without the redirection of output, which belongs to the whole process."""
         positional = sorted(
             (n for n in call.arguments if n[0] == "_" and n[1:].isdigit()), key=lambda n: int(n[1:])
@@ -206,7 +206,7 @@ class Episode:
         keywords = {k: v for k, v in call.arguments.items() if k not in positional}
         try:
             result = self.callables[index](*(call.arguments[n] for n in positional), **keywords)
-            call.result = settled(result)
+            call.result = settled(result) if to_the_end else result
         except BaseException as error:  # whatever a program raises is what both sides are compared by
             call.error = error
 
@@ -353,6 +353,24 @@ class Episode:
             return
         self._adopt(index, Subject(made, made, subject.module))
 
+    def _interleave(self, number: int, step: Step) -> None:
+        """Several calls before anything of their results is drawn, awaited or looked at."""
+        index = int(step.get("i", 0))
+        self.subject(index)
+        calls = []
+        with self.mode(), self.plan.listener.listening(Spoken()):
+            for inner in step["calls"]:
+                calls.append(Call(number, self.arguments(index, inner)))
+                self.invoke_quietly(index, calls[-1], to_the_end=False)
+            fine = [call for call in calls if call.error is None]
+            for call, result in zip(fine, by_turns([call.result for call in fine]), strict=True):
+                call.error = result if isinstance(result, BaseException) else None
+                call.result = None if call.error is not None else result
+        for call in calls:
+            self.calls.append(call)
+            given = [pair for n, v in call.arguments.items() for pair in observe.tensors_of(v, n)]
+            self._observe(number, index, call, given, step)
+
     def _threads(self, number: int, step: Step) -> None:
         """Several calls at the same time, each in its own thread."""
         index = int(step.get("i", 0))
@@ -444,7 +462,7 @@ class Episode:
 
     def _finish(self, number: int) -> None:
         """Look again at everything that was kept."""
-        groups: dict[str, Any] = {"kept": [], "state": [], "gradients": [], "called": []}
+        groups: dict[str, Any] = {"kept": [], "state": [], "gradients": [], "called": [], "flags": []}
         groups |= {"held state": [], "held gradients": []}
         for call in [*self.calls[: min(EARLY, max(0, len(self.calls) - KEPT))], *self.calls[-KEPT:]]:
             if call.result is not None:
@@ -460,40 +478,8 @@ class Episode:
             groups["state"] += observe.state(subject, self.recorder, index)
             groups["gradients"] += observe.gradients(subject, self.recorder, index)
             parts = held.held(subject, self.plan.listener.root)
+            groups["flags"] += leaving.replaced(self.plan.listener.root)
             groups["held state"] += held.state(parts, self.recorder, index, at_end=True)
             groups["held gradients"] += held.gradients(parts, self.recorder, index, at_end=True)
         entry = {"step": number, "outside": False, "settings": self.settings}
         self.observed.append({**entry, "groups": groups})
-
-
-def disturbed(t: Tensor, seed: int) -> Tensor:
-    """The same values up to a few units in the last place: seed 2k goes the other way than seed 2k - 1.
-
-    A value exactly at a threshold is on the other side in one of the two.
-    """
-    if not t.is_floating_point():
-        return t
-    generator = torch.Generator().manual_seed((seed + 1) // 2)
-    noise = torch.randn(t.shape, generator=generator, dtype=torch.float32) * (1 if seed % 2 else -1)
-    return (t.double() * (1 + ulps(t.dtype) * noise.to(t.device).double())).to(t.dtype)
-
-
-def any_inference(tensors: Iterable[Any]) -> bool:
-    """Whether one of them was made under inference mode."""
-    return any(isinstance(t, Tensor) and t.is_inference() for t in tensors)
-
-
-def chosen(items: list[Any], only: int | None) -> list[Any]:
-    """All of them, or number ``only``, counted round."""
-    return items if only is None or not items else [items[only % len(items)]]
-
-
-def renewed(t: Tensor, generator: torch.Generator, shuffled: bool = False) -> Tensor:
-    """Other values of the same size: floats are scaled and moved a little, or shuffled; others are copied."""
-    if not t.is_floating_point():
-        return t.detach().clone()
-    if shuffled:
-        order = torch.randperm(t.numel(), generator=generator).to(t.device)
-        return t.detach().flatten()[order].view(t.shape)
-    noise = torch.rand(t.shape, generator=generator, dtype=torch.float32).to(t.device, t.dtype)
-    return (t.detach() * (0.5 + noise) + 0.01).contiguous()

@@ -8,7 +8,9 @@ import logging
 import os
 import signal
 import sys
+import types
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as _modules
 
 from .observe import Leaves, state_tensors
-from .trees import Subject
+from .trees import Subject, under
 
 NOISY = ("TORCH", "PYTORCH", "TRITON", "KINETO", "PYTEST")  # variables that libraries set where they are used
 SETTLED = 3  # calls that may add a hook each: a rewrite may keep one of its own for every part
@@ -113,6 +115,18 @@ def settings() -> dict[str, str]:
         found["current device"] = cuda.current_device()
         found["current stream is the default one"] = cuda.current_stream() == cuda.default_stream()
     return {name: str(value) for name, value in found.items()}
+
+
+def replaced(root: Path) -> Leaves:
+    """Functions of torch in whose place the program has put one of its own, for everybody."""
+    found = [
+        f"{owner.__name__}.{name}"
+        for owner in (torch, torch.nn.functional, Tensor, nn.Module)
+        for name, value in vars(owner).items()
+        if isinstance(value, types.FunctionType) and under(value.__code__.co_filename, root)
+    ]
+    text = ", ".join(sorted(found)) or "none"
+    return [["functions of torch that the program replaces", ["value", "functions", text]]]
 
 
 def _named(function: Any) -> str:
