@@ -24,7 +24,10 @@ RULE = Rule(
     severity=Severity.COST,
     applicability=Applicability.VERIFY,
     detect=hits(EventKind.TRAINING_STEP, message=_message),
-    what="Reports a block that computes a loss and calls `backward` on it; one pass is rewritten.",
+    what=(
+        "Reports a block that computes a loss and calls `backward` on it. Several passes of a block become "
+        "one graph, or one each, where no autograd graph goes from one to the next."
+    ),
     why=(
         "Forward, backward and the optimizer are hundreds of launches. A graph replays them at once, if "
         "nothing in between asks the device for a value and no Python number in it changes."

@@ -61,8 +61,9 @@ def _in_scope(function: FunctionNode | None, roots: list[ast.stmt]) -> Iterator[
             found = [(i, call) for i, stmt in enumerate(block) if (call := backward_of(stmt)) is not None]
             every = sum(is_backward(n) for stmt in block for n in walk(stmt))
             # an argument is a gradient, or a loss handed to a library that runs the step
-            if found and isinstance(node, Owner) and not found[0][1].args:
-                yield TrainingStep(node, block, *found[0], function, every)
+            for index, call in found:
+                if isinstance(node, Owner) and not call.args:
+                    yield TrainingStep(node, block, index, call, function, every)
 
 
 def _own(root: ast.stmt) -> Iterator[ast.stmt]:

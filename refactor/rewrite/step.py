@@ -8,26 +8,15 @@ one call of the code around it.
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from refactor.analysis import liveness
 from refactor.analysis.model import Facts
-from refactor.analysis.project import FunctionInfo
-from refactor.analysis.steps import Owner
+from refactor.analysis.project import last_name
+from refactor.analysis.steps import Owner, backward_of
 from refactor.analysis.trees import walk
-from refactor.rewrite.attributes import kept, seed, trouble
-from refactor.rewrite.changing import changing_number
-from refactor.rewrite.constants import is_plain
-from refactor.rewrite.layout import displayed, wrapped
-from refactor.rewrite.lazily import libcst as cst
-from refactor.rewrite.model import Change, Joint, Proposal, Refusal
-from refactor.rewrite.names import attribute_names, bound_names, fresh, placeholder, used_names
-from refactor.rewrite.plan import units_of
-from refactor.rewrite.script import SIMPLE, Script
-from refactor.rewrite.syntax import ancestors, appended, argument, code, expression, same_scope
+from refactor.rewrite.model import Joint, Proposal, Refusal
+from refactor.rewrite.passes import holds_passes
+from refactor.rewrite.stepplan import Plan, proposal_of
 from refactor.rewrite.window import Reader, Window
 from refactor.rule import Hit
 
@@ -42,8 +31,6 @@ _FOREIGN = {
     "CUDAGraph": "this file captures graphs by hand",
     "detect_anomaly": "anomaly detection looks at every value on the host",
 }
-_SHOWS = frozenset({"print", "format", "info", "debug", "warning", "log", "write", "repr", "str"})
-_UNCLEAR = Refusal("the layout of this block was not understood (two statements on one line?); reformat it")
 
 
 def propose_step(facts: Facts, hit: Hit) -> Proposal | Refusal:
@@ -59,27 +46,72 @@ def propose_step(facts: Facts, hit: Hit) -> Proposal | Refusal:
             return Refusal(f"{why} (`{word}` in this file); wrap the step by hand")
     if isinstance(function, ast.AsyncFunctionDef):
         return Refusal("other coroutines can run between steps; wrap the step where they are started")
-    if event.extra["passes"] != 1:
+    if function is not None and _is_closure(facts, function):
         return Refusal(
-            f"this step has {event.extra['passes']} backward passes; put all of it, from the first forward "
-            "pass to the last update, into one function under `graphed` and read losses back behind it"
+            "the optimizer calls this closure several times and looks at its loss on the host; one graph of "
+            "forward and backward under `graphed`, called from the closure, is what can be replayed"
         )
-    if call.args or call.keywords:
+    shared = call.keywords and all(k.arg == "retain_graph" for k in call.keywords)
+    if (call.args or call.keywords) and not (shared and event.extra["passes"] != 1):
         return Refusal("`backward` takes arguments here, so the step is more than one pass; wrap it by hand")
-    assert function is None or isinstance(function, ast.FunctionDef)
-    reader = Reader(facts, function, block, int(event.extra["index"]))  # type: ignore[call-overload]
-    window = reader.window()
-    if isinstance(window, str):
+    window = _window(facts, hit)[1]
+    if isinstance(window, str) and not shared:
         return Refusal(window)
     return Proposal((), "", joint=Joint(("step", id(facts.tree)), lambda hits, _: _together(facts, hits)))
+
+
+def _is_closure(facts: Facts, function: ast.AST) -> bool:
+    """Whether a function is given to ``optimizer.step``, as LBFGS needs it."""
+    return any(
+        isinstance(node, ast.Call)
+        and last_name(node.func) == "step"
+        and any(isinstance(arg, ast.Name) and arg.id == getattr(function, "name", "") for arg in node.args)
+        for node in walk(facts.tree)
+    )
+
+
+def _window(facts: Facts, hit: Hit) -> tuple[Reader, Window | str]:
+    """The statements for the graph around one backward pass: earlier passes with it, or this one alone."""
+    function, block = hit.event.function, hit.event.extra["block"]
+    assert isinstance(block, tuple)
+    assert function is None or isinstance(function, ast.FunctionDef)
+    index = int(hit.event.extra["index"])  # type: ignore[call-overload]
+    earlier = [i for i in range(index) if backward_of(block[i]) is not None]
+    reader = Reader(facts, function, block, index)
+    window = reader.window()
+    if earlier and (isinstance(window, str) or not holds_passes(reader, window)):
+        reader = Reader(facts, function, block, index, floor=earlier[-1] + 1)
+        window = reader.window()
+    return reader, window
 
 
 def _together(facts: Facts, hits: Sequence[Hit]) -> Mapping[Hit, Proposal | Refusal]:
     """All steps of a file at once: each function has a name of its own, those at one place one proposal."""
     answers: dict[Hit, Proposal | Refusal] = {}
-    groups: list[list[tuple[Hit, _Plan]]] = []
+    groups: list[list[tuple[Hit, Plan]]] = []
     names: set[str] = set()
-    plans = {hit: _planned(facts, hit) for hit in hits}
+    windows = {hit: _window(facts, hit) for hit in hits}
+    within: dict[Hit, Hit] = {}  # an earlier pass of a block, by the pass whose graph holds it as well
+    plans: dict[Hit, Plan] = {}
+    for hit in sorted(hits, key=lambda hit: -hit.event.statement.lineno):
+        reader, window = windows[hit]
+        same = [h for h, p in plans.items() if p.owner is hit.event.extra["owner"]]
+        around = next((h for h in same if hit.event.statement in plans[h].window.inside), None)
+        call = hit.event.node
+        if around is not None:
+            within[hit] = around
+        elif isinstance(window, str):
+            answers[hit] = Refusal(window)
+        elif isinstance(call, ast.Call) and call.keywords:
+            answers[hit] = Refusal(
+                "the pass keeps its autograd graph for a later one, and one graph cannot hold both; add the "
+                "losses and call `backward()` once"
+            )
+        elif any(plans[h].window.start < window.stop for h in same):
+            answers[hit] = Refusal("this pass and the next one share statements; separate them")
+        else:
+            plans[hit] = _planned(hit, reader, window)
+    plans = {hit: plans[hit] for hit in hits if hit in plans}
     for hit, plan in plans.items():
         plan.elsewhere = [other.window for other in plans.values() if other is not plan]
         reason = plan.settle(names)
@@ -92,407 +124,16 @@ def _together(facts: Facts, hits: Sequence[Hit]) -> Mapping[Hit, Proposal | Refu
             groups.remove(group)
         groups.append([*(member for group in shared for member in group), (hit, plan)])
     for group in groups:
-        proposal = _proposal([plan for _, plan in group])
+        proposal = proposal_of([plan for _, plan in group])
         answers.update((hit, proposal) for hit, _ in group)
+    answers.update((hit, answers[around]) for hit, around in within.items())
     return answers
 
 
-def _planned(facts: Facts, hit: Hit) -> _Plan:
+def _planned(hit: Hit, reader: Reader, window: Window) -> Plan:
     """The plan of a step whose window was found before, to be settled."""
     owner, block, function = hit.event.extra["owner"], hit.event.extra["block"], hit.event.function
     assert isinstance(owner, Owner)
     assert isinstance(block, tuple)
     assert function is None or isinstance(function, ast.FunctionDef)
-    reader = Reader(facts, function, block, int(hit.event.extra["index"]))  # type: ignore[call-overload]
-    window = reader.window()
-    assert isinstance(window, Window)
-    return _Plan(facts, function, owner, block, reader, window)
-
-
-@dataclass(eq=False)
-class _Plan:
-    """What the outlined function takes, gives and is called."""
-
-    facts: Facts
-    function: ast.FunctionDef | None  # None: the step stands at the top level
-    owner: Owner
-    block: tuple[ast.stmt, ...]
-    reader: Reader
-    window: Window
-    name: str = ""
-    method: bool = False
-    inputs: list[str] = field(default_factory=list)
-    given: dict[str, str] = field(default_factory=dict)  # parameter -> argument, where they differ
-    outputs: list[str] = field(default_factory=list)
-    detached: list[str] = field(default_factory=list)
-    swaps: dict[ast.expr, str] = field(default_factory=dict)  # expression inside -> parameter
-    scaled: ast.Call | None = None  # `scaler.scale(loss)` in front of `.backward()`
-    scale: str = ""  # the parameter that stands for the scale
-    stored: dict[str, str] = field(default_factory=dict)  # name inside -> attribute it is kept in
-    elsewhere: list[Window] = field(default_factory=list)  # of the file's other steps
-
-    # -- planning
-
-    def settle(self, others: Collection[str]) -> str:
-        """Fill in the plan, ``others`` being names of other steps; why there is none, or empty."""
-        inside = self.window.inside
-        unit_lines = {id(s) for unit in units_of(self.block) if len(unit) > 1 for s in unit}
-        if any(id(s) in unit_lines for s in (*self.window.before, *inside, *self.window.after)):
-            return _UNCLEAR.reason
-        outer = set(used_names(self.scope)) | set(bound_names(self.facts.tree)) | set(others)
-        taken = {n.id for s in inside for n in walk(s) if isinstance(n, ast.Name)}
-        reason = self.unscaled(taken)
-        if reason:
-            return reason
-        away = {id(n) for n in walk(self.scaled.func)} if self.scaled else set()
-        names = {n.id for s in inside for n in walk(s) if isinstance(n, ast.Name) and id(n) not in away}
-        variables = self.reader.locals if self.function is not None else self.script.variables
-        read = [n for n in liveness.reads(inside) if n in variables and n in names]
-        self.method = self.reader.owner in read and self.keeps_to_itself()
-        outer |= attribute_names(self.facts.tree) if self.method else set()
-        if not self.method and self.reader.owner in read and not self.take_attributes(taken, away):
-            return "the step uses the instance itself; keep its model and optimizer apart from what changes"
-        base = self.function.name.strip("_") if self.function is not None else ""
-        base = base or "training"
-        self.name = fresh(f"_captured_{base}" if base.endswith("step") else f"_{base}_step", outer)
-        self.move(taken)
-        swapped = {n.id for e in self.swaps for n in walk(e) if isinstance(n, ast.Name)}
-        kept = {
-            n.id
-            for s in inside
-            for n in self.unswapped(s)
-            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
-        }
-        self.inputs = [n for n in read if n != self.reader.owner and (n in kept or n not in swapped)]
-        swapped_in = [p for p in dict.fromkeys(self.swaps.values()) if p not in self.stored]
-        self.inputs += [p for p in swapped_in if p not in self.inputs]
-        self.inputs += [self.scale] if self.scale else []
-        changing = changing_number(self.facts, self.scope, self.owner, inside, self.inputs)
-        reason = changing or self.results()
-        return reason or ("" if self.function is not None else self.script.trouble(self.owner, inside))
-
-    @property
-    def scope(self) -> ast.FunctionDef | ast.Module:
-        """What holds the variables of the step."""
-        return self.function if self.function is not None else self.facts.tree
-
-    @cached_property
-    def script(self) -> Script:
-        """The top level of the file."""
-        return Script(self.facts)
-
-    def unscaled(self, taken: set[str]) -> str:
-        """``scaler.scale(loss).backward()``: the scale becomes an argument, for the scaler itself changes."""
-        back = self.reader.block[self.reader.backward]
-        assert isinstance(back, ast.Expr)
-        assert isinstance(back.value, ast.Call)
-        assert isinstance(back.value.func, ast.Attribute)
-        scaled = back.value.func.value
-        if not (isinstance(scaled, ast.Call) and isinstance(scaled.func, ast.Attribute)):
-            return ""
-        if scaled.func.attr != "scale" or len(scaled.args) != 1 or scaled.keywords:
-            return ""
-        scaler = ast.unparse(scaled.func.value)
-        steps = [
-            node.args[0]
-            for node in same_scope(self.scope)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == f"{scaler}.step" and node.args
-        ]
-        if not is_plain(scaled.args[0]):
-            return "the scaled loss is computed in the call of `backward`; give it a name first"
-        if not steps or not is_plain(steps[0]):
-            return f"the optimizer that `{scaler}` steps is not found here; wrap the step by hand"
-        self.scaled, self.scale = scaled, fresh("scale", taken)
-        taken.add(self.scale)
-        device = f'{ast.unparse(steps[0])}.param_groups[0]["params"][0].device'
-        self.given[self.scale] = f"{scaler}.scale({placeholder('torch')}.ones((), device={device}))"
-        return ""
-
-    def backward(self, node: cst.Call) -> cst.Call:
-        """``loss.backward(scale)``: the gradient of the loss is the scale."""
-        func = cst.ensure_type(node.func, cst.Attribute)
-        loss = cst.ensure_type(func.value, cst.Call).args[0].value
-        seed = expression(f"{self.scale}.expand_as({code(loss)})")
-        return node.with_changes(func=func.with_changes(value=loss), args=[argument(seed)])
-
-    def unswapped(self, root: ast.AST) -> list[ast.AST]:
-        found: list[ast.AST] = []
-        todo = [root]
-        while todo:
-            node = todo.pop()
-            if node not in self.swaps:
-                found.append(node)
-                todo += ast.iter_child_nodes(node)
-        return found
-
-    def keeps_to_itself(self) -> bool:
-        """Whether the instance holds nothing but what the step uses, so that watching it costs little."""
-        cls = self.reader.cls
-        if cls is None or cls.is_module or any(b != cls for b in cls.mro) or "__slots__" in cls.own:
-            return False
-        used = {
-            n.attr
-            for s in self.window.inside
-            for n in walk(s)
-            if isinstance(n, ast.Attribute) and getattr(n.value, "id", None) == self.reader.owner
-        }
-        stored: dict[str, set[str]] = {}
-        for item in cls.own.values():
-            if isinstance(item, FunctionInfo):
-                for node in walk(item.node):
-                    if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
-                        stored.setdefault(node.attr, set()).add(getattr(item.node, "name", ""))
-        return all(where == {"__init__"} for where in stored.values()) and set(stored) <= used
-
-    def take_attributes(self, taken: set[str], away: set[int]) -> bool:
-        """``self.model`` becomes a parameter ``model``; False: the instance is used in another way."""
-        parents = self.facts.parents
-        for attribute in kept(self.reader.cls, self.reader.owner, self.window.inside):
-            name = fresh(attribute.strip("_") or "value", taken)
-            taken.add(name)
-            self.stored[name] = attribute
-        for stmt in self.window.inside:
-            for node in walk(stmt):
-                if not (isinstance(node, ast.Name) and node.id == self.reader.owner) or id(node) in away:
-                    continue
-                around = parents.get(node)
-                if isinstance(around, ast.Attribute) and around.attr in self.stored.values():
-                    self.swaps[around] = next(n for n, a in self.stored.items() if a == around.attr)
-                    continue
-                if not isinstance(around, ast.Attribute) or not isinstance(around.ctx, ast.Load):
-                    return False
-                cls = self.reader.cls
-                if cls is None or (
-                    cls.find(around.attr) is not None and isinstance(cls.find(around.attr)[1], FunctionInfo)  # type: ignore[index]
-                ):
-                    return False
-                name = next((p for p, a in self.given.items() if a == ast.unparse(around)), "")
-                if not name:
-                    name = fresh(around.attr.strip("_") or "value", taken)
-                    taken.add(name)
-                    self.given[name] = ast.unparse(around)
-                self.swaps[around] = name
-        return True
-
-    def move(self, taken: set[str]) -> None:
-        """``x.to(device)`` becomes the argument for a parameter ``x``."""
-        for call in self.window.moved:
-            assert isinstance(call.func, ast.Attribute)
-            text = ast.unparse(call)
-            name = next((p for p, a in self.given.items() if a == text), "")
-            root = call.func.value
-            if not name and isinstance(root, ast.Name):
-                others = [
-                    n for s in self.window.inside for n in walk(s)
-                    if isinstance(n, ast.Name) and n.id == root.id
-                    and not any(n in walk(c) and ast.unparse(c) == text for c in self.window.moved)
-                ]  # fmt: skip
-                name = root.id if not others else ""
-            if not name:
-                index = getattr(getattr(root, "slice", None), "value", None)
-                base = index if isinstance(index, str) and index.isidentifier() else "moved"
-                name = fresh(base, taken)
-            taken.add(name)
-            self.given[name] = text
-            self.swaps[call] = name
-
-    def results(self) -> str:
-        """What the function returns: what is read behind it. The loss leaves its graph behind."""
-        inside = self.window.inside
-        last = inside[-1]
-        scope = self.function
-        live = liveness.live_after(scope, last) if scope is not None else self.script.live_after(last)
-        wanted = live | set(liveness.reads(self.window.after))
-        self.outputs = [n for n in liveness.writes(inside) if n in wanted]
-        unsure = [n for n in self.outputs if n not in (*self.inputs, *liveness.surely_writes(inside))]
-        if unsure:
-            return f"`{unsure[0]}` is bound under a condition; bind it before the step in any case"
-        loss = set(liveness.reads([self.block[self.reader.backward]]))
-        ids = {id(n) for s in inside for n in walk(s)}
-        for other in self.elsewhere:  # where another step computes the name anew
-            taken = set(liveness.reads(other.inside))
-            named = (n for s in other.inside for n in walk(s) if isinstance(n, ast.Name))
-            ids |= {id(n) for n in named if n.id not in taken}
-        for node in same_scope(self.scope):
-            if id(node) in ids or not isinstance(node, ast.Name) or node.id not in self.outputs:
-                continue
-            if isinstance(node.ctx, ast.Load) and not self.is_read(node):
-                name, line = node.id, node.lineno
-                return f"`{name}` is used with its autograd graph in line {line}; use `{name}.detach()` there"
-        self.detached = [n for n in self.outputs if n in loss]
-        return self.attributes()
-
-    def attributes(self) -> str:
-        """Attributes that the step sets are results of the function, and are set where it is called."""
-        for name, attribute in self.stored.items():
-            reason = trouble(self.facts.tree, attribute, self.window.inside, self.is_read)
-            if reason:
-                return reason
-            self.outputs.append(name)
-            if attribute == seed(self.reader.owner, self.block[self.reader.backward]):
-                self.detached.append(name)
-        return ""
-
-    def is_read(self, node: ast.AST) -> bool:
-        """Whether only the values of a result are used."""
-        parents = self.facts.parents
-        while True:
-            around = parents.get(node)
-            if isinstance(around, ast.Attribute):
-                return around.attr not in ("backward", "grad_fn", "requires_grad", "retain_grad", "grad")
-            if isinstance(around, ast.Call):
-                last = ast.unparse(around.func).rpartition(".")[2]
-                return around.func is not node and last not in _SHOWS | {"append", "extend"}
-            if not isinstance(around, ast.BinOp | ast.UnaryOp | ast.Subscript | ast.Compare):
-                return False
-            node = around
-
-    # -- building
-
-    @property
-    def anchor(self) -> ast.AST:
-        """What the function is placed beside."""
-        if self.function is None:
-            return self.script.place(self.owner)[0]
-        return self.function if self.method else self.top(self.function)
-
-    def places(self) -> set[ast.AST]:
-        """Nodes of which a file can have one change only: steps that share one are written together."""
-        made = self.window.optimizer
-        return {self.anchor, self.owner, *([made.made] if made is not None else [])}
-
-    def inner(self) -> list[Change]:
-        """The changes of what moves into the function."""
-        changes = [Change(node, _named(name)) for node, name in self.swaps.items()]
-        if self.scaled is not None:
-            changes.append(Change(self.reader.block[self.reader.backward].value, self.backward))  # type: ignore[attr-defined]
-        return changes
-
-    def top(self, node: ast.AST) -> ast.AST:
-        """The top-level statement around the function."""
-        for around in ancestors(self.facts, node):
-            if isinstance(around, ast.Module):
-                break
-            node = around
-        return node
-
-    def shortened(self, node: Any, made: list[cst.FunctionDef]) -> Any:
-        """The block with the call in place of the window; the function goes into ``made``."""
-        body = node.body
-        if not isinstance(body, cst.IndentedBlock) or len(body.body) != len(units_of(self.block)):
-            return _UNCLEAR
-        lines: list[Any] = list(body.body)
-        start, stop = self.window.start, self.window.stop
-        chosen = {i for i in range(start, stop) if self.block[i] in self.window.inside}
-        inside = [lines[i] for i in sorted(chosen)]
-        before = [lines[i] for i in range(start, stop) if self.block[i] in self.window.before]
-        after = [lines[i] for i in range(start, stop) if self.block[i] in self.window.after]
-        first = inside[0]
-        lead = first.leading_lines
-        count = next((i for i, line in enumerate(lead) if line.comment is not None), len(lead))
-        inside[0] = first.with_changes(leading_lines=lead[count:])
-        made[:] = [self.made(inside)]
-        call = self.call_line().with_changes(leading_lines=lead[:count])
-        if before and not start:  # no empty lines at the start of a block
-            lead = [line for line in before[0].leading_lines if line.comment is not None]
-            before[0] = before[0].with_changes(leading_lines=lead)
-        new = [*lines[:start], *before, call, *after, *lines[stop:]]
-        return node.with_changes(body=body.with_changes(body=new))
-
-    def call_line(self) -> cst.SimpleStatementLine:
-        arguments = [self.given.get(name, name) for name in self.inputs]
-        target = f"{placeholder('graphed')}({self.reader.owner}.{self.name})" if self.method else self.name
-        targets = [f"{self.reader.owner}.{self.stored[n]}" if n in self.stored else n for n in self.outputs]
-        start = f"{', '.join(targets)} = " if targets else ""
-        text = wrapped(f"{start}{target}(", arguments, ")")
-        return cst.ensure_type(cst.parse_statement(text), cst.SimpleStatementLine)
-
-    def made(self, body: list[Any]) -> cst.FunctionDef:
-        """The outlined function."""
-        if self.outputs:
-            results = [f"{n}.detach()" if n in self.detached else n for n in self.outputs]
-            line = cst.ensure_type(
-                cst.parse_statement(f"return {displayed(results)}"), cst.SimpleStatementLine
-            )
-            body.append(line)
-        parameters = [*([str(self.reader.owner)] if self.method else []), *map(self.parameter, self.inputs)]
-        header = wrapped(f"def {self.name}(", parameters, "):")
-        start = "" if self.method else f"@{placeholder('graphed')}\n"
-        made = cst.ensure_type(cst.parse_statement(f"{start}{header}\n    pass\n"), cst.FunctionDef)
-        return made.with_changes(body=cst.IndentedBlock(body))
-
-    def parameter(self, name: str) -> str:
-        """A parameter, annotated as in the function around."""
-        if self.function is None or name in self.given or name in liveness.writes(self.function.body):
-            return name
-        spec = self.function.args
-        found = next(
-            (a.annotation for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs) if a.arg == name), None
-        )
-        text = self.facts.source.snippet(found) if found is not None else ""
-        return f"{name}: {text}" if text and not set(text) & {"\n", "\r"} else name
-
-    def placed(self, made: Sequence[cst.FunctionDef], node: Any) -> Any:
-        """The outlined method before ``node``, or the function behind it.
-
-        Comments above a top-level statement are not libcst's to see here: what came before it would come
-        between.
-        """
-        if isinstance(node, Refusal) or not made:
-            return node if isinstance(node, Refusal) else _UNCLEAR
-        gap = cst.EmptyLine(indent=False)
-        if self.function is None:
-            return self.script.beside(self.owner, made, node)
-        if not self.method:
-            return cst.FlattenSentinel([node, *(f.with_changes(leading_lines=[gap, gap]) for f in made)])
-        blanks = [line for line in node.leading_lines if line.comment is None]
-        head = blanks if node.leading_lines and node.leading_lines[0].comment is None else []
-        rest = node.leading_lines[len(head) :]
-        first = made[0].with_changes(leading_lines=head)
-        others = [f.with_changes(leading_lines=[gap]) for f in made[1:]]
-        return cst.FlattenSentinel([first, *others, node.with_changes(leading_lines=[gap, *rest])])
-
-
-def _proposal(plans: Sequence[_Plan]) -> Proposal:
-    """The changes of steps that share a place."""
-    changes = [change for plan in plans for change in plan.inner()]
-    made: dict[_Plan, list[cst.FunctionDef]] = {plan: [] for plan in plans}
-    blocks = {plan.owner: plan for plan in plans}
-    anchors: dict[ast.AST, list[_Plan]] = {}
-    for plan in plans:
-        anchors.setdefault(plan.anchor, []).append(plan)
-
-    def build(node: ast.AST) -> Any:
-        def change(new: Any) -> Any:
-            if node in blocks:
-                new = blocks[node].shortened(new, made[blocks[node]])
-            for plan in reversed(anchors.get(node, [])):
-                if not isinstance(new, Refusal) and not isinstance(new, cst.FlattenSentinel):
-                    new = plan.placed([f for p in anchors[node] for f in made[p]], new)
-            return new
-
-        return change
-
-    for node in dict.fromkeys([*blocks, *anchors]):
-        late = any(plan.function is None for plan in anchors.get(node, ()))
-        line = isinstance(node, SIMPLE)
-        changes.append(Change(node, build(node), line, moves=late and node not in blocks, late=late))
-    note = "the step replays one graph for each shape of batch; its loss comes back detached"
-    optimizers = {o.made: o for plan in plans if (o := plan.window.optimizer) is not None}
-    if any(plan.window.optimizer is None for plan in plans):
-        note += "; the optimizer's own step stays eager"
-    capturable = [o for o in optimizers.values() if o.model is not None]
-    changes += [Change(o.made, _capturable(o.model)) for o in capturable if o.model is not None]
-    if capturable:
-        note += "; `capturable` keeps the optimizer's step count on the device"
-    imports = frozenset({"torch"} if any(plan.scale for plan in plans) else ())
-    return Proposal(tuple(changes), note, frozenset({"graphed"}), imports)
-
-
-def _named(name: str) -> Any:
-    return lambda node: cst.Name(name)
-
-
-def _capturable(model: ast.expr) -> Any:
-    value = expression(f"next({ast.unparse(model)}.parameters()).is_cuda")
-    return lambda node: node.with_changes(args=appended(node.args, argument(value, "capturable")))
+    return Plan(reader.facts, function, owner, block, reader, window)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from refactor.analysis import liveness
 from refactor.analysis.model import Facts
 from refactor.analysis.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
+from refactor.analysis.steps import backward_of
 from refactor.analysis.trees import walk
 from refactor.rewrite.attributes import keeps, kept, seed
 from refactor.rewrite.bind import BREAKING, HAZARDS
@@ -27,6 +28,7 @@ from refactor.rewrite.ops import (
     torch_function,
 )
 from refactor.rewrite.optimizers import Optimizer, optimizer_of
+from refactor.rewrite.passes import carried
 from refactor.rewrite.receiver import class_of, hazard_of, module_of
 from refactor.rewrite.syntax import FunctionNode, enclosing_class, self_name
 
@@ -65,7 +67,7 @@ class Window:
     inside: list[ast.stmt]
     after: list[ast.stmt]
     moved: list[ast.Call] = field(default_factory=list)  # `x.to(device)`: made where the function is called
-    optimizer: Optimizer | None = None  # the one whose step is inside
+    optimizers: tuple[Optimizer, ...] = ()  # those whose steps are inside
 
 
 @dataclass(eq=False)
@@ -77,7 +79,8 @@ class Reader:
     block: Sequence[ast.stmt]
     backward: int
     reasons: dict[ast.stmt, str] = field(default_factory=dict)
-    optimizer: Optimizer | None = None
+    optimizers: dict[ast.Call, Optimizer] = field(default_factory=dict)  # by the call of `step`
+    floor: int = 0  # the first statement that may be taken: those before it belong to an earlier pass
 
     def __post_init__(self) -> None:
         self.module: ModuleInfo = module_of(self.facts)
@@ -103,7 +106,7 @@ class Reader:
         if not self.takes(back):
             return self.reasons[back]
         start, stopper = self.backward, back
-        for index in range(self.backward - 1, -1, -1):
+        for index in range(self.backward - 1, self.floor - 1, -1):
             stmt = self.block[index]
             if self.takes(stmt):
                 start = index
@@ -116,8 +119,11 @@ class Reader:
             return why or "the model is not called in the block of `backward()`; wrap the step by hand"
         start = heads[0]
         stop = self.backward + 1
+        more = any(backward_of(stmt) is not None for stmt in self.block[stop:])
         for index in range(self.backward + 1, len(self.block)):
             stmt = self.block[index]
+            if more and (backward_of(stmt) is not None or self.clears_gradients(stmt)):
+                break  # of the next pass
             if self.updates(stmt) and self.takes(stmt):
                 stop = index + 1
             elif not self.may_wait(stmt):
@@ -143,17 +149,22 @@ class Reader:
                     f"{why}, between the forward pass and `backward()`; decide about the loss after the step"
                 )
             return "the loss is computed elsewhere; a graph must hold the forward pass with its backward"
-        reason = self.unsound(inside, after)
+        reason = self.unsound(inside, after) or carried(self, start, inside)
         if reason:
             return reason
         moved = [n for s in inside for n in walk(s) if isinstance(n, ast.Call) and self.is_move(n)]
-        return Window(start, stop, before, inside, after, moved, self.optimizer if steps else None)
+        stepped = [self.optimizers.get(n) for s in inside for n in walk(s) if isinstance(n, ast.Call)]
+        made = {optimizer.made: optimizer for optimizer in stepped if optimizer is not None}
+        return Window(start, stop, before, inside, after, moved, tuple(made.values()))
+
+    def clears_gradients(self, stmt: ast.stmt) -> bool:
+        """``optimizer.zero_grad()``."""
+        call = stmt.value if isinstance(stmt, ast.Expr) else None
+        return isinstance(call, ast.Call) and last_name(call.func) == "zero_grad"
 
     def clears(self, stmt: ast.stmt) -> bool:
         """``optimizer.zero_grad()`` before the backward pass: the forward pass does not look at gradients."""
-        call = stmt.value if isinstance(stmt, ast.Expr) else None
-        early = stmt.lineno < self.block[self.backward].lineno
-        return early and isinstance(call, ast.Call) and last_name(call.func) == "zero_grad"
+        return stmt.lineno < self.block[self.backward].lineno and self.clears_gradients(stmt)
 
     def unsound(self, inside: Sequence[ast.stmt], after: Sequence[ast.stmt]) -> str:
         """Why moving the statements of ``after`` behind those of ``inside`` would change something."""
@@ -373,7 +384,7 @@ class Reader:
         name = self.dotted(func)
         if name is not None and name.startswith("torch."):
             scope, _, last = name.rpartition(".")
-            known = scope in _TORCH and last in _FUNCTIONS
+            known = (scope in _TORCH and last in _FUNCTIONS) or name == "torch.autograd.grad"
             return (
                 "" if known else f"`{ast.unparse(func)}` in line {line} is not known to be right in a graph"
             )
@@ -381,12 +392,14 @@ class Reader:
             if self.is_step(call):
                 return self.step(call)
             if func.attr in ("backward", "zero_grad"):
-                plain = all(k.arg == "set_to_none" for k in call.keywords) and not call.args
+                plain = all(k.arg in ("set_to_none", "retain_graph") for k in call.keywords) and not call.args
                 return "" if plain else f"`{func.attr}` in line {line} takes arguments; wrap the step by hand"
             if func.attr == "scale" and "scaler" in ast.unparse(func.value).lower():
                 return ""
             if func.attr == "parameters" or func.attr in _TENSOR or self.is_move(call):
                 return ""
+            if func.attr == "requires_grad_" and isinstance(func.value, ast.BinOp | ast.Call):
+                return ""  # of a tensor made here
             if func.attr in _SYNCHRONISE:
                 return f"line {line} reads a value back or moves a tensor; do that before or after the step"
         elif isinstance(func, ast.Name) and func.id in _BUILTINS:
@@ -454,10 +467,10 @@ class Reader:
         assert isinstance(call.func, ast.Attribute)
         if call.args or call.keywords:
             return f"`step` in line {call.lineno} takes arguments"
-        found = optimizer_of(self.facts, self.module, call.func.value)
+        found = optimizer_of(self.facts, self.module, call.func.value, self.function)
         if isinstance(found, str):
             return found
-        self.optimizer = found
+        self.optimizers[call] = found
         return ""
 
 

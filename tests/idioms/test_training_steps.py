@@ -97,11 +97,6 @@ LEFT = {
         "        log.append(size)\n",
         "line 9 looks at what the step changes",
     ),
-    "two passes in one step": (
-        "def train(model, batches, optimizer):\n    for x, y in batches:\n        first = model(x).sum()\n"
-        "        first.backward()\n        second = model(y).sum()\n        second.backward()\n",
-        "has 2 backward passes; put all of it",
-    ),
     "rows picked by a mask": (
         "def train(model, data, optimizer):\n    for _ in range(9):\n        out = model(data.x)\n"
         "        loss = F.mse_loss(out[data.train_mask], data.y[data.train_mask])\n        loss.backward()\n",
