@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 VALUES = frozenset({"detach", "item", "tolist", "shape", "size", "dtype", "device", "numpy"})
 """Attributes of a tensor that do not need its autograd graph."""
+_OF_MODULES = frozenset({"parameters", "named_parameters", "zero_grad", "train", "eval", "state_dict"})
+"""Attributes that tell a module from a data set or a buffer of samples."""
 
 
 def holds_passes(reader: Reader, window: Window) -> bool:
@@ -73,5 +75,15 @@ def carried(reader: Reader, start: int, inside: Sequence[ast.stmt]) -> str:
 
 
 def is_model(reader: Reader, call: ast.Call) -> bool:
-    """Whether what is called may be a module: not a function of the code base."""
-    return not isinstance(reader.target(call.func), FunctionInfo)
+    """Whether what is called may be a module, or a method of one: not a function of the code base."""
+    func = call.func
+    if isinstance(reader.target(func), FunctionInfo):
+        return False
+    if isinstance(func, ast.Name) or getattr(func.value, "id", "") == reader.owner:  # type: ignore[attr-defined]
+        return True
+    assert isinstance(func, ast.Attribute)
+    owners = {ast.unparse(func.value), ast.unparse(func)}
+    return any(
+        isinstance(node, ast.Attribute) and node.attr in _OF_MODULES and ast.unparse(node.value) in owners
+        for node in walk(reader.facts.tree)
+    )
