@@ -984,6 +984,23 @@ def _number_of(tensor: Tensor) -> Any:
     return repr(tensor.tolist()) if tensor.numel() == 1 else tensor._version
 
 
+def _asks_outside(function: Any) -> bool:
+    """Whether a function of C gives what no code of ours decides: the time, noise of the system, a file."""
+    owner, name = getattr(function, "__self__", None), function.__name__
+    if isinstance(owner, types.ModuleType):
+        return (owner.__name__ == "time" and name != "sleep") or name in ("urandom", "open")
+    if isinstance(owner, type):
+        return owner.__module__ == "datetime" and name in ("now", "utcnow", "today")
+    return isinstance(owner, random.Random) and name in ("random", "getrandbits")
+
+
+def _plainly(value: Any) -> Any:
+    """An argument of an operation without its tensors."""
+    if isinstance(value, (list, tuple)):
+        return [_plainly(item) for item in value]
+    return value if type(value) in _SCALARS else type(value)
+
+
 class _Ran:
     """The code that runs on this thread, as a context: what a call does follows from what that code reads."""
 
@@ -991,6 +1008,7 @@ class _Ran:
         self.codes: dict[int, tuple[types.CodeType, dict[str, Any]]] = {}  # with its globals
         self.partly = False  # whether code may have run that was not seen
         self.seeds = False  # whether it has set a random number generator
+        self.asked = ""  # what it has asked that only a call can answer
 
     def __enter__(self) -> None:
         if sys.getprofile() is None:
@@ -1014,6 +1032,9 @@ class _Ran:
             if arg.__name__ in _STARTS_OTHERS or kind.__module__ == "_queue" or kind is _LOCK:
                 self.partly = True
             self.seeds = self.seeds or (arg.__name__ in _SEEDS and issubclass(kind, torch.Generator))
+            if not self.asked and _asks_outside(arg):
+                module = str(frame.f_globals.get("__name__"))
+                self.asked = "" if module.partition(".")[0] == "torch" else arg.__qualname__
 
     def __or__(self, other: _Ran) -> _Ran:
         both = _Ran()
@@ -1545,6 +1566,7 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.reason = ""
         self.blas = False  # whether cuBLAS may be at work
         self.random = False  # whether what this thread runs may draw from torch's own generators
+        self.trace: list[str] = []  # the operations of a run with all that is no tensor
         self.add(torch.default_generator)
         self.add(self.default)
         numpy = [sys.modules["numpy.random"]] if "numpy.random" in sys.modules else []
@@ -1568,6 +1590,7 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 for tensor in (value,) if isinstance(value, Tensor) else value:
                     if isinstance(tensor, Tensor):
                         self._meet(tensor, writes, schema.name == "aten::lift_fresh")
+        self.trace.append(f"{func} {_plainly(args)} {_plainly([*kwargs.values()])}")
         self.blas = self.blas or (schema is not None and any(part in schema.name for part in _BLAS))
         known = schema is not None and schema.name.startswith(("aten::", "prims::"))
         self.random = self.random or not known or torch.Tag.nondeterministic_seeded in func.tags
@@ -2557,6 +2580,7 @@ class _Recording:
             inputs = [twins.get(id(leaf), t) for leaf, t in zip(call.leaves, graph.inputs, strict=True)]
             graph = _Graph(self.pool, call, inputs, places)
             first = self._watched(graph, trains)
+        self._settle(graph)
         if sink.getvalue():
             raise _Changing("it prints, which a replay would not do")
         if graph.conflicts(call):
@@ -2575,6 +2599,20 @@ class _Recording:
         self.pool.graphs.add(graph)
         graph.real = 0
         return graph
+
+    def _settle(self, graph: _Graph) -> None:
+        """See that the code does the same in every run; the first may have made what later ones use."""
+        pairs: list[tuple[str, str]] = []
+        for _ in range(2):
+            before = self.observer.trace
+            self._run(graph.inputs)
+            pairs = [*itertools.zip_longest(before, self.observer.trace, fillvalue="nothing")]
+            pairs = [(a, b) for a, b in pairs if a != b]
+            if not pairs:
+                return
+        was, now = (text.partition(" ")[0] for text in pairs[0])
+        what = f"{now} is called with something else" if was == now else f"it calls {now} in place of {was}"
+        raise _Changing(f"{what} at every call, which a replay would not do")
 
     # -- inputs
 
@@ -2627,6 +2665,7 @@ class _Recording:
         """One watched run and its results; afterwards memory and random numbers are as before."""
         observer = self.observer
         observer.made.clear()
+        observer.trace = []
         for t in inputs:
             observer.written.pop(_storage(t), None)  # to be put back to what they hold now
         with _uncompiled(), observer, self.ran:
@@ -2635,6 +2674,8 @@ class _Recording:
         observer.random = observer.random or self.ran.partly
         if self.ran.seeds and observer.random:
             raise _Changing("it sets a random number generator, which a replay would not do")
+        if self.ran.asked:
+            raise _Changing(f"it calls {self.ran.asked}(), which a replay would not do")
         drawn = observer.drawn()
         if "cpu" in drawn:
             raise _Changing("it draws random numbers on the host (random, NumPy or a CPU generator)")

@@ -1,10 +1,15 @@
-"""Random numbers: code that seeds, and other threads that draw while a graph is recorded."""
+"""What differs at every call: random numbers, of this and of other threads, the time, files."""
 
 from __future__ import annotations
 
+import ctypes
+import datetime
+import random
+import secrets
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +83,45 @@ def test_code_that_seeds_and_does_not_draw_gets_its_graph() -> None:
     for _ in range(3):
         assert torch.equal(wrapper(x), x * 2)
     assert wrapper.stats()["replays"] == 2
+
+
+def by_the_clock(x: Tensor) -> Tensor:
+    return x + 1 if time.perf_counter_ns() % 2 else x - 1
+
+
+NUMBER = ctypes.c_int(0)  # memory that cannot be watched
+
+
+def from_elsewhere(x: Tensor) -> Tensor:
+    NUMBER.value += 1
+    return x + NUMBER.value
+
+
+OUTSIDE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "the time": (lambda x: x + time.time(), "it calls time()"),
+    "the time to decide": (by_the_clock, "it calls perf_counter_ns()"),
+    "the date": (lambda x: x + datetime.datetime.now().microsecond, "it calls datetime.now()"),
+    "noise of the system": (lambda x: x + secrets.randbelow(1000), "it calls urandom()"),
+    "a file": (lambda x: x + float(Path(__file__).read_text()[:0] or 1), "it calls open()"),
+    "a sequence that is put back": (lambda x: x + put_back_on_the_host(), "it calls Random.random()"),
+    "a number that is always another": (from_elsewhere, "is called with something else at every call"),
+}
+
+
+def put_back_on_the_host() -> float:
+    state = random.getstate()
+    drawn = random.random()
+    random.setstate(state)
+    return drawn
+
+
+@pytest.mark.parametrize(("fn", "reason"), OUTSIDE.values(), ids=OUTSIDE.keys())
+def test_every_call_is_a_plain_one_of_code_that_asks_for(fn: Callable[[Tensor], Tensor], reason: str) -> None:
+    wrapper = graphed(lambda x: fn(x))
+    for _ in range(3):
+        wrapper(torch.zeros(2, device="cuda"))
+    assert wrapper.stats()["replays"] == 0
+    assert reason in next(iter(wrapper.stats()["eager"]))
 
 
 DRAWS: dict[str, Callable[[], Any]] = {
