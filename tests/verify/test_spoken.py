@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 from refactor.verify.worker.judge import Trace, compare
-from refactor.verify.worker.spoken import Spoken, quantum
+from refactor.verify.worker.spoken import Listener, Spoken, quantum
 
 
 def trace(**said: Any) -> Trace:
@@ -91,3 +93,25 @@ def test_other_numbers_are_measured(before: str, after: str) -> None:
 @pytest.mark.parametrize(("text", "unit"), [("0.12", 0.01), ("12", 1.0), ("1.5e-3", 1e-4), ("-2.", 1.0)])
 def test_the_last_place_of_a_printed_number(text: str, unit: float) -> None:
     assert quantum(text) == pytest.approx(unit)
+
+
+@pytest.mark.parametrize(
+    ("code", "left"),
+    [
+        pytest.param(
+            "with w.catch_warnings():\n    simplefilter('error')\n"
+            "w.filterwarnings('ignore', message='a library')",
+            "as before the call",
+            id="a filter that is taken back, while a library sets one",
+        ),
+        pytest.param("simplefilter('error')", "changed", id="a filter that stays"),
+    ],
+)
+def test_filters_of_warnings_count_where_the_program_leaves_them(
+    code: str, left: str, tmp_path: Path
+) -> None:
+    listener, spoken = Listener(tmp_path), Spoken()
+    program = compile(code, str(tmp_path / "program.py"), "exec")
+    with listener.listening(spoken):
+        exec(program, {"w": warnings, "simplefilter": listener._told_of(warnings.simplefilter)})
+    assert spoken.left["filters of warnings"] == left

@@ -37,7 +37,7 @@ class Spoken:
     err: Output = field(default_factory=Output)
     logged: list[str] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
-    filtered: bool = False  # a line of the user's tree has set a filter of warnings
+    filters: list[Any] = field(default_factory=list)  # of warnings, set by lines of the user's tree
     left: dict[str, str] = field(default_factory=dict)  # settings of warnings and output that a call changed
 
     def printed(self) -> Leaves:
@@ -90,12 +90,14 @@ class Listener:
             logging.getLogger().setLevel(logging.INFO)
 
     def _told_of(self, change: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of `warnings` that notes whether the user's own code calls it."""
+        """A function of `warnings` that notes the filters which the user's own code sets with it."""
 
         def noting(*args: Any, **kwargs: Any) -> Any:
+            known = {id(entry) for entry in warnings.filters}
+            result = change(*args, **kwargs)
             if self.current is not None and under(sys._getframe(1).f_code.co_filename, self.root):
-                self.current.filtered = True
-            return change(*args, **kwargs)
+                self.current.filters += [entry for entry in warnings.filters if id(entry) not in known]
+            return result
 
         return noting
 
@@ -110,11 +112,11 @@ class Listener:
                 warnings.catch_warnings(),
             ):
                 warnings.filterwarnings("ignore", message=_ALL)  # no filter of a program's is equal to it
-                filters = list(warnings.filters)
                 yield
-                changed = warnings.filters != filters  # importing a library may change them as well
+                kept = {id(entry) for entry in warnings.filters}  # importing a library may set some as well
+                changed = any(id(entry) in kept for entry in spoken.filters)
                 spoken.left = spoken.left or {
-                    "filters of warnings": "changed" if spoken.filtered and changed else "as before the call",
+                    "filters of warnings": "changed" if changed else "as before the call",
                     "standard output": "as before the call" if sys.stdout is spoken.out else "another one",
                 }
         finally:
