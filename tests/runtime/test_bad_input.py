@@ -341,3 +341,32 @@ def test_symbolic_tracing_sees_the_plain_code() -> None:
     same(traced(rnd(2, 4)), model(rnd(2, 4)))
     names = [node.target for node in traced.graph.nodes if node.op == "call_function"]
     assert torch.mul in names
+
+
+def of_inference() -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.ones(2, device="cuda")
+
+
+ASKED: dict[str, tuple[Callable[[Any], bool], Callable[[], Any]]] = {
+    "requires_grad": (lambda x: x.requires_grad, lambda: torch.ones(2, device="cuda").requires_grad_()),
+    "requires_grad of a parameter": (
+        lambda x: x.requires_grad, lambda: torch.nn.Parameter(torch.ones(2, device="cuda"))
+    ),
+    "is_leaf": (lambda x: not x.is_leaf, lambda: torch.ones(2, device="cuda").requires_grad_() * 1),
+    "storage_offset": (lambda x: x.storage_offset() > 0, lambda: torch.ones(4, device="cuda")[2:]),
+    "is_inference": (lambda x: x.is_inference(), of_inference),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("ask", "odd"), ASKED.values(), ids=ASKED.keys())
+def test_no_copy_of_an_argument_answers_for_it_about(ask: Any, odd: Any) -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if ask(x) else x * 3
+
+    wrapper = graphed(fn)
+    x, y = torch.ones(2, device="cuda"), odd()
+    with torch.no_grad():
+        for given in (y, x, x, y, x, y, x):
+            assert torch.equal(wrapper(given), fn(given))
+    assert wrapper.stats()["replays"] in (2, 3)

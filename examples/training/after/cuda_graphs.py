@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 41f3ab653f24713f23131e30d42d95b657b4636bce82ef608470aaf6bf5453a7) with graphed, segment only. Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 84fd7908c2ed9908d41110172965d491334d6ffff5f866ee7efdf88dfb0b6db2) with graphed, segment only. Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -117,6 +117,10 @@ class _Eager(Exception):
 
 class _Changing(_Eager):
     """The same, for code that changes host state: true whatever that state is."""
+
+
+class _Unlike(_Eager):
+    """The same, for an argument: others that have the same key may do."""
 
 
 class _Unseen(Exception):
@@ -816,6 +820,17 @@ def _asks_outside(function: Any) -> bool:
     return isinstance(owner, random.Random) and name in ("random", "getrandbits")
 
 
+_UNLIKE: dict[str, Callable[[Tensor], bool]] = {  # what code may ask of an argument, and how a copy differs
+    "requires_grad": lambda t: t.requires_grad,
+    "is_leaf": lambda t: not t.is_leaf,
+    "grad": lambda t: t.is_leaf and t.grad is not None,
+    "grad_fn": lambda t: t.grad_fn is not None,
+    "_base": lambda t: True,
+    "is_inference": lambda t: t.is_inference(),
+    "storage_offset": lambda t: t.storage_offset() != 0,
+}
+
+
 def _plainly(value: Any) -> Any:
     """An argument of an operation without its tensors."""
     if isinstance(value, (list, tuple)):
@@ -857,6 +872,14 @@ class _Ran:
             if not self.asked and _asks_outside(arg):
                 module = str(frame.f_globals.get("__name__"))
                 self.asked = "" if module.partition(".")[0] == "torch" else arg.__qualname__
+
+    def asks(self) -> set[str]:
+        """What it asks that a copy of an argument may answer otherwise."""
+        names: set[str] = set()
+        for code, scope in self.codes.values():
+            if str(scope.get("__name__")).partition(".")[0] not in _LIBRARIES and scope is not globals():
+                names.update(code.co_names)
+        return names & _UNLIKE.keys()
 
     def __or__(self, other: _Ran) -> _Ran:
         both = _Ran()
@@ -1891,6 +1914,7 @@ class _Runner:
             self.barred = ""  # why there are none
             # those whose gradients the code finds and uses, for each set of objects among the arguments
             self.parameters: dict[tuple[_Same, ...], list[Tensor]] = {}
+            self.asked: set[str] = set()  # of arguments, see `_UNLIKE`
             self.exact = self.options.padding is None
             self.proven: set[str] = set()  # dimensions padded with other data and other contents, too
             self.example: Any = None  # the latest arguments that were recorded, without their data
@@ -1945,6 +1969,8 @@ class _Runner:
         modes = _modes()
         if modes[0] and any(leaf.requires_grad for leaf in call.leaves):
             raise _Eager("autograd records: an argument requires a gradient")
+        if self.asked:
+            self._refuse_unlike(call)
         if not self.watches:
             _check(call.leaves)
             self._look()
@@ -1989,6 +2015,13 @@ class _Runner:
         if self.refused and key in self.refused:
             raise _Eager(self.refused[key])
         return None, key
+
+    def _refuse_unlike(self, call: _Call) -> None:
+        for name in sorted(self.asked):
+            if any(map(_UNLIKE[name], call.leaves)):
+                raise _Unlike(
+                    f"it asks for {name} of tensors, which is another of an argument than of its copy"
+                )
 
     def _missing(self, call: _Call) -> tuple[bool, ...]:
         """Which of the gradients that the code uses are not there."""
@@ -2164,6 +2197,8 @@ class _Runner:
             _local.inline = inline
         why = "recording"
         try:
+            self.asked |= ran.asks()
+            self._refuse_unlike(call)
             if not call.is_as_given():
                 raise _Eager("it changes a list or dict that is an argument, which a replay would not do")
             pairs = zip(map(_versions, parameters), before, strict=True)
@@ -2193,7 +2228,7 @@ class _Runner:
             why = str(error) if isinstance(error, _Eager) else f"recording failed: {error!r}"
             if isinstance(error, _Changing):
                 self.changing[key[0]] = why
-            else:
+            elif not isinstance(error, _Unlike):
                 self.refused[key] = why
             if not why.startswith("autograd"):
                 self._warn(f"runs eagerly: {why}")

@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 97c5eab9f4e8361790244745675c7c17e74789f311c49286004a7b4b7478ab20) with constant, graphed, segment only. Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 28530ef341bcf1844154630e37952b3c422cfca552b758c808af6611351211ec) with constant, graphed, segment only. Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -120,6 +120,10 @@ class _Eager(Exception):
 
 class _Changing(_Eager):
     """The same, for code that changes host state: true whatever that state is."""
+
+
+class _Unlike(_Eager):
+    """The same, for an argument: others that have the same key may do."""
 
 
 class _Unseen(Exception):
@@ -885,6 +889,17 @@ def _asks_outside(function: Any) -> bool:
     return isinstance(owner, random.Random) and name in ("random", "getrandbits")
 
 
+_UNLIKE: dict[str, Callable[[Tensor], bool]] = {  # what code may ask of an argument, and how a copy differs
+    "requires_grad": lambda t: t.requires_grad,
+    "is_leaf": lambda t: not t.is_leaf,
+    "grad": lambda t: t.is_leaf and t.grad is not None,
+    "grad_fn": lambda t: t.grad_fn is not None,
+    "_base": lambda t: True,
+    "is_inference": lambda t: t.is_inference(),
+    "storage_offset": lambda t: t.storage_offset() != 0,
+}
+
+
 def _plainly(value: Any) -> Any:
     """An argument of an operation without its tensors."""
     if isinstance(value, (list, tuple)):
@@ -926,6 +941,14 @@ class _Ran:
             if not self.asked and _asks_outside(arg):
                 module = str(frame.f_globals.get("__name__"))
                 self.asked = "" if module.partition(".")[0] == "torch" else arg.__qualname__
+
+    def asks(self) -> set[str]:
+        """What it asks that a copy of an argument may answer otherwise."""
+        names: set[str] = set()
+        for code, scope in self.codes.values():
+            if str(scope.get("__name__")).partition(".")[0] not in _LIBRARIES and scope is not globals():
+                names.update(code.co_names)
+        return names & _UNLIKE.keys()
 
     def __or__(self, other: _Ran) -> _Ran:
         both = _Ran()
@@ -1960,6 +1983,7 @@ class _Runner:
             self.barred = ""  # why there are none
             # those whose gradients the code finds and uses, for each set of objects among the arguments
             self.parameters: dict[tuple[_Same, ...], list[Tensor]] = {}
+            self.asked: set[str] = set()  # of arguments, see `_UNLIKE`
             self.exact = self.options.padding is None
             self.proven: set[str] = set()  # dimensions padded with other data and other contents, too
             self.example: Any = None  # the latest arguments that were recorded, without their data
@@ -2014,6 +2038,8 @@ class _Runner:
         modes = _modes()
         if modes[0] and any(leaf.requires_grad for leaf in call.leaves):
             raise _Eager("autograd records: an argument requires a gradient")
+        if self.asked:
+            self._refuse_unlike(call)
         if not self.watches:
             _check(call.leaves)
             self._look()
@@ -2058,6 +2084,13 @@ class _Runner:
         if self.refused and key in self.refused:
             raise _Eager(self.refused[key])
         return None, key
+
+    def _refuse_unlike(self, call: _Call) -> None:
+        for name in sorted(self.asked):
+            if any(map(_UNLIKE[name], call.leaves)):
+                raise _Unlike(
+                    f"it asks for {name} of tensors, which is another of an argument than of its copy"
+                )
 
     def _missing(self, call: _Call) -> tuple[bool, ...]:
         """Which of the gradients that the code uses are not there."""
@@ -2233,6 +2266,8 @@ class _Runner:
             _local.inline = inline
         why = "recording"
         try:
+            self.asked |= ran.asks()
+            self._refuse_unlike(call)
             if not call.is_as_given():
                 raise _Eager("it changes a list or dict that is an argument, which a replay would not do")
             pairs = zip(map(_versions, parameters), before, strict=True)
@@ -2262,7 +2297,7 @@ class _Runner:
             why = str(error) if isinstance(error, _Eager) else f"recording failed: {error!r}"
             if isinstance(error, _Changing):
                 self.changing[key[0]] = why
-            else:
+            elif not isinstance(error, _Unlike):
                 self.refused[key] = why
             if not why.startswith("autograd"):
                 self._warn(f"runs eagerly: {why}")
