@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable, Iterable
 
 from refactor.analysis.model import Event, EventKind, Facts
+from refactor.analysis.rounds import between
 from refactor.findings import Applicability, Severity
 from refactor.rule import Hit
 
@@ -42,5 +43,17 @@ def hits(
                     yield Hit(event, text + via(event), Severity.COST, Applicability.MANUAL)
                 else:
                     yield Hit(event, text + via(event))
+            elif event.kind is EventKind.ROUND_READ and event.extra.get("as") in kinds:
+                yield Hit(event, _waits(facts, event), Severity.COST, Applicability.MANUAL)
 
     return detect
+
+
+def _waits(facts: Facts, event: Event) -> str:
+    """Why a read between the graphs of a loop costs, and what to do about it."""
+    place = event.extra.get("place")
+    how = f"reads a value back ({place})" if place else "is read back"
+    return (
+        f"{quote(facts, event.node)} {how} at every step of the loop that calls `{event.detail}`: "
+        f"this breaks no capture, but the device idles while the host waits; {between(event)}"
+    )

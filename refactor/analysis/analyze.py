@@ -19,6 +19,7 @@ from refactor.analysis.project import FunctionInfo, ModuleInfo, Project
 from refactor.analysis.regions import entrances, forwards, hooks, left_out
 from refactor.analysis.remarks import is_test, remark
 from refactor.analysis.repeats import RepeatedCall, repeated_calls
+from refactor.analysis.rounds import round_reads
 from refactor.analysis.steps import training_steps
 from refactor.analysis.temporaries import temporaries
 from refactor.analysis.trees import Viewed
@@ -73,7 +74,8 @@ def analyze(
         repeats = tuple(repeated_calls(module))
         batches = _loop_events(module, repeats)
         again = _repeat_events(module, repeats, batches)
-        loops = (*batches, *again, *_step_events(module), *discipline(module))
+        reads = _read_events(module, repeats, interpreter.recorded(module))
+        loops = (*batches, *again, *reads, *_step_events(module), *discipline(module))
     except RecursionError:
         project.interpreter = None  # what it was answering is half done
         raise
@@ -200,6 +202,21 @@ def _repeat_events(
         yield Event(
             EventKind.REPEATED_CALL, call, statement_of(parents, call), found.function, region, (name,),
             ast.unparse(found.callee), found.callee, {**extra, "raw": found.raw},
+        )  # fmt: skip
+
+
+def _read_events(module: ModuleInfo, repeats: Sequence[RepeatedCall], records: Records) -> Iterator[Event]:
+    parents = module.parents
+    inside = {info.node for info in records.reached}
+    driven = [repeat for repeat in repeats if not _on_host(module, repeat.function)]
+    for found in round_reads(module, driven, inside):
+        repeat = found.repeat
+        name = qualified(parents, repeat.function) if repeat.function is not None else "<module>"
+        region = Region("loop", name, module.name, repeat.loop)
+        extra = {"as": found.kind, "place": found.place}
+        yield Event(
+            EventKind.ROUND_READ, found.node, statement_of(parents, found.node), repeat.function, region,
+            (name,), ast.unparse(repeat.callee), found.node, extra,
         )  # fmt: skip
 
 

@@ -63,6 +63,7 @@ class EventKind(str, Enum):
     SYNC_OP = "sync-op"  # an operation that synchronises inside: svd, allclose, nms …
     BATCH_LOOP = "batch-loop"  # a loop over batches that calls a module or function
     REPEATED_CALL = "repeated-call"  # a loop that feeds a model with what it gave: decoding, sampling
+    ROUND_READ = "round-read"  # between the graphs of such a loop, in every round; extra["as"]: what it is
     TRAINING_STEP = "training-step"  # forward, loss and backward, one launch after the other
     DYNAMIC_OP = "dynamic-op"  # nonzero, masked_select, unique, repeat_interleave(t, r) …
     MASK_INDEX = "mask-index"  # t[bool_tensor]

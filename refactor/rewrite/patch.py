@@ -17,6 +17,7 @@ from itertools import takewhile
 from typing import Any
 
 from refactor.analysis.model import EventKind, Facts
+from refactor.analysis.rounds import between
 from refactor.findings import Finding, Outcome
 from refactor.rewrite.chunk import Chunk, Positions, chunk_of, parse_chunk
 from refactor.rewrite.imports import Imports, settle
@@ -72,6 +73,11 @@ def _propose(facts: Facts, accepted: Sequence[Accepted]) -> dict[Finding, Propos
     answers: dict[Finding, Proposal | Refusal] = {}
     joint: dict[Any, list[tuple[Finding, Hit, Proposal]]] = {}
     for rule, hit, finding in accepted:
+        if hit.event.kind is EventKind.ROUND_READ:
+            answers[finding] = Refusal(
+                f"when the host learns this is for you to decide: {between(hit.event)}"
+            )
+            continue
         if rule.propose is None:
             first = rule.instead.partition("\n")[0]
             answers[finding] = Refusal(f"{rule.code} is explained, not rewritten. Use instead: {first}")
