@@ -30,6 +30,15 @@ def together(workers: list[threading.Thread]) -> None:
         sys.setswitchinterval(interval)
 
 
+_tracing = threading.Lock()
+
+
+def _trace(function: Callable[..., Any] | None) -> None:
+    """Set the trace function of this thread: two threads at once are refused."""
+    with _tracing:
+        sys.settrace(function)
+
+
 @contextlib.contextmanager
 def hesitating(root: Path, seed: int) -> Iterator[None]:
     """Let this thread pause at some lines of the user's, so that others go on in between: races show."""
@@ -40,7 +49,7 @@ def hesitating(root: Path, seed: int) -> Iterator[None]:
         if event == "line" and chance.random() < PAUSES:
             time.sleep(PAUSE_S * chance.random())
             if time.monotonic() > end:  # a long program is not to look as if it hung
-                sys.settrace(None)
+                _trace(None)
                 return None
         return at_line
 
@@ -48,11 +57,11 @@ def hesitating(root: Path, seed: int) -> Iterator[None]:
         return at_line if under(frame.f_code.co_filename, root) else None
 
     before = sys.gettrace()
-    sys.settrace(at_call)
+    _trace(at_call)
     try:
         yield
     finally:
-        sys.settrace(before)
+        _trace(before)
 
 
 @contextlib.contextmanager
