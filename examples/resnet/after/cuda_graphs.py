@@ -1,4 +1,4 @@
-# Vendored by cudagraph-refactor 0.1.0 (sha256 84fd7908c2ed9908d41110172965d491334d6ffff5f866ee7efdf88dfb0b6db2) with graphed, segment only. Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
+# Vendored by cudagraph-refactor 0.1.0 (sha256 ac2f3041f0a07e40254023b8bc30802d5b02675a1ddb5d5763b68cf141e607d9) with graphed, segment only. Remove this line to keep changes of your own; `refactor apply` updates the file otherwise.
 """CUDA graphs for PyTorch code that stays ordinary PyTorch code.
 
 ``graphed(model)`` and ``@segment`` record what a callable launches, once for each kind of input, and replay
@@ -40,6 +40,7 @@ import pickle
 import random
 import sys
 import threading
+import time
 import traceback
 import types
 import warnings
@@ -700,6 +701,10 @@ _CACHED: Any = type(functools.lru_cache(int))
 _LOCK = type(threading.Lock())
 _ELSEWHERE = frozenset({"threading", "queue", "concurrent", "asyncio", "multiprocessing"})
 _STARTS_OTHERS = frozenset({"run_backward", "start_new_thread", "start_joinable_thread"})
+_SYSTEM = ("posix", "nt", "io", "_io")
+_OUTSIDE = frozenset(  # names of functions, see `_asks_outside`
+    {"now", "utcnow", "today", "urandom", "open", "random", "getrandbits"} | (set(dir(time)) - {"sleep"})
+)
 _SEEDS = frozenset({"manual_seed", "seed", "set_state", "set_offset", "graphsafe_set_state"})  # a generator
 _get_cell: Callable[[Any], Any] = operator.attrgetter("cell_contents", "cell_contents")
 _MEMBERS = (staticmethod, classmethod, property, functools.cached_property, functools.partialmethod)
@@ -812,12 +817,10 @@ def _number_of(tensor: Tensor) -> Any:
 
 def _asks_outside(function: Any) -> bool:
     """Whether a function of C gives what no code of ours decides: the time, noise of the system, a file."""
-    owner, name = getattr(function, "__self__", None), function.__name__
-    if isinstance(owner, types.ModuleType):
-        return (owner.__name__ == "time" and name != "sleep") or name in ("urandom", "open")
-    if isinstance(owner, type):
-        return owner.__module__ == "datetime" and name in ("now", "utcnow", "today")
-    return isinstance(owner, random.Random) and name in ("random", "getrandbits")
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, (types.ModuleType, type)):
+        return (getattr(owner, "__module__", None) or owner.__name__) in ("time", "datetime", *_SYSTEM)
+    return isinstance(owner, random.Random)
 
 
 _UNLIKE: dict[str, Callable[[Tensor], bool]] = {  # what code may ask of an argument, and how a copy differs
@@ -868,8 +871,9 @@ class _Ran:
             kind = type(getattr(arg, "__self__", None))
             if arg.__name__ in _STARTS_OTHERS or kind.__module__ == "_queue" or kind is _LOCK:
                 self.partly = True
-            self.seeds = self.seeds or (arg.__name__ in _SEEDS and issubclass(kind, torch.Generator))
-            if not self.asked and _asks_outside(arg):
+            if arg.__name__ in _SEEDS:
+                self.seeds = self.seeds or issubclass(kind, torch.Generator)
+            elif arg.__name__ in _OUTSIDE and not self.asked and _asks_outside(arg):
                 module = str(frame.f_globals.get("__name__"))
                 self.asked = "" if module.partition(".")[0] == "torch" else arg.__qualname__
 
@@ -2437,7 +2441,8 @@ class _Recording:
             inputs = [twins.get(id(leaf), t) for leaf, t in zip(call.leaves, graph.inputs, strict=True)]
             graph = _Graph(self.pool, call, inputs, places)
             first = self._watched(graph, trains)
-        self._settle(graph)
+        if not runner.graphs:
+            self._settle(graph)
         if sink.getvalue():
             raise _Changing("it prints, which a replay would not do")
         if graph.conflicts(call):
