@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from refactor.verify.worker.deciding import Kind, decide
+from refactor.verify.worker.deciding import Kind, decide, head
 from refactor.verify.worker.judge import Trace, compare
 from refactor.verify.worker.observe import Recorder
 
@@ -110,3 +110,14 @@ def test_what_lies_exactly_at_a_number_is_decided_by_the_roundings_of_the_origin
     assert not decide(again, before, compared, placed=frozenset((0,)))["equal"]
     runs["exact3"] = turned  # a rounding of the original's own turns it: no evidence
     assert decide(again, before, compared, placed=frozenset((0,)))["equal"]
+
+
+def test_only_a_difference_in_the_first_half_of_a_sequence_is_looked_at_alone() -> None:
+    ones, near, far = torch.ones(2), torch.ones(2) * (1 + 1e-7), torch.full((2,), 2.0)
+    before = trace(*({"result": ones} for _ in range(6)))
+    for place, steps in ((0, 1), (2, 3), (3, None), (5, None)):
+        after = trace(*({"result": far if k == place else near} for k in range(6)))
+        early = head(compare(before, after, False), 6)
+        assert (early[0] if early is not None else None) == steps
+        assert early is None or [s.step for s in early[1].suspects] == list(range(steps or 0))
+    assert head(compare(before, trace(*({"result": near} for _ in range(6))), False), 6) is None

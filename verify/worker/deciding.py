@@ -94,7 +94,7 @@ def decide(
             largest = max(largest, ratio)
     undefined: int | None = None  # the step from which nothing is evidence any more
     for suspect in doubtful:
-        if (found and suspect.step > found[0].step) or undefined is not None:
+        if found or undefined is not None:
             break
         first = result = measure(suspect, runs, FIRST_RUNS)
         if result.bad is not None:
@@ -128,6 +128,8 @@ def decide(
     for difference in compared.certain:
         if undefined is not None and difference.step >= undefined:
             continue
+        if found and difference.step >= found[0].step:  # the first is what is told
+            break
         if runs.changed("rerun", difference, mine):
             text = f"{difference.path}: the original itself changes when it is run again"
             if difference.group == "files":  # a date, a duration, a name drawn at random
@@ -145,6 +147,20 @@ def decide(
     if found:
         return {"equal": False, "difference": found[0].json(), "notes": notes, "largest": largest}
     return {"equal": True, "notes": notes, "largest": largest, "unmeasured": unsteady or unmeasured}
+
+
+def head(compared: Comparison, length: int) -> tuple[int, Comparison] | None:
+    """How many steps show the first thing that is not settled yet, and what differs in them.
+
+    None where that is more than half of a sequence of this length: its further runs are made whole at once.
+    """
+    steps = [d.step for d in compared.certain]
+    steps += [next((s.step for s in compared.suspects if obvious(s) is None), length)]
+    first = min(steps)
+    if 2 * (first + 1) > length:
+        return None
+    certain = [d for d in compared.certain if d.step <= first]
+    return first + 1, Comparison(certain, [s for s in compared.suspects if s.step <= first])
 
 
 def _as_captured(suspect: Suspect, runs: Reference) -> float | None:

@@ -20,7 +20,7 @@ from . import leaks, reference, wire
 from .branches import Branches
 from .building import LEAST
 from .clues import buffers_of, class_files, clues, held_by
-from .deciding import Kind, decide
+from .deciding import Kind, decide, head
 from .episode import Episode, Plan
 from .files import Files
 from .finer import Finer, is_coarse
@@ -363,8 +363,13 @@ class Worker:
             return {"equal": True, "notes": compared.notes, "largest": 0.0}
         with self.sites.unwatched() if self.sites is not None else contextlib.nullcontext():
             placed = frozenset(k for k, step in enumerate(request["steps"]) if is_placed(step.get("a")))
-            again = partial(self._again, request)
-            answer = decide(again, mine, compared, self.stepped, placed)
+            steps, early = request["steps"], head(compared, len(request["steps"]))
+            answer: dict[str, Any] = {"equal": True}
+            if early is not None:  # a mutant dies of its first difference: the calls after it need no run
+                again = partial(self._again, {**request, "steps": steps[: early[0]]})
+                answer = decide(again, mine, early[1], self.stepped, placed)
+            if answer["equal"]:
+                answer = decide(partial(self._again, request), mine, compared, self.stepped, placed)
         return {**answer, "coarse": is_coarse(compared)}
 
     def do_judge_wide(self, request: dict[str, Any]) -> dict[str, Any]:
