@@ -6,7 +6,7 @@ Every call has the shapes of the last one, unless something grows: that is what 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from refactor.analysis.feeding import calls_model
@@ -184,10 +184,13 @@ def _varies(
     changing = counters | set(stored)
     ids = {id(call) for call in calls}
     growing = _growing(stored, set(reads(loop.body)), ids)
+    outputs = {
+        n for n in _depending(stored, calls) if not _is_read(stored, changing, ast.Name(n, ast.Load()))
+    }
     raw: list[str] = []
     for call in calls:
         for argument in operands(call):
-            direct = _names(argument)
+            direct, handed = _names(argument), _handed(argument)
             if any(isinstance(n, ast.Name) and n.id in numbers for n in _plain(argument)):
                 return f"`{ast.unparse(argument)}` is another Python number at every step; pass a tensor", ()
             if not isinstance(argument, ast.Constant) and _is_read(stored, changing, argument):
@@ -204,13 +207,33 @@ def _varies(
                 for value, part in stored.get(name, ()):
                     if any(_slices_by(node, changing) for node in walk(value)):
                         return f"`{name}` is cut at another place at every step, so its shape changes", ()
-                    if name in direct and _is_number(scope, loop, name, value):
+                    if name in direct and _is_number(scope, loop, name, value, outputs):
                         return f"`{name}` is another Python number at every step; keep it in a tensor", ()
-                    if name in direct and _is_raw(value, part, ids, stored):
+                    if name in handed and _is_raw(value, part, ids, stored):
                         raw.append(name)
             if any(_slices_by(n, changing) for n in walk(argument)):
                 return f"`{ast.unparse(argument)}` is cut at another place at every step", ()
     return "", tuple(dict.fromkeys(raw))
+
+
+def _handed(argument: ast.expr) -> set[str]:
+    """Names whose tensors an argument hands over as they are, or parts of them: nothing is computed."""
+    found, todo = set(), [argument]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute | ast.Subscript | ast.Starred):
+            todo.append(node.value)
+        elif isinstance(node, ast.Tuple | ast.List):
+            todo += node.elts
+        elif isinstance(node, ast.Dict):
+            todo += node.values
+        elif isinstance(node, ast.IfExp):
+            todo += [node.body, node.orelse]
+        elif not isinstance(node, ast.BinOp | ast.Constant):
+            found |= _names(node)
+    return found
 
 
 def _numbers(loop: ast.For | ast.While) -> frozenset[str]:
@@ -244,11 +267,33 @@ def _growing(stored: _Stores, carried: set[str], ids: set[int]) -> set[str]:
     found = set()
     for name in carried & stored.keys():
         for join in _joins(stored, name, ids):
+            if _slides(join, name):
+                continue
             own = _around(join, ids)
             names = {n.id for n in own if isinstance(n, ast.Name)}
             if any(id(n) in ids for n in own) or _before(stored, names, ids) & (outputs | {name}):
                 found.add(name)
     return found
+
+
+def _slides(join: ast.Call, name: str) -> bool:
+    """``torch.cat([window[:, 1:], token], 1)``: what comes in at one end goes out at the other."""
+    cut = {id(n.value) for n in walk(join) if isinstance(n, ast.Subscript) and _drops(n.slice)}
+    own = [n for n in walk(join) if isinstance(n, ast.Name) and n.id == name]
+    parts = join.args[0] if join.args else None
+    pair = isinstance(parts, ast.Tuple | ast.List) and len(parts.elts) == 2  # what goes and what comes
+    return pair and bool(own) and all(id(n) in cut for n in own)
+
+
+def _drops(index: ast.expr) -> bool:
+    """Whether an index leaves out a fixed number of places at one end."""
+    parts = index.elts if isinstance(index, ast.Tuple) else [index]
+    bounds = [b for p in parts if isinstance(p, ast.Slice) for b in (p.lower, p.upper) if b is not None]
+    return any(
+        isinstance(b.operand if isinstance(b, ast.UnaryOp) else b, ast.Constant)
+        and ast.unparse(b) not in ("0", "None")
+        for b in bounds
+    )
 
 
 def _joins(stored: _Stores, name: str, ids: set[int]) -> list[ast.Call]:
@@ -295,7 +340,7 @@ def _slices_by(node: ast.AST, changing: set[str]) -> bool:
     )
 
 
-def _is_number(scope: ast.AST, loop: ast.AST, name: str, value: ast.expr) -> bool:
+def _is_number(scope: ast.AST, loop: ast.AST, name: str, value: ast.expr, outputs: Collection[str]) -> bool:
     """A counter: what it starts from is a number, and the loop adds to it."""
     if not (isinstance(value, ast.BinOp) and name in _names(value)):
         return False
@@ -315,6 +360,8 @@ def _is_number(scope: ast.AST, loop: ast.AST, name: str, value: ast.expr) -> boo
     named = [annotation for annotation in every if annotation is not None]
     if named:
         return last_name(named[0]) in ("int", "float")
+    if _names(value) & set(outputs) - {name}:
+        return False  # x = x - 0.1 * noise
     return any(isinstance(node, ast.Constant) for node in walk(value))
 
 

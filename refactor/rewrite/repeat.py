@@ -52,6 +52,12 @@ def _may_grow(facts: Facts, place: Place, hit: Hit) -> str:
     if cls is not None and not _joins(cls):
         return ""
     name = raw[0]  # type: ignore[index]
+    if cls is None:
+        return (
+            f"`{name}` is what the model returned and may be larger at every step, as a cache grown by "
+            "concatenation is; a graph needs a cache of fixed size (if nothing grows, annotate "
+            f"`{ast.unparse(place.call.func)}` with its class: that shows it)"
+        )
     return (
         f"`{name}` is what the model returned and may be larger at every step, as a cache grown by "
         "concatenation is; a graph needs a cache of fixed size"

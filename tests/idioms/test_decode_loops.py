@@ -429,3 +429,61 @@ def main(device):
 def test_a_model_that_may_be_none_is_bound_only_where_it_is_there(tmp_path: Path, device: str) -> None:
     text = same_before_and_after(CRITIC, tmp_path, device, ["CG206"], least=1)
     assert "graphed_critic = graphed(self.critic) if exists(self.critic) else None" in text
+
+
+WINDOW = """\
+class Window(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(16, 8), nn.Linear(8, 16)
+
+    def forward(self, ids):
+        return self.head(self.embed(ids).cumsum(1))
+
+
+@torch.no_grad()
+def generate(model, ids, steps):
+    window, out = ids[:, -4:], []
+    for _ in range(steps):
+        token = model(window)[:, -1].argmax(-1, keepdim=True)
+        window = torch.cat([window[:, 1:], token], dim=1)
+        out.append(token)
+    return torch.cat(out, 1)
+
+
+def main(device):
+    torch.manual_seed(0)
+    return generate(Window().to(device).eval(), torch.arange(6, device=device)[None], 9)
+"""
+DENOISED = """\
+class Noise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4))
+
+    def forward(self, x, t):
+        return self.net(x) * t[:, None]
+
+
+@torch.no_grad()
+def sample(model, x, sigmas):
+    for i in range(len(sigmas) - 1):
+        clean = model(x, sigmas[i] * x.new_ones([x.shape[0]]))
+        slope = (x - clean) / sigmas[i]
+        x = x + 0.5 * slope * (sigmas[i + 1] - sigmas[i])
+    return x
+
+
+def main(device):
+    torch.manual_seed(0)
+    sigmas = torch.linspace(3, 1, 9, device=device)
+    return sample(Noise().to(device).eval(), torch.ones(3, 4, device=device), sigmas)
+"""
+
+
+def test_a_window_that_slides_keeps_its_size(tmp_path: Path, device: str) -> None:
+    assert "graphed_model(window)" in same_before_and_after(WINDOW, tmp_path, device, ["CG206"], least=5)
+
+
+def test_a_sample_that_the_output_changes_is_no_number(tmp_path: Path, device: str) -> None:
+    assert "graphed_model(x, " in same_before_and_after(DENOISED, tmp_path, device, ["CG206"], least=5)
