@@ -173,7 +173,7 @@ def _stamp(path: str) -> tuple[int, int] | None:
 def _loaded(path: str) -> tuple[Any] | None:
     """The value in a file of tensors, arrays or pickles, which this process has just written; else None."""
     if path.endswith(_SAVED):
-        return (torch.load(path, weights_only=False, map_location="cpu"),)
+        return (torch.load(path, weights_only=False),)  # where it was saved from is part of it
     numpy = sys.modules.get("numpy")
     if path.endswith((".npy", ".npz")) and numpy is not None:
         found = numpy.load(path, allow_pickle=False)
