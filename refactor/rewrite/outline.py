@@ -19,6 +19,9 @@ _Line: TypeAlias = "cst.SimpleStatementLine | cst.BaseCompoundStatement"
 _UNCLEAR = Refusal(
     "the layout of this function was not understood (two statements on one line?); reformat it"
 )
+_TAKEN = Refusal(
+    "another rewrite adds a line to this function where this one would cut; apply again after verifying it"
+)
 
 
 class _Mismatch(Exception):
@@ -83,8 +86,8 @@ class Outliner:
         self.methods, self.placed = [], set()
         try:
             body = self.suite(node.body, self.plan)
-        except _Mismatch:
-            return _UNCLEAR
+        except _Mismatch as mismatch:
+            return mismatch.args[0] if mismatch.args else _UNCLEAR
         if self.owner is None:
             gap = [cst.EmptyLine(indent=False)] * 2
             made = [m.with_changes(leading_lines=gap) for m in self.methods]
@@ -122,14 +125,14 @@ class Outliner:
             for i in (e.units if isinstance(e, Piece) else (e.unit,))
         ]
         if sorted(used) != list(range(len(found))):
-            raise _Mismatch
+            raise _Mismatch(*[_TAKEN] * (len(found) > len(used)))
         new: list[_Line] = []
         for entry in plan.entries:
             if isinstance(entry, Keep):
                 new += found[entry.unit]
             elif isinstance(entry, Nest):
                 if len(found[entry.unit]) > 1:
-                    raise _Mismatch
+                    raise _Mismatch(_TAKEN)
                 new.append(self.nest(found[entry.unit][0], entry))
             elif isinstance(entry, Decide):
                 new.append(self.decision(entry.hoist))

@@ -487,3 +487,39 @@ def test_a_window_that_slides_keeps_its_size(tmp_path: Path, device: str) -> Non
 
 def test_a_sample_that_the_output_changes_is_no_number(tmp_path: Path, device: str) -> None:
     assert "graphed_model(x, " in same_before_and_after(DENOISED, tmp_path, device, ["CG206"], least=5)
+
+
+CAPTIONS = """\
+class Cell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(16, 8), nn.GRUCell(8, 8), nn.Linear(8, 16)
+
+    def forward(self, token, h):
+        h = self.mix(self.embed(token), h)
+        return self.head(h), h
+
+
+class Captioner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.decoder = Cell()
+        self.encoder = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 8))
+
+    @torch.no_grad()
+    def forward(self, x):
+        h = self.encoder(x)
+        token = torch.full((x.shape[0],), 1, device=x.device)
+        out = []
+        for _ in range(9):
+            logits, h = self.decoder(token, h)
+            token = logits.argmax(-1)
+            out.append(token)
+            if (token == 2).all():
+                break
+        return torch.stack(out, 1)
+"""
+
+
+def test_a_branch_beside_a_graphed_loop_says_to_apply_again(tmp_path: Path) -> None:
+    assert "apply again" in " ".join(reasons(HEAD + CAPTIONS, tmp_path, ["CG206", "CG301"]))
