@@ -42,24 +42,7 @@ def carried(reader: Reader, start: int, inside: Sequence[ast.stmt]) -> str:
     passes = sum(backward_of(stmt) is not None for stmt in reader.block)
     called = [n for s in inside for n in walk(s) if isinstance(n, ast.Call)]
     roots = {root for call in called if (root := reader.root(call))}
-    held: dict[str, int] = {}
-    for stmt in reader.block[:start]:
-        calls = [n for n in walk(stmt) if isinstance(n, ast.Call)]
-        graph = any(reader.dotted(c.func) == "torch.autograd.grad" and c.keywords for c in calls)
-        model = any(
-            reader.is_object(c) and (reader.root(c) in roots or (passes > 1 and is_model(reader, c)))
-            for c in calls
-        )
-        graph = graph or model or any(name in held for name in liveness.reads([stmt]))
-        if isinstance(stmt, ast.With) and reader.is_context(stmt, "no_grad", "inference_mode"):
-            graph = False
-        value = getattr(stmt, "value", None)
-        if isinstance(value, ast.Call) and last_name(value.func) in VALUES:
-            graph = False
-        for name in liveness.writes([stmt]):
-            held.pop(name, None)
-            if graph:
-                held[name] = stmt.lineno
+    held = with_graphs(reader, reader.block[:start], roots, passes > 1)
     for stmt in inside:
         for node in walk(stmt):
             if isinstance(node, ast.Name) and node.id in held and isinstance(node.ctx, ast.Load):
@@ -74,15 +57,45 @@ def carried(reader: Reader, start: int, inside: Sequence[ast.stmt]) -> str:
     return ""
 
 
-def is_model(reader: Reader, call: ast.Call) -> bool:
-    """Whether what is called may be a module, or a method of one: not a function of the code base."""
+def with_graphs(reader: Reader, stmts: Sequence[ast.stmt], roots: set[str], every: bool) -> dict[str, int]:
+    """Names that hold a tensor with an autograd graph after some statements, and the lines that bind them.
+
+    Args:
+        reader: of the block.
+        stmts: in their order.
+        roots: names of models and losses whose results have graphs.
+        every: whether those of whatever may be a model count as well, and not only of known ones.
+    """
+    held: dict[str, int] = {}
+    for stmt in stmts:
+        calls = [n for n in walk(stmt) if isinstance(n, ast.Call)]
+        graph = any(reader.dotted(c.func) == "torch.autograd.grad" and c.keywords for c in calls)
+        graph = graph or any(
+            reader.is_object(c) and (reader.root(c) in roots or is_model(reader, c, every)) for c in calls
+        )
+        graph = graph or any(name in held for name in liveness.reads([stmt]))
+        if isinstance(stmt, ast.With) and reader.is_context(stmt, "no_grad", "inference_mode"):
+            graph = False
+        value = getattr(stmt, "value", None)
+        if isinstance(value, ast.Call) and last_name(value.func) in VALUES:
+            graph = False
+        for name in liveness.writes([stmt]):
+            held.pop(name, None)
+            if graph:
+                held[name] = stmt.lineno
+    return held
+
+
+def is_model(reader: Reader, call: ast.Call, maybe: bool) -> bool:
+    """Whether what is called is a module or a method of one; `maybe`: whether it may be one at all."""
     func = call.func
     if isinstance(reader.target(func), FunctionInfo):
         return False
-    if isinstance(func, ast.Name) or getattr(func.value, "id", "") == reader.owner:  # type: ignore[attr-defined]
+    plain = isinstance(func, ast.Name) or getattr(func.value, "id", "") == reader.owner  # type: ignore[attr-defined]
+    if plain and maybe:
         return True
-    assert isinstance(func, ast.Attribute)
-    owners = {ast.unparse(func.value), ast.unparse(func)}
+    owners = {ast.unparse(func)} | ({ast.unparse(func.value)} if isinstance(func, ast.Attribute) else set())
+    owners -= {reader.owner or ""}
     return any(
         isinstance(node, ast.Attribute) and node.attr in _OF_MODULES and ast.unparse(node.value) in owners
         for node in walk(reader.facts.tree)

@@ -20,7 +20,7 @@ from refactor.rewrite.layout import displayed, wrapped
 from refactor.rewrite.lazily import libcst as cst
 from refactor.rewrite.model import Change, Proposal, Refusal
 from refactor.rewrite.names import attribute_names, bound_names, fresh, placeholder, used_names
-from refactor.rewrite.passes import VALUES
+from refactor.rewrite.passes import VALUES, with_graphs
 from refactor.rewrite.plan import units_of
 from refactor.rewrite.script import SIMPLE, Script
 from refactor.rewrite.syntax import ancestors, appended, argument, code, expression, same_scope
@@ -247,10 +247,11 @@ class Plan:
     def needed(self) -> str:
         """Why not: a later pass of the block goes back through what this one computes."""
         passes = [i for i, stmt in enumerate(self.block) if backward_of(stmt) is not None]
+        given = with_graphs(self.reader, self.window.inside, set(), True).keys() & set(self.outputs)
         for stmt in self.block[self.window.stop : passes[-1] + 1]:
             for node in walk(stmt):
                 named = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-                if named and node.id in self.outputs and not self.is_value(node):
+                if named and node.id in given and not self.is_value(node):
                     return (
                         f"`{node.id}` is used with its autograd graph in line {node.lineno}, for another "
                         f"backward pass; write `{node.id}.detach()` there if that pass does not need it"

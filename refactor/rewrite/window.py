@@ -152,7 +152,13 @@ class Reader:
         reason = self.unsound(inside, after) or carried(self, start, inside)
         if reason:
             return reason
-        moved = [n for s in inside for n in walk(s) if isinstance(n, ast.Call) and self.is_move(n)]
+        own = set(liveness.writes(inside))
+        moved = [
+            n
+            for s in inside
+            for n in walk(s)
+            if isinstance(n, ast.Call) and (self.is_move(n) or _is_detached(n, own))
+        ]
         stepped = [self.optimizers.get(n) for s in inside for n in walk(s) if isinstance(n, ast.Call)]
         made = {optimizer.made: optimizer for optimizer in stepped if optimizer is not None}
         return Window(start, stop, before, inside, after, moved, tuple(made.values()))
@@ -472,6 +478,14 @@ class Reader:
             return found
         self.optimizers[call] = found
         return ""
+
+
+def _is_detached(call: ast.Call, own: set[str]) -> bool:
+    """``fake.detach()`` of an input, which with its autograd graph would keep the step out of graphs."""
+    func = call.func
+    plain = isinstance(func, ast.Attribute) and func.attr == "detach" and not call.args and not call.keywords
+    root = func.value if plain and isinstance(func, ast.Attribute) else None
+    return isinstance(root, ast.Name) and root.id not in own
 
 
 def _is_mask(index: ast.expr) -> bool:

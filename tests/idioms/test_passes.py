@@ -183,6 +183,39 @@ def main(device):
     return train(model, batches(device, 6, 6), optimizer), weights(model)
 """,
     ),
+    "a sample of which only the values are judged, by two graphs": (
+        2,
+        """\
+def train(maker, judge, data, first, second):
+    criterion = nn.BCEWithLogitsLoss()
+    for pair in data:
+        judge.zero_grad()
+        real = pair[0]
+        rows = real.size(0)
+        label = torch.full((rows, 1), 1.0, device=real.device)
+        error = criterion(judge(real), label)
+        error.backward()
+        fake = maker(torch.ones(rows, 3, device=real.device) * pair[1])
+        label.fill_(0.0)
+        other = criterion(judge(fake.detach()), label)
+        other.backward()
+        first.step()
+        maker.zero_grad()
+        label.fill_(1.0)
+        fooled = criterion(judge(fake), label)
+        fooled.backward()
+        second.step()
+
+
+def main(device):
+    torch.manual_seed(0)
+    maker, judge = Net(3, 5).to(device), Net(5, 1).to(device)
+    first = torch.optim.SGD(judge.parameters(), lr=0.1, momentum=0.5)
+    second = torch.optim.SGD(maker.parameters(), lr=0.1, momentum=0.5)
+    train(maker, judge, batches(device, 5, 3), first, second)
+    return weights(maker, judge)
+""",
+    ),
     "a penalty on gradients": (
         1,
         """\
