@@ -37,7 +37,7 @@ GROWN = (
         "F.softmax({0}, dim=-1)",
         "F.normalize({0}, dim=-1)",
         "{0}.relu()",
-        "{0} ** 2",
+        "({0} ** 2)",
     ),
     *("({0} - {0}.mean(-1, keepdim=True))", "({0} / {0}.norm(dim=-1, keepdim=True))", "({0} - {0}.mean())"),
     *(
